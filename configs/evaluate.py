@@ -1,0 +1,19 @@
+"""Evaluates a checkpoint on a dataset's test split.
+
+    python -m smallvit_jax.main --config configs/evaluate.py:cifar10 --workdir runs/evaluate \\
+        --config.evaluate.checkpoint=runs/cifar10/finetune
+
+The argument is DATASET; the model is the checkpoint's.
+
+Expected time: not measured yet.
+Expected accuracy: what the checkpoint's own `result.json` says.
+"""
+
+from smallvit_jax.config import default_config, parse_dataset
+
+
+def get_config(argument: str = "cifar10"):
+    config = default_config()
+    config.job = "evaluate"
+    config.dataset.name = parse_dataset(argument)
+    return config

@@ -1,0 +1,19 @@
+"""Pre-training alone: the model learns from the images without their labels.
+
+    python -m smallvit_jax.main --config configs/pretrain.py:vit,cifar10 --workdir runs/pretrain
+
+The argument is MODEL,DATASET. The result is the teacher's backbone, which configs/finetune.py
+starts from.
+
+Expected time: not measured yet.
+Expected accuracy (kNN on the teacher's features): not measured yet.
+"""
+
+from smallvit_jax.config import default_config, parse_model_and_dataset
+
+
+def get_config(argument: str = "vit,cifar10"):
+    config = default_config()
+    config.job = "pretrain"
+    config.model.name, config.dataset.name = parse_model_and_dataset(argument)
+    return config

@@ -1,0 +1,46 @@
+"""Packaging. The dependencies are here; pyproject.toml holds only the build system and tools."""
+
+import pathlib
+import re
+
+from setuptools import find_packages, setup
+
+here = pathlib.Path(__file__).parent
+version = re.search(r'__version__ = "(.+)"', (here / "smallvit_jax/version.py").read_text())[1]
+readme = here / "README.md"
+
+setup(
+    name="smallvit_jax",
+    version=version,
+    description="Training small vision transformers from nothing on small image datasets, in JAX",
+    long_description=readme.read_text(encoding="utf-8") if readme.exists() else "",
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    packages=find_packages(include=["smallvit_jax*"]),
+    python_requires=">=3.11",
+    install_requires=[
+        "clu>=0.0.12",
+        "flax>=0.12",
+        "importlib_resources",  # TFDS needs it to prepare a dataset, but does not declare it
+        "jax>=0.10",
+        "jaxtyping>=0.3",
+        "matplotlib>=3.8",
+        "ml-collections>=1.0",
+        "numpy>=2.0",
+        "optax>=0.2.5",
+        "orbax-checkpoint>=0.12",
+        "pillow>=10.0",
+        "rich>=13.0",
+        "scikit-learn>=1.5",
+        "tensorboardX>=2.6",
+        "tensorflow-datasets>=4.9.9",
+    ],
+    extras_require={
+        "test": ["hypothesis>=6.100", "pytest>=8.0", "pytest-xdist>=3.5", "ruff==0.17.*"],
+        "prepare": ["tensorflow>=2.18"],  # only to download and prepare TFDS's own datasets
+        "torch": ["torch>=2.6"],  # only to read .pth files
+        "gpu": ["jax[cuda12]>=0.10"],
+        "tpu": ["jax[tpu]>=0.10"],
+    },
+)

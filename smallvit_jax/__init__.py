@@ -1,0 +1,20 @@
+"""Small vision transformers, trained from nothing on small image datasets."""
+
+import importlib
+
+from smallvit_jax.version import __version__
+
+__all__ = ["UserError", "__version__", "create_model", "load_checkpoint"]
+
+# Resolved on first use, so that `python -m smallvit_jax.main --help` need not wait for JAX.
+_LAZY = {
+    "UserError": "smallvit_jax.errors",
+    "create_model": "smallvit_jax.models",
+    "load_checkpoint": "smallvit_jax.loading",
+}
+
+
+def __getattr__(name: str):
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_LAZY[name]), name)

@@ -1,0 +1,80 @@
+"""The augmentation of supervised training, and what evaluation does instead."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, UInt8
+
+from smallvit_jax.augment import color, geometry
+
+
+@dataclasses.dataclass(frozen=True)
+class AugmentSettings:
+    """What happens to a training image; the defaults are the reference's for CIFAR-10.
+
+    `flip` and `erase` are probabilities. `crop_padding` is in pixels; 0 means no crop. `erase_area`
+    is the range of the erased share of the image, `erase_aspect` that of height over width.
+    `erase_fill` is "mean" (0, the normalised mean) or "reference": the mean before normalisation,
+    which the reference writes into images already normalised (random_erasing.py:37-39).
+    """
+
+    image_size: int = 32
+    flip: float = 0.5
+    crop_padding: int = 4
+    erase: float = 0.25
+    erase_area: tuple[float, float] = (0.02, 0.4)
+    erase_aspect: tuple[float, float] = (0.3, 3.33)
+    erase_fill: str = "reference"
+    mean: tuple[float, float, float] = (0.4914, 0.4822, 0.4465)
+    std: tuple[float, float, float] = (0.2470, 0.2435, 0.2616)
+
+
+def augment_batch(
+    images: UInt8[Array, "batch height width 3"], key: jax.Array, settings: AugmentSettings
+) -> Float[Array, "batch size size 3"]:
+    """Returns the images randomly flipped and cropped, normalised, and randomly erased.
+
+    Float32; images of another size than `settings.image_size` are resized first. Image i's result
+    depends on `key` and i alone.
+    """
+    planes = resize(geometry.to_planes(images), settings.image_size)
+    keys = jax.random.split(key, len(images))
+    return jax.vmap(lambda image, k: _augment(image, k, settings))(planes, keys)
+
+
+def evaluation_batch(
+    images: UInt8[Array, "batch height width 3"],
+    image_size: int,
+    mean: tuple[float, float, float],
+    std: tuple[float, float, float],
+) -> Float[Array, "batch size size 3"]:
+    """Returns the images resized if need be and normalised, as float32."""
+    return color.normalize(resize(geometry.to_planes(images), image_size), mean, std)
+
+
+def resize(
+    planes: Float[Array, "batch height 3 width"], size: int
+) -> Float[Array, "batch size 3 size"]:
+    """Resizes whole images to `size` by `size` (bicubic) unless they have that size."""
+    height, width = planes.shape[1], planes.shape[3]
+    if (height, width) == (size, size):
+        return planes
+    box = jnp.array([0, 0, height, width])
+    return jax.vmap(lambda image: geometry.crop_and_resize(image, box, size))(planes)
+
+
+def _augment(
+    planes: Float[Array, "size 3 size"], key: jax.Array, settings: AugmentSettings
+) -> Float[Array, "size size 3"]:
+    size, padding = settings.image_size, settings.crop_padding
+    uniform = jax.random.uniform(key, (4 + geometry.ERASE_NUMBERS,))
+    flip, top, left, erase = uniform[:4]
+    corner = jnp.floor(jnp.stack([top, left]) * (2 * padding + 1)).astype(jnp.int32)
+    planes = geometry.pad_and_crop(planes, *corner, padding, flip < settings.flip)
+    image = color.normalize(planes, settings.mean, settings.std)
+    if settings.erase == 0:
+        return image
+    box = geometry.erase_box(uniform[4:], size, size, settings.erase_area, settings.erase_aspect)
+    fill = jnp.array(settings.mean if settings.erase_fill == "reference" else (0.0, 0.0, 0.0))
+    return jnp.where(erase < settings.erase, geometry.erase(image, box, fill), image)

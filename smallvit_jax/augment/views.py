@@ -1,0 +1,160 @@
+"""The multi-crop of pre-training: two global and several local random views of each image."""
+
+import dataclasses
+import functools
+import itertools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, UInt8
+
+from smallvit_jax.augment import color, geometry
+
+GLOBAL_VIEWS = 2
+BLUR_RADIUS = (0.1, 2.0)  # pixels, uniform
+ORDERS = np.array(list(itertools.permutations(range(4))), np.int32)
+# Uniform numbers behind one view: crop box, jitter strengths, jitter order, what is done at all,
+# blur radius.
+VIEW_PARTS = (geometry.CROP_NUMBERS, 4, 1, 5, 1)
+VIEW_NUMBERS = sum(VIEW_PARTS)
+
+
+@dataclasses.dataclass(frozen=True)
+class ViewSettings:
+    """What the views look like; the defaults are the reference's for CIFAR-10 (train_ssl.py).
+
+    Global views have `image_size` pixels per side, local ones half of it. The scales are ranges of
+    the crop's share of the image. `flip`, `jitter`, `grayscale`, `blur` and `solarize` are
+    probabilities: `blur` of the first global, the second global and the local views, `solarize` of
+    the second global view, the only one it acts on. `jitter_strength` is that of brightness,
+    contrast and saturation (factors 1 - s .. 1 + s) and hue (-s .. s of a full circle).
+    """
+
+    image_size: int = 32
+    local_crops: int = 8
+    global_scale: tuple[float, float] = (0.7, 1.0)
+    local_scale: tuple[float, float] = (0.2, 0.5)
+    flip: float = 0.5
+    jitter: float = 0.8
+    jitter_strength: tuple[float, float, float, float] = (0.4, 0.4, 0.2, 0.1)
+    grayscale: float = 0.2
+    blur: tuple[float, float, float] = (1.0, 0.1, 0.5)
+    solarize: float = 0.2
+    mean: tuple[float, float, float] = (0.4914, 0.4822, 0.4465)
+    std: tuple[float, float, float] = (0.2470, 0.2435, 0.2616)
+
+
+class ViewParameters(NamedTuple):
+    """The random choices behind one view."""
+
+    box: Int[Array, "4"]
+    flip: Bool[Array, ""]
+    jitter: Bool[Array, ""]
+    order: Int[Array, "4"]
+    factors: Float[Array, "3"]
+    hue: Float[Array, ""]
+    grayscale: Bool[Array, ""]
+    blur_radius: Float[Array, ""]
+    solarize: Bool[Array, ""]
+
+
+def multi_crop(
+    images: UInt8[Array, "batch height width 3"], key: jax.Array, settings: ViewSettings
+) -> tuple[Float[Array, "global_views size size 3"], Float[Array, "local_views half half 3"]]:
+    """Returns the normalised views of each image: 2 * batch global, local_crops * batch local.
+
+    Float32, ordered view by view: all images of view 0, then all of view 1, and so on. The images
+    may have any size. Image i's views depend on `key` and i alone. Order of the operations: crop,
+    flip, colour jitter, grayscale, blur, solarise, normalise.
+
+    With the batch split over devices this order needs an exchange between them, which
+    `stacked_views` does not.
+    """
+    groups = stacked_views(images, key, settings)
+    return tuple(views.reshape(-1, *views.shape[2:]) for views in groups)
+
+
+def stacked_views(
+    images: UInt8[Array, "batch height width 3"], key: jax.Array, settings: ViewSettings
+) -> tuple[Float[Array, "2 batch size size 3"], Float[Array, "local batch half half 3"]]:
+    """Returns what `multi_crop` does, with separate axes for the views and the batch."""
+    batch, height, width, _ = images.shape
+    draw = jax.vmap(lambda k: draw_views(k, height, width, settings))
+    parameters = draw(jax.random.split(key, batch))
+    planes = geometry.to_planes(images)
+
+    def render(views: slice, size: int) -> Float[Array, "views batch size size 3"]:
+        def one(image, view):
+            return render_view(image, view, size, settings.mean, settings.std)
+
+        of_image = jax.vmap(one, in_axes=(None, 0))
+        return jax.vmap(of_image, out_axes=1)(
+            planes, jax.tree.map(lambda x: x[:, views], parameters)
+        )
+
+    half = settings.image_size // 2
+    global_views = render(slice(GLOBAL_VIEWS), settings.image_size)
+    if settings.local_crops == 0:
+        return global_views, jnp.zeros((0, batch, half, half, 3), jnp.float32)
+    return global_views, render(slice(GLOBAL_VIEWS, None), half)
+
+
+def draw_views(key: jax.Array, height: int, width: int, settings: ViewSettings) -> ViewParameters:
+    """Draws the parameters of all views of one image, stacked along the first axis."""
+    count = settings.local_crops
+    uniform = jax.random.uniform(key, (GLOBAL_VIEWS + count, VIEW_NUMBERS))
+    scale = jnp.array([settings.global_scale] * GLOBAL_VIEWS + [settings.local_scale] * count)
+    blur = jnp.array([*settings.blur[:GLOBAL_VIEWS], *[settings.blur[GLOBAL_VIEWS]] * count])
+    solarize = jnp.array([0.0, settings.solarize, *[0.0] * count])
+    of_view = functools.partial(view_parameters, height=height, width=width, settings=settings)
+    return jax.vmap(of_view)(uniform, scale, blur, solarize)
+
+
+def view_parameters(
+    uniform: Float[Array, " numbers"],
+    scale: Float[Array, "2"],
+    blur: Float[Array, ""],
+    solarize: Float[Array, ""],
+    height: int,
+    width: int,
+    settings: ViewSettings,
+) -> ViewParameters:
+    """Makes the parameters of one view of `VIEW_NUMBERS` uniform numbers."""
+    crop, change, order, chance, radius = jnp.split(uniform, np.cumsum(VIEW_PARTS)[:-1])
+    *strengths, hue = settings.jitter_strength
+    low = jnp.array([*(max(0.0, 1.0 - strength) for strength in strengths), -hue])
+    high = jnp.array([*(1.0 + strength for strength in strengths), hue])
+    change = low + (high - low) * change
+    flip, jitter, grayscale = settings.flip, settings.jitter, settings.grayscale
+    happens = chance < jnp.array([flip, jitter, grayscale, blur, solarize])
+    radius = BLUR_RADIUS[0] + (BLUR_RADIUS[1] - BLUR_RADIUS[0]) * radius[0]
+    return ViewParameters(
+        box=geometry.crop_box(crop, height, width, scale),
+        flip=happens[0],
+        jitter=happens[1],
+        order=jnp.asarray(ORDERS)[jnp.floor(order[0] * len(ORDERS)).astype(jnp.int32)],
+        factors=change[:3],
+        hue=change[3],
+        grayscale=happens[2],
+        blur_radius=jnp.where(happens[3], radius, 0.0),
+        solarize=happens[4],
+    )
+
+
+def render_view(
+    planes: Float[Array, "height 3 width"],
+    parameters: ViewParameters,
+    size: int,
+    mean: tuple[float, float, float],
+    std: tuple[float, float, float],
+) -> Float[Array, "size size 3"]:
+    """Makes one normalised view of one image."""
+    p = parameters
+    view = geometry.crop_and_resize(planes, p.box, size, p.flip)
+    view = color.color_jitter(view, p.order, p.factors, p.hue, p.jitter)
+    view = jnp.where(p.grayscale, color.luma(view), view)
+    view = color.gaussian_blur(view, p.blur_radius)
+    view = jnp.where(p.solarize, color.solarize(view), view)
+    return color.normalize(view, mean, std)

@@ -1,0 +1,216 @@
+"""The one config tree. Files in `configs/` start from it and change what their job needs.
+
+The defaults are the reference recipe (BMVC'22) for CIFAR-10-sized images. The comment behind or
+above each field is what `--help` prints, so every field has one. A field whose value is None takes
+its value from the dataset table or from the model family at run time, so that overriding the
+dataset or the model does not leave stale figures behind.
+"""
+
+import ml_collections
+from ml_collections.config_dict import placeholder
+
+from smallvit_jax.errors import UserError, did_you_mean
+
+MODELS = ("vit",)
+
+
+def default_config() -> ml_collections.ConfigDict:
+    """Returns a fresh, locked copy of the whole tree."""
+    config = ml_collections.ConfigDict()
+    config.job = "recipe"  # pretrain | finetune | recipe (pretrain, finetune, evaluate) | evaluate
+    config.seed = 0  # every random choice is a function of this number and the step
+    config.dataset = _dataset()
+    config.model = _model()
+    config.pretrain = _pretrain()
+    config.finetune = _finetune()
+    config.recipe = _recipe()
+    config.evaluate = _evaluate()
+    config.runtime = _runtime()
+    return config.lock()
+
+
+def leaves(config: ml_collections.ConfigDict, prefix: str = "") -> dict[str, object]:
+    """Returns the value of each field that is not a group, by dotted path, sorted."""
+    found: dict[str, object] = {}
+    for name, value in config.items():
+        if isinstance(value, ml_collections.ConfigDict):
+            found.update(leaves(value, f"{prefix}{name}."))
+        else:
+            found[prefix + name] = value
+    return found
+
+
+def parse_model_and_dataset(argument: str) -> tuple[str, str]:
+    """Splits a config file's argument "MODEL,DATASET", as in `configs/recipe.py:vit,cifar10`.
+
+    Raises UserError when it has another form, or names no known model or dataset.
+    """
+    parts = [part.strip() for part in argument.split(",")]
+    if len(parts) != 2:
+        raise UserError(
+            f'the argument after the config file must be MODEL,DATASET like "vit,cifar10", not '
+            f'"{argument}"'
+        )
+    model, dataset = parts
+    _check_name("model", model, MODELS)
+    _check_name("dataset", dataset, dataset_names())
+    return model, dataset
+
+
+def parse_dataset(argument: str) -> str:
+    """Returns a config file's argument "DATASET", as in `configs/evaluate.py:cifar10`.
+
+    Raises UserError when it names no known dataset.
+    """
+    _check_name("dataset", argument, dataset_names())
+    return argument
+
+
+def dataset_names() -> tuple[str, ...]:
+    """Returns the names in the dataset table."""
+    from smallvit_jax.data.datasets import DATASETS
+
+    return tuple(DATASETS)
+
+
+def _check_name(kind: str, name: str, known: tuple[str, ...]) -> None:
+    if name not in known:
+        raise UserError(
+            f'there is no {kind} "{name}"{did_you_mean(name, known)}; known: {", ".join(known)}'
+        )
+
+
+def _dataset() -> ml_collections.ConfigDict:
+    dataset = ml_collections.ConfigDict()
+    dataset.name = "cifar10"  # a row of the dataset table: cifar10 | digits
+    # part of the training images that is used at all, stratified by class
+    dataset.train_fraction = 1.0
+    dataset.labels_per_class = 0  # labelled images per class for fine-tuning; 0 uses every label
+    # part of the training images set aside to judge the best epoch on
+    dataset.validation_fraction = 0.0
+    return dataset
+
+
+def _model() -> ml_collections.ConfigDict:
+    model = ml_collections.ConfigDict()
+    model.name = "vit"  # architecture family: vit
+    model.image_size = placeholder(int)  # pixels per side; None: the dataset's
+    model.patch_size = placeholder(int)  # pixels per side; None: an eighth of the image size
+    model.width = placeholder(int)  # embedding width; None: the family's (vit 192)
+    model.depth = placeholder(int)  # number of blocks; None: the family's (vit 9)
+    model.heads = placeholder(int)  # attention heads; None: the family's (vit 12)
+    model.mlp_ratio = 2.0  # hidden width of the MLP over the embedding width
+    model.drop_path = 0.1  # highest drop path rate, rising linearly over the blocks from 0
+    # reference (normal, std .02) | fan_in (std 1/sqrt(fan in), for narrow models)
+    model.init = "reference"
+    return model
+
+
+def _pretrain() -> ml_collections.ConfigDict:
+    pretrain = ml_collections.ConfigDict()
+    pretrain.epochs = 200  # passes over the images
+    pretrain.batch_size = 512  # images per step, over all devices
+    pretrain.student_temperature = 0.1  # softmax temperature of the student
+    pretrain.freeze_last_layer_epochs = 1  # epochs in which the head's last layer stands still
+    pretrain.knn_every = 10  # epochs between kNN evaluations of the teacher's features; 0: never
+
+    pretrain.views = ml_collections.ConfigDict()
+    pretrain.views.local_crops = 8  # small views per image, at half the image size
+    # area range of global crops, as parts of the image; None: the dataset's
+    pretrain.views.global_scale = placeholder(tuple)
+    # area range of local crops, as parts of the image; None: the dataset's
+    pretrain.views.local_scale = placeholder(tuple)
+    pretrain.views.flip = 0.5  # probability of a horizontal flip
+    pretrain.views.jitter = 0.8  # probability of colour jitter
+    pretrain.views.jitter_strength = (0.4, 0.4, 0.2, 0.1)  # brightness, contrast, saturation, hue
+    pretrain.views.grayscale = 0.2  # probability of dropping the colour
+    pretrain.views.blur = (1.0, 0.1, 0.5)  # probability of blur: first global, second global, local
+    pretrain.views.solarize = 0.2  # probability of solarising the second global view
+
+    pretrain.head = ml_collections.ConfigDict()
+    pretrain.head.out_dim = 1024  # number of prototypes
+    pretrain.head.hidden_dim = 512  # width of the projection MLP
+    pretrain.head.bottleneck_dim = 256  # width before the weight-normalised last layer
+    pretrain.head.batch_norm = False  # batch norm in the projection MLP
+
+    pretrain.teacher = ml_collections.ConfigDict()
+    pretrain.teacher.momentum = 0.996  # of the moving average at the start; rises to 1 by a cosine
+    pretrain.teacher.temperature = 0.07  # softmax temperature after its warm-up
+    pretrain.teacher.warmup_temperature = 0.04  # softmax temperature of the first epoch
+    pretrain.teacher.warmup_temperature_epochs = 10  # epochs of the linear rise between the two
+    pretrain.teacher.center_momentum = 0.9  # of the moving average of teacher outputs
+    # drop path in the teacher too: the reference never switches it to evaluation; False mends that
+    pretrain.teacher.drop_path = True
+
+    pretrain.optimizer = ml_collections.ConfigDict()
+    pretrain.optimizer.name = "adamw"  # adamw | sgd | lars
+    pretrain.optimizer.base_lr = 1e-4  # learning rate per 256 images of batch size
+    pretrain.optimizer.min_lr = 1e-6  # where the cosine ends
+    pretrain.optimizer.warmup_epochs = 30  # linear rise from 0
+    # at the start; biases and one-dimensional weights have none
+    pretrain.optimizer.weight_decay = 0.04
+    pretrain.optimizer.weight_decay_end = 0.4  # at the end, by a cosine
+    pretrain.optimizer.clip = 3.0  # largest gradient norm of each single tensor; 0: no clipping
+    return pretrain
+
+
+def _finetune() -> ml_collections.ConfigDict:
+    finetune = ml_collections.ConfigDict()
+    finetune.init_from = ""  # stage folder or checkpoint to start from; empty: from scratch
+    finetune.epochs = 100  # each of `passes_per_epoch` passes
+    # the reference's "repeated augmentation" is 3 shuffled passes per epoch
+    finetune.passes_per_epoch = 3
+    finetune.batch_size = 256  # images per step, over all devices
+    finetune.label_smoothing = 0.1  # share of the target spread evenly over the classes
+
+    finetune.augment = ml_collections.ConfigDict()
+    finetune.augment.flip = 0.5  # probability of a horizontal flip
+    # black pixels added on each side before the random crop; 0: no crop
+    finetune.augment.crop_padding = 4
+    finetune.augment.erase = 0.25  # probability of random erasing
+    finetune.augment.erase_area = (0.02, 0.4)  # area range of the erased box
+    # height over width of the erased box, drawn uniformly
+    finetune.augment.erase_aspect = (0.3, 3.33)
+    # reference (the un-normalised mean, put in after normalising) | mean (0 after normalising)
+    finetune.augment.erase_fill = "reference"
+    # probability that a batch is mixed, by cutmix or mixup in equal parts
+    finetune.augment.mix = 0.5
+    finetune.augment.mixup_alpha = 1.0  # Beta(alpha, alpha) of mixup; 0: no mixup
+    finetune.augment.cutmix_alpha = 1.0  # Beta(alpha, alpha) of cutmix; 0: no cutmix
+
+    finetune.optimizer = ml_collections.ConfigDict()
+    finetune.optimizer.name = "adamw"  # adamw | sgd | lars
+    finetune.optimizer.lr = 1e-3  # highest learning rate
+    finetune.optimizer.min_lr = 1e-6  # where the warm-up starts and the cosine ends
+    finetune.optimizer.warmup_epochs = 10  # linear rise
+    finetune.optimizer.weight_decay = 0.05  # on every parameter, as in the reference
+    finetune.optimizer.clip = 0.0  # largest gradient norm of each single tensor; 0: no clipping
+    return finetune
+
+
+def _recipe() -> ml_collections.ConfigDict:
+    recipe = ml_collections.ConfigDict()
+    # also fine-tune the same model without pre-training, for comparison
+    recipe.from_scratch = False
+    return recipe
+
+
+def _evaluate() -> ml_collections.ConfigDict:
+    evaluate = ml_collections.ConfigDict()
+    evaluate.checkpoint = ""  # stage folder or checkpoint to evaluate
+    evaluate.batch_size = 500  # images per forward pass, over all devices
+    evaluate.knn_neighbors = 20  # k of the kNN classifier
+    evaluate.knn_temperature = 0.07  # of the kNN vote
+    return evaluate
+
+
+def _runtime() -> ml_collections.ConfigDict:
+    runtime = ml_collections.ConfigDict()
+    runtime.precision = "auto"  # float32 | bfloat16 (compute only) | auto: bfloat16 on GPU and TPU
+    runtime.steps_per_dispatch = 8  # training steps per call of the compiled program
+    # device | host (with prefetch) | auto: on the device when it fits
+    runtime.data_placement = "auto"
+    runtime.checkpoint_every = 500  # steps between checkpoints; one is always written at the end
+    runtime.compilation_cache = "~/.cache/smallvit_jax"  # folder of compiled programs; empty: none
+    runtime.profile = 0  # training steps to trace into the stage's `profile/` folder; 0: none
+    return runtime

@@ -1,0 +1,223 @@
+"""Where the training images wait for their step: in the memory of every device, or in the host's.
+
+Both kinds of source hand the training loop a *block*: everything that some consecutive steps need,
+as a pytree of device arrays that travels into the jitted program as an argument. Inside,
+`fetch(block, i)` yields the batch of the block's i-th step, split over the mesh axis `data`. The
+batches are the same either way.
+"""
+
+import os
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+from jaxtyping import Array, Int, Int32, UInt8
+
+from smallvit_jax.data.batches import BatchOrder
+from smallvit_jax.errors import UserError, did_you_mean
+
+_ACCELERATOR_SHARE = 0.4  # of a device's memory that the images may take; the rest is for training
+_HOST_SHARE = 0.25  # of the host's memory, where the host is the device
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class DeviceBlock:
+    """The whole split, and which of its images each step takes."""
+
+    images: UInt8[Array, "images height width 3"]
+    labels: Int32[Array, " images"]
+    indices: Int32[Array, "steps batch"]
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class HostBlock:
+    """The images of each step themselves."""
+
+    images: UInt8[Array, "steps batch height width 3"]
+    labels: Int32[Array, "steps batch"]
+
+
+Block = DeviceBlock | HostBlock
+
+
+def choose_placement(requested: str, num_bytes: int, mesh: Mesh) -> str:
+    """Resolves "auto" to "device" where `num_bytes` of images fit in every device's memory, else to
+    "host".
+
+    Raises UserError for another word, and for "device" where the images exceed the memory
+    altogether.
+    """
+    choices = ("auto", "device", "host")
+    if requested not in choices:
+        raise UserError(
+            f'runtime.data_placement="{requested}" is unknown{did_you_mean(requested, choices)}; '
+            "choose auto, device or host"
+        )
+    if requested == "host":
+        return "host"
+    memory, share = _memory_per_device(mesh)
+    if requested == "auto":
+        return "device" if num_bytes <= share * memory else "host"
+    if num_bytes > memory:
+        raise UserError(
+            f"runtime.data_placement=device, but the training images take {num_bytes / 2**30:.1f} "
+            f"GiB and a device has {memory / 2**30:.1f} GiB; choose auto or host"
+        )
+    return "device"
+
+
+def make_source(
+    images: UInt8[np.ndarray, "images height width 3"],
+    labels: Int[np.ndarray, " images"],
+    order: BatchOrder,
+    mesh: Mesh,
+    placement: str,
+    block_size: int,
+) -> "Source":
+    """Returns the source of training batches for `placement` (auto, device or host).
+
+    `order` counts within `images`, which must stay as they are. Raises UserError where the batch
+    does not split evenly over the devices of the mesh.
+    """
+    if len(images) != len(labels) or len(images) != order.num_examples:
+        raise ValueError(
+            f"{len(images)} images, {len(labels)} labels and an order of {order.num_examples}"
+        )
+    devices = mesh.shape["data"]
+    if order.batch_size % devices:
+        raise UserError(
+            f"{order.field}={order.batch_size} does not split evenly over {devices} devices; "
+            f"choose a multiple of {devices}"
+        )
+    kind = (
+        DeviceSource if choose_placement(placement, images.nbytes, mesh) == "device" else HostSource
+    )
+    return kind(images, np.asarray(labels, np.int32), order, mesh, block_size)
+
+
+def fetch(
+    block: Block, step: Int[Array, ""] | int
+) -> tuple[UInt8[Array, "batch height width 3"], Int32[Array, " batch"]]:
+    """Returns images and labels of the block's `step`-th step; for use inside a jitted function."""
+
+    def row(array):
+        return jax.lax.dynamic_index_in_dim(array, step, keepdims=False)
+
+    if isinstance(block, HostBlock):
+        return row(block.images), row(block.labels)
+    indices = row(block.indices)
+    # Split indices into a replicated array: each device gathers its own part, and none waits.
+    images = block.images.at[indices].get(mode="promise_in_bounds")
+    return images, block.labels.at[indices].get(mode="promise_in_bounds")
+
+
+class _Source:
+    """What both kinds share: the training loop asks either for the same things."""
+
+    placement: str
+    fetch = staticmethod(fetch)
+
+    def __init__(self, images, labels, order: BatchOrder, mesh: Mesh, block_size: int):
+        self.order = order
+        self.block_size = block_size
+        self._images, self._labels = images, labels
+        self._by_step = NamedSharding(mesh, P(None, "data"))
+
+    def block(self, step: int, count: int) -> Block:
+        """Returns the block whose first step is `step`.
+
+        It has `block_size` steps whatever the `count` of them that will be used, so that one
+        compiled program serves every block. Any step may be asked for at any time.
+        """
+        if not 1 <= count <= self.block_size:
+            raise ValueError(f"{count} steps of a block of {self.block_size}")
+        return self._block(step, count)
+
+    def close(self) -> None:
+        """Ends what runs in the background."""
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+
+class DeviceSource(_Source):
+    """The whole split in the memory of each device; a block is a few kilobytes of indices."""
+
+    placement = "device"
+
+    def __init__(self, images, labels, order: BatchOrder, mesh: Mesh, block_size: int):
+        super().__init__(images, labels, order, mesh, block_size)
+        everywhere = NamedSharding(mesh, P())
+        self._images = _place(images, images.shape, everywhere)
+        self._labels = _place(labels, labels.shape, everywhere)
+
+    def _block(self, step: int, count: int) -> DeviceBlock:
+        indices = self.order.block(step, self.block_size)
+        return DeviceBlock(
+            self._images, self._labels, _place(indices, indices.shape, self._by_step)
+        )
+
+
+class HostSource(_Source):
+    """The split in the host's memory; a thread brings each next block to the devices in advance.
+
+    What fails in that thread is raised by the `block` call that would have returned its result.
+    """
+
+    placement = "host"
+
+    def __init__(self, images, labels, order: BatchOrder, mesh: Mesh, block_size: int):
+        super().__init__(images, labels, order, mesh, block_size)
+        self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="prefetch")
+        self._next: tuple[int, Future[HostBlock]] | None = None
+
+    def _block(self, step: int, count: int) -> HostBlock:
+        expected, self._next = self._next, None
+        if expected is not None and expected[0] == step:
+            block = expected[1].result()
+        else:
+            block = self._worker.submit(self._prepare, step).result()
+        self._next = (step + count, self._worker.submit(self._prepare, step + count))
+        return block
+
+    def close(self) -> None:
+        self._worker.shutdown(wait=True, cancel_futures=True)
+        self._next = None
+
+    def _prepare(self, step: int) -> HostBlock:
+        indices = self.order.block(step, self.block_size)
+        image_shape = (*indices.shape, *self._images.shape[1:])
+        return HostBlock(
+            _place(self._images, image_shape, self._by_step, indices),
+            _place(self._labels, indices.shape, self._by_step, indices),
+        )
+
+
+Source = DeviceSource | HostSource
+
+
+def _place(array, shape, sharding: NamedSharding, rows=None) -> Array:
+    """Puts `array`, or its `rows`, on the devices; each process makes only its own part."""
+
+    def part(index):
+        return array[index] if rows is None else array[rows[index[:2]]]
+
+    return jax.make_array_from_callback(tuple(shape), sharding, part)
+
+
+def _memory_per_device(mesh: Mesh) -> tuple[int, float]:
+    """Bytes that each device has, and the share of them that images may take."""
+    device = mesh.local_devices[0]
+    stats = device.memory_stats() or {}
+    if device.platform != "cpu" and "bytes_limit" in stats:
+        return stats["bytes_limit"], _ACCELERATOR_SHARE
+    host = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return host // len(mesh.local_devices), _HOST_SHARE

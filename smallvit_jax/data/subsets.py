@@ -1,0 +1,130 @@
+"""Which training images a run uses, which of them with labels, and which judge the best epoch."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Int
+
+from smallvit_jax.data.permutation import stable_permutation
+from smallvit_jax.errors import UserError
+
+NO_LABEL = -1
+_SUBSET_KEY = 1  # sets these random orders apart from others made from the same seed
+
+
+class TrainingSubsets(NamedTuple):
+    """Sorted indices into the training split; `validation` shares none with the other two.
+
+    `unlabelled` is what self-supervised training sees and `labelled` is a part of it.
+    """
+
+    unlabelled: Int[np.ndarray, " unlabelled"]
+    labelled: Int[np.ndarray, " labelled"]
+    validation: Int[np.ndarray, " validation"]
+
+
+def split_training_set(
+    labels: Int[np.ndarray, " images"],
+    *,
+    train_fraction: float = 1.0,
+    validation_fraction: float = 0.0,
+    labels_per_class: int = 0,
+    seed: int = 0,
+    class_names: Sequence[str] | None = None,
+) -> TrainingSubsets:
+    """Chooses training, labelled and validation images, each with its share of every class.
+
+    Of the images, `train_fraction` (over 0, up to 1) is used at all; of those with a label among
+    them, `validation_fraction` (0 up to, not including, 1) is set aside; of the rest,
+    `labels_per_class` of each class keep their label (0: all). A label of -1 means none. Choices
+    are nested: with the same seed, a smaller `train_fraction` or `labels_per_class` takes a part of
+    what a larger one takes (the latter for equal other arguments). Raises UserError, naming the
+    field, where the images do not suffice.
+    """
+    _check_fractions(train_fraction, validation_fraction, labels_per_class)
+    labels = np.asarray(labels)
+    order = stratified_order(labels, seed)
+    used = order[: round(train_fraction * len(labels))]
+    if not len(used):
+        raise UserError(
+            f"dataset.train_fraction={train_fraction:g} of {len(labels)} training images is no "
+            "image at all; raise it"
+        )
+    candidates = used[labels[used] != NO_LABEL]
+    held_out = round(validation_fraction * len(candidates))
+    if validation_fraction and not held_out:
+        raise UserError(
+            f"dataset.validation_fraction={validation_fraction:g} of {len(candidates)} labelled "
+            "training images is no image at all; raise it, or set 0 for no validation"
+        )
+    validation = candidates[len(candidates) - held_out :]
+    candidates = candidates[: len(candidates) - held_out]
+    classes = np.unique(labels[labels != NO_LABEL])
+    _check_classes(labels[candidates], classes, labels_per_class, class_names)
+    labelled = candidates
+    if labels_per_class:
+        labelled = candidates[_rank_within_class(labels[candidates]) < labels_per_class]
+    unlabelled = np.setdiff1d(used, validation)
+    return TrainingSubsets(unlabelled, np.sort(labelled), np.sort(validation))
+
+
+def stratified_order(labels: Int[np.ndarray, " images"], seed: int) -> Int[np.ndarray, " images"]:
+    """Returns an order of all images in which any stretch holds each class in about its proportion.
+
+    It is systematic sampling: image r of the n of its class, counted in a random order, stands at
+    (r + offset) / n of the way, with offsets spread over the classes so that they take turns.
+    For classes of one size, k images from the start have k / classes of each, rounded up or down.
+    """
+    shuffled = stable_permutation(len(labels), seed, _SUBSET_KEY)
+    shuffled_labels = np.asarray(labels)[shuffled]
+    _, classes, counts = np.unique(shuffled_labels, return_inverse=True, return_counts=True)
+    offset = (classes + 0.5) / len(counts)
+    position = (_rank_within_class(shuffled_labels) + offset) / counts[classes]
+    return shuffled[np.argsort(position, kind="stable")]
+
+
+def _rank_within_class(labels: Int[np.ndarray, " images"]) -> Int[np.ndarray, " images"]:
+    """For each image: how many of its class stand before it."""
+    by_class = np.argsort(labels, kind="stable")
+    ordered = labels[by_class]
+    rank = np.empty(len(labels), np.int64)
+    rank[by_class] = np.arange(len(labels)) - np.searchsorted(ordered, ordered, side="left")
+    return rank
+
+
+def _check_fractions(train_fraction, validation_fraction, labels_per_class) -> None:
+    if not 0 < train_fraction <= 1:
+        raise UserError(
+            f"dataset.train_fraction={train_fraction:g} is not a part of the training images; "
+            "give a number over 0 and up to 1"
+        )
+    if not 0 <= validation_fraction < 1:
+        raise UserError(
+            f"dataset.validation_fraction={validation_fraction:g} is not a part of the training "
+            "images; give a number from 0 to less than 1"
+        )
+    if labels_per_class < 0:
+        raise UserError(
+            f"dataset.labels_per_class={labels_per_class} is negative; give a number of images, or "
+            "0 for all"
+        )
+
+
+def _check_classes(labels, classes, labels_per_class, class_names) -> None:
+    """Raises for the first class with fewer labelled images than asked for, or with none."""
+    needed = max(labels_per_class, 1)
+    for label in classes:
+        count = int(np.sum(labels == label))
+        if count >= needed:
+            continue
+        name = f' ("{class_names[label]}")' if class_names is not None else ""
+        if labels_per_class:
+            raise UserError(
+                f"dataset.labels_per_class={labels_per_class} but class {label}{name} has {count} "
+                "images to choose from; lower it, or use more of the training images"
+            )
+        raise UserError(
+            "dataset.train_fraction and dataset.validation_fraction leave no training image of "
+            f"class {label}{name}; raise the first or lower the second"
+        )

@@ -1,0 +1,329 @@
+"""Supervised training: from a pre-trained backbone or from scratch."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from jaxtyping import Array, Float, Int
+from ml_collections import ConfigDict
+
+from smallvit_jax import inputs
+from smallvit_jax.augment.finetune import AugmentSettings, augment_batch, evaluation_batch
+from smallvit_jax.augment.mixing import mix_batch
+from smallvit_jax.data.batches import BatchOrder
+from smallvit_jax.data.placement import make_source
+from smallvit_jax.errors import UserError
+from smallvit_jax.evaluation.accuracy import classification_figures
+from smallvit_jax.evaluation.forward import forward_all
+from smallvit_jax.models import create_model
+from smallvit_jax.models.parameters import Arrays, Functional, get_arrays, set_arrays
+from smallvit_jax.training import runtime, schedules, stage
+from smallvit_jax.training.checkpoints import read_params_and_meta
+from smallvit_jax.training.optimizers import make_optimizer
+from smallvit_jax.training.sharding import make_mesh, replicate
+
+
+class FinetuneState(NamedTuple):
+    """Everything that fine-tuning needs to continue."""
+
+    step: Int[Array, ""]
+    params: Arrays
+    buffers: Arrays
+    optimizer: Any
+
+
+def smoothed_cross_entropy(
+    logits: Float[Array, "batch classes"], labels: Int[Array, " batch"], smoothing: float
+) -> Float[Array, " batch"]:
+    """Cross-entropy with `smoothing` of each target spread evenly over all classes."""
+    targets = optax.smooth_labels(jax.nn.one_hot(labels, logits.shape[-1]), smoothing)
+    return optax.softmax_cross_entropy(logits, targets)
+
+
+def mixed_loss(
+    logits: Float[Array, "batch classes"],
+    labels: Int[Array, " batch"],
+    other_labels: Int[Array, " batch"],
+    share: Float[Array, ""],
+    smoothing: float,
+) -> Float[Array, ""]:
+    """Mean loss of images of which `share` shows `labels` and the rest `other_labels`."""
+    first = smoothed_cross_entropy(logits, labels, smoothing).mean()
+    second = smoothed_cross_entropy(logits, other_labels, smoothing).mean()
+    return share * first + (1 - share) * second
+
+
+def update(
+    state: FinetuneState,
+    images: Float[Array, "batch height width 3"],
+    labels: Int[Array, " batch"],
+    other_labels: Int[Array, " batch"],
+    share: Float[Array, ""],
+    key: jax.Array | None,
+    schedule: dict[str, Float[Array, ""]],
+    *,
+    model: Functional,
+    optimizer: optax.GradientTransformationExtraArgs,
+    label_smoothing: float,
+) -> tuple[FinetuneState, dict[str, Float[Array, ""]]]:
+    """One step from augmented, perhaps mixed images.
+
+    `key` is of the drop path; None switches it off. `schedule` holds this step's
+    `learning_rate` and `weight_decay`. The accuracy among the metrics is against `labels`, mixed
+    or not, as in finetune.py:352-376.
+    """
+
+    def loss_of(params):
+        rngs = None if key is None else nnx.Rngs(key)  # NNX wants it made inside the gradient
+        logits, buffers = model(params, state.buffers, images, train=True, rngs=rngs)
+        loss = mixed_loss(logits, labels, other_labels, share, label_smoothing)
+        return loss, (logits, buffers)
+
+    (loss, (logits, buffers)), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.params)
+    updates, optimizer_state = optimizer.update(
+        gradients, state.optimizer, state.params, **schedule
+    )
+    metrics = {
+        "loss": loss,
+        "accuracy": jnp.mean(logits.argmax(axis=-1) == labels, dtype=jnp.float32) * 100,
+        "gradient_norm": optax.global_norm(gradients),
+    }
+    new_state = FinetuneState(
+        step=state.step + 1,
+        params=optax.apply_updates(state.params, updates),
+        buffers=buffers,
+        optimizer=optimizer_state,
+    )
+    return new_state, metrics
+
+
+def run(
+    config: ConfigDict, workdir: Path, data_dir: str | None, init_from: str | None = None
+) -> dict[str, Any]:
+    """Fine-tunes in `workdir` and returns what is in its `result.json`.
+
+    `init_from` stands for `config.finetune.init_from` where another job chooses it.
+    """
+    init_from = config.finetune.init_from if init_from is None else init_from
+    used = {k: config[k].to_dict() for k in ("dataset", "model", "finetune", "runtime")}
+    used["seed"] = config.seed
+    used["finetune"]["init_from"] = init_from
+    if done := stage.finished_result(workdir, used):
+        print(f"fine-tuning is done already: {workdir}")
+        return done
+
+    dtype = runtime.prepare(config.runtime.precision, config.runtime.compilation_cache)
+    mesh = make_mesh()
+    data = inputs.load_data(config, data_dir)
+    images = data.train.take(data.subsets.labelled)
+    f = config.finetune
+    order = BatchOrder(
+        len(images.labels),
+        f.batch_size,
+        config.seed,
+        f.passes_per_epoch,
+        field="finetune.batch_size",
+    )
+
+    options = inputs.model_options(config) | {"num_classes": data.info.num_classes}
+    classifier = create_model(**options, dtype=dtype, seed=config.seed)
+    if init_from:
+        print(load_backbone(classifier, init_from, options))
+    model = Functional(classifier)
+    optimizer = make_optimizer(f.optimizer.name, clip=f.optimizer.clip, decay_vectors=True)
+    mixing = {"mix_probability": f.augment.mix}
+    mixing |= {name: f.augment[name] for name in ("mixup_alpha", "cutmix_alpha")}
+    settings = AugmentSettings(
+        image_size=options["image_size"],
+        mean=data.info.mean,
+        std=data.info.std,
+        **{k: v for k, v in f.augment.items() if k not in ("mix", "mixup_alpha", "cutmix_alpha")},
+    )
+
+    def step_function(state, batch, labels, key, schedule):
+        augment_key, mix_key, drop_key = jax.random.split(key, 3)
+        augmented = augment_batch(batch, augment_key, settings)
+        mixed = mix_batch(augmented, labels, mix_key, **mixing)
+        return update(
+            state,
+            *mixed,
+            drop_key,
+            schedule,
+            model=model,
+            optimizer=optimizer,
+            label_smoothing=f.label_smoothing,
+        )
+
+    evaluator = AccuracyEvaluator(model, data, settings, config.evaluate.batch_size, mesh)
+    with make_source(
+        *images, order, mesh, config.runtime.data_placement, config.runtime.steps_per_dispatch
+    ) as source:
+        outcome = stage.run_stage(
+            stage.Stage(
+                folder=workdir,
+                description="fine-tuning" if init_from else "training from scratch",
+                config=used,
+                step_function=step_function,
+                schedule=make_schedule(config, order.steps_per_epoch),
+                steps_per_epoch=order.steps_per_epoch,
+                batch_size=f.batch_size,
+                params_of=lambda state: state.params | state.buffers,
+                meta={"model": options, **inputs.describe_data(data.info)},
+                evaluate=evaluator,
+                best_split="validation" if len(data.subsets.validation) else None,
+            ),
+            replicate(initial_state(model, optimizer), mesh),
+            source,
+            runtime.stage_key(config.seed, "finetune"),
+            steps_per_dispatch=config.runtime.steps_per_dispatch,
+            checkpoint_every=config.runtime.checkpoint_every,
+            profile_steps=config.runtime.profile,
+        )
+    return _write_result(workdir, config, data, init_from, outcome)
+
+
+def load_backbone(model: nnx.Module, path: str, options: dict[str, Any]) -> str:
+    """Sets all but the classifier from a checkpoint and returns a sentence that says so.
+
+    Raises `UserError` where the checkpoint is of another model, listing the options that differ,
+    or where any other array is missing, unexpected or misshapen.
+    """
+    arrays, meta = read_params_and_meta(path)
+    theirs = {k: v for k, v in meta["model"].items() if k != "num_classes"}
+    ours = {k: v for k, v in options.items() if k != "num_classes"}
+    # Drop path and initialisation shape how a model trains, not what fits into it.
+    differing = {
+        k
+        for k in theirs.keys() | ours.keys()
+        if theirs.get(k) != ours.get(k) and k not in ("drop_path", "init")
+    }
+    if differing:
+        listed = ", ".join(
+            f"model.{k} = {theirs.get(k, 'its default')} there and {ours.get(k, 'its default')} "
+            "here"
+            for k in sorted(differing)
+        )
+        raise UserError(
+            f"finetune.init_from={path} holds another model ({listed}); give this run the "
+            "checkpoint's values."
+        )
+    fresh = {k: v for k, v in get_arrays(model).items() if k.startswith("head.")}
+    backbone = {k: v for k, v in arrays.items() if not k.startswith("head.")}
+    set_arrays(model, backbone | fresh, f"The checkpoint {path}")
+    return (
+        f"loaded {len(backbone)} arrays ({sum(v.size for v in backbone.values()):,} values) from "
+        f"{path} at step {meta['step']}; freshly initialised: {', '.join(fresh)}"
+    )
+
+
+def initial_state(
+    model: Functional, optimizer: optax.GradientTransformationExtraArgs
+) -> FinetuneState:
+    """The state before the first step."""
+    return FinetuneState(
+        step=jnp.zeros((), jnp.int32),
+        params=model.trainable,
+        buffers=model.buffers,
+        optimizer=optimizer.init(model.trainable),
+    )
+
+
+def make_schedule(config: ConfigDict, steps_per_epoch: int) -> stage.Schedule:
+    """Every value of fine-tuning that changes with the step."""
+    f, o = config.finetune, config.finetune.optimizer
+    warmup = schedules.fit_warmup(o.warmup_epochs, f.epochs, "finetune.optimizer.warmup_epochs")
+    steps = f.epochs * steps_per_epoch
+    return {
+        "learning_rate": schedules.warmup_cosine(
+            o.lr, o.min_lr, steps, round(warmup * steps_per_epoch)
+        ),
+        "weight_decay": np.full(steps, o.weight_decay),
+    }
+
+
+class AccuracyEvaluator:
+    """Top-1, top-5 and loss on the test split, and on the validation part when there is one."""
+
+    def __init__(
+        self,
+        model: Functional,
+        data: inputs.Data,
+        settings: AugmentSettings,
+        batch_size: int,
+        mesh: jax.sharding.Mesh,
+    ):
+        self._splits = {"test": data.test}
+        if len(data.subsets.validation):
+            self._splits["validation"] = data.train.take(data.subsets.validation)
+        self._batch_size, self._mesh = batch_size, mesh
+
+        @jax.jit
+        def logits(params, buffers, batch):
+            images = evaluation_batch(batch, settings.image_size, settings.mean, settings.std)
+            return model(params, buffers, images)[0]
+
+        self._logits = logits
+
+    def __call__(self, epochs_done: int, state: FinetuneState) -> dict[str, dict[str, float]]:
+        if epochs_done == 0:
+            return {}
+        return {name: self._figures(state, split) for name, split in self._splits.items()}
+
+    def _figures(self, state: FinetuneState, split: inputs.Split) -> dict[str, float]:
+        logits = forward_all(
+            lambda batch: self._logits(state.params, state.buffers, batch),
+            split.images,
+            self._batch_size,
+            self._mesh,
+        )
+        return classification_figures(logits, split.labels)
+
+
+def _write_result(
+    workdir: Path,
+    config: ConfigDict,
+    data: inputs.Data,
+    init_from: str,
+    outcome: stage.Outcome,
+) -> dict[str, Any]:
+    """The last epoch is the result; the best epoch on the test set, as papers quote it, stands
+    apart."""
+    by_split = {
+        name: [row for row in outcome.evaluations if row["split"] == name]
+        for name in ("test", "validation")
+    }
+    test, validation = by_split["test"], by_split["validation"]
+    best = max(test, key=lambda row: row["top1"])
+    result = {
+        "job": "finetune",
+        "dataset": data.info.name,
+        "init_from": init_from,
+        "labelled_images": len(data.subsets.labelled),
+        "seed": config.seed,
+        "epochs": config.finetune.epochs,
+        "steps": outcome.last_metrics["step"],
+        "test_top1": test[-1]["top1"],
+        "test_top5": test[-1]["top5"],
+        "test_loss": test[-1]["loss"],
+        "best_on_test_top1": best["top1"],
+        "best_on_test_epoch": best["epoch"],
+    }
+    if validation:
+        chosen = max(validation, key=lambda row: (row["top1"], row["step"]))
+        result |= {
+            "validation_top1": validation[-1]["top1"],
+            "best_on_validation_epoch": chosen["epoch"],
+            "test_top1_at_best_validation": next(
+                row["top1"] for row in test if row["step"] == chosen["step"]
+            ),
+        }
+    result |= {
+        "seconds": round(outcome.seconds, 1),
+        "images_per_second": outcome.images_per_second,
+    }
+    stage.write_result(workdir, result)
+    return result

@@ -1,0 +1,87 @@
+"""The reference's weights: its PyTorch key names and layouts, in and out.
+
+Arrays may be numpy arrays or CPU tensors; PyTorch itself is not needed.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from flax import nnx
+
+from smallvit_jax.models.heads import ViewNetwork
+from smallvit_jax.models.parameters import check_names_and_shapes, get_arrays, set_arrays
+
+# Our name → the reference's, applied in this order.
+_RENAMES = (
+    (r"^projection\.", "mlphead."),
+    (r"\bkernel$", "weight"),
+    (r"\bscale$", "weight"),
+    (r"\bmean$", "running_mean"),
+    (r"\bvar$", "running_var"),
+)
+
+
+def load_state_dict(model: nnx.Module, state_dict: Mapping[str, Any]) -> None:
+    """Sets the model's arrays from a reference state dict, in place.
+
+    Strict by name and shape: all missing, unexpected and misshapen entries are named together in
+    one `UserError`, and the model is left as it was. Counters of batches that PyTorch's batch
+    norm keeps (`num_batches_tracked`) have no counterpart and are passed over.
+    """
+    arrays = get_arrays(model)
+    keys = _reference_keys(model)
+    given = {k: np.asarray(v) for k, v in state_dict.items() if not _is_counter(k)}
+    expected = {keys[name]: _to_torch(name, array).shape for name, array in arrays.items()}
+    check_names_and_shapes(expected, {k: v.shape for k, v in given.items()}, "The state dict")
+    set_arrays(
+        model, {name: _from_torch(name, given[keys[name]], arrays[name].shape) for name in arrays}
+    )
+
+
+def state_dict(model: nnx.Module) -> dict[str, np.ndarray]:
+    """The model's arrays under the reference's key names, in PyTorch layout, as float32."""
+    keys = _reference_keys(model)
+    return {keys[name]: _to_torch(name, array) for name, array in get_arrays(model).items()}
+
+
+def _reference_keys(model: nnx.Module) -> dict[str, str]:
+    """Our dotted path → the reference's key."""
+    head = model.projection if isinstance(model, ViewNetwork) else model
+    # The MLP is an nn.Sequential there: linear, [batch norm,] GELU, linear, ...
+    stride = 3 if getattr(head, "norms", None) else 2
+    keys = {}
+    for name in get_arrays(model):
+        key = re.sub(r"\blinears\.(\d)", lambda m: f"mlp.{stride * int(m[1])}", name)
+        key = re.sub(r"\bnorms\.(\d)", lambda m: f"mlp.{stride * int(m[1]) + 1}", key)
+        for pattern, replacement in _RENAMES:
+            key = re.sub(pattern, replacement, key)
+        keys[name] = key
+    return keys
+
+
+def _is_counter(key: str) -> bool:
+    return key.endswith("num_batches_tracked")
+
+
+def _is_patch_kernel(name: str) -> bool:
+    return name.endswith("patch_embed.proj.kernel")
+
+
+def _to_torch(name: str, array: Any) -> np.ndarray:
+    array = np.asarray(array, np.float32)
+    if _is_patch_kernel(name):  # (row column channel, out) → (out, channel, row, column)
+        side = int((array.shape[0] // 3) ** 0.5)
+        return array.reshape(side, side, 3, -1).transpose(3, 2, 0, 1)
+    if name.endswith(("kernel", "weight_v", "weight_g")):
+        return array.T
+    return array
+
+
+def _from_torch(name: str, array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    if _is_patch_kernel(name):
+        return array.transpose(2, 3, 1, 0).reshape(shape)
+    if name.endswith(("kernel", "weight_v", "weight_g")):
+        return array.T
+    return array

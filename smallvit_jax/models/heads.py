@@ -1,0 +1,114 @@
+"""The projection head of self-distillation, and the network that it completes."""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from smallvit_jax.models.initializers import get_scheme, uniform_fan_in
+
+
+class FixedParam(nnx.Variable):
+    """A weight that belongs to the model but is not trained."""
+
+
+class WeightNormLinear(nnx.Module):
+    """A linear layer without bias whose kernel is gain · v / ‖v‖, per output.
+
+    The gain is fixed at 1: the reference never trains it (models/projection_head.py:18, 38).
+    """
+
+    def __init__(self, width: int, outputs: int, *, dtype, rngs: nnx.Rngs):
+        self.dtype = dtype
+        self.weight_v = nnx.Param(uniform_fan_in(width)(rngs.params(), (width, outputs)))
+        self.weight_g = FixedParam(jnp.ones((1, outputs)))
+
+    def kernel(self) -> Float[Array, "width outputs"]:
+        """The effective kernel, float32."""
+        v = self.weight_v[...]
+        return self.weight_g[...] * v / jnp.linalg.norm(v, axis=0, keepdims=True)
+
+    def __call__(self, x: Float[Array, "batch width"]) -> Float[Array, "batch outputs"]:
+        return x.astype(self.dtype) @ self.kernel().astype(self.dtype)
+
+
+class ProjectionHead(nnx.Module):
+    """MLP of three layers with GELU, L2 normalisation, weight-normalised last layer.
+
+    As models/projection_head.py: in → hidden → hidden → bottleneck → out. With `batch_norm`
+    the two hidden layers are followed by batch norm (epsilon 1e-5, momentum 0.9 of the old
+    value); its statistics are those of the whole batch over all devices.
+    """
+
+    def __init__(
+        self,
+        features: int,
+        *,
+        out_dim: int = 1024,
+        hidden_dim: int = 512,
+        bottleneck_dim: int = 256,
+        batch_norm: bool = False,
+        init: str = "reference",
+        dtype=jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        linear = {"kernel_init": get_scheme(init).kernel, "dtype": dtype, "rngs": rngs}
+        self.linears = nnx.List(
+            [
+                nnx.Linear(features, hidden_dim, **linear),
+                nnx.Linear(hidden_dim, hidden_dim, **linear),
+                nnx.Linear(hidden_dim, bottleneck_dim, **linear),
+            ]
+        )
+        self.norms = nnx.List(
+            nnx.BatchNorm(hidden_dim, momentum=0.9, epsilon=1e-5, dtype=dtype, rngs=rngs)
+            for _ in range(2 if batch_norm else 0)
+        )
+        self.last_layer = WeightNormLinear(bottleneck_dim, out_dim, dtype=dtype, rngs=rngs)
+
+    def __call__(
+        self, features: Float[Array, "batch features"], *, train: bool = False
+    ) -> Float[Array, "batch out_dim"]:
+        """Prototype scores in [-1, 1], float32; `train` chooses batch over running statistics."""
+        x = features
+        for i, linear in enumerate(self.linears):
+            x = linear(x)
+            if i < 2:
+                if self.norms:
+                    x = self.norms[i](x, use_running_average=not train)
+                x = jax.nn.gelu(x, approximate=False)
+        x = x.astype(jnp.float32)
+        x = x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), 1e-12)
+        return self.last_layer(x).astype(jnp.float32)
+
+
+class ViewNetwork(nnx.Module):
+    """A backbone with its projection head, applied to views of several sizes.
+
+    Views stand behind the batch axis, so that a batch split over devices stays where it is.
+    """
+
+    def __init__(self, backbone: nnx.Module, projection: ProjectionHead):
+        self.backbone = backbone
+        self.projection = projection
+
+    def __call__(
+        self,
+        views: Sequence[Float[Array, "batch _ _ _ 3"]],
+        *,
+        train: bool = False,
+        rngs: nnx.Rngs | None = None,
+    ) -> Float[Array, "batch views out_dim"]:
+        """Projects all views, in the order given: one backbone pass per size, one head pass."""
+        features = []
+        for group in views:
+            batch, count = group.shape[:2]
+            images = group.reshape(batch * count, *group.shape[2:])
+            flat = self.backbone.features(images, train=train, rngs=rngs)
+            features.append(flat.reshape(batch, count, -1))
+        stacked = jnp.concatenate(features, axis=1)
+        batch, count, width = stacked.shape
+        projected = self.projection(stacked.reshape(batch * count, width), train=train)
+        return projected.reshape(batch, count, -1)

@@ -1,0 +1,172 @@
+"""Building blocks that the transformer families share."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float
+
+from smallvit_jax.models.initializers import Scheme, uniform_fan_in
+
+Tokens = Float[Array, "batch tokens width"]
+
+LAYER_NORM_EPSILON = 1e-6  # the reference's, in every family (models/vit.py, swin.py:542, cait.py)
+
+
+def layer_norm(width: int, *, dtype, rngs: nnx.Rngs) -> nnx.LayerNorm:
+    """LayerNorm with float32 statistics in the two-pass form.
+
+    Flax's default E[x²] - E[x]² loses the small variances that the tiny epsilon is there for.
+    """
+    return nnx.LayerNorm(
+        width, epsilon=LAYER_NORM_EPSILON, dtype=dtype, use_fast_variance=False, rngs=rngs
+    )
+
+
+def drop_path(x: Tokens, rate: float, rngs: nnx.Rngs | None) -> Tokens:
+    """Zeroes the residual branch of whole samples with probability `rate`, rescaling the others.
+
+    Acts only when `rngs` is given and the rate is above zero (Huang et al., 2016, as in timm).
+    """
+    if rngs is None or rate == 0.0:
+        return x
+    keep = 1.0 - rate
+    mask = jax.random.bernoulli(rngs.drop_path(), keep, (x.shape[0],) + (1,) * (x.ndim - 1))
+    return jnp.where(mask, x / keep, 0).astype(x.dtype)
+
+
+class PatchEmbed(nnx.Module):
+    """Cuts an image into square patches and projects each one linearly.
+
+    A convolution whose stride is its kernel size, written as one matrix product: patch vectors
+    are ordered (row, column, channel).
+    """
+
+    def __init__(self, patch_size: int, width: int, *, dtype, rngs: nnx.Rngs):
+        self.patch_size = patch_size
+        fan_in = patch_size * patch_size * 3
+        self.proj = nnx.Linear(
+            fan_in,
+            width,
+            kernel_init=uniform_fan_in(fan_in),
+            bias_init=uniform_fan_in(fan_in),
+            dtype=dtype,
+            rngs=rngs,
+        )
+
+    def __call__(self, images: Float[Array, "batch height width 3"]) -> Tokens:
+        """Returns one token per patch, row by row."""
+        batch, height, width, channels = images.shape
+        p = self.patch_size
+        patches = images.reshape(batch, height // p, p, width // p, p, channels)
+        patches = patches.transpose(0, 1, 3, 2, 4, 5)
+        return self.proj(patches.reshape(batch, -1, p * p * channels))
+
+
+class Attention(nnx.Module):
+    """Multi-head self-attention with one fused query-key-value projection."""
+
+    def __init__(self, width: int, heads: int, *, scheme: Scheme, dtype, rngs: nnx.Rngs):
+        self.heads = heads
+        linear = {"kernel_init": scheme.kernel, "dtype": dtype, "rngs": rngs}
+        self.qkv = nnx.Linear(width, 3 * width, **linear)
+        self.proj = nnx.Linear(width, width, **linear)
+
+    def __call__(self, x: Tokens, *, queries: int | None = None) -> Tokens:
+        """Attends from the first `queries` tokens (all when None) to every token."""
+        queries = x.shape[1] if queries is None else queries
+        if queries == x.shape[1]:
+            q, k, v = jnp.split(self.qkv(x), 3, axis=-1)
+        else:
+            q, k, v = self._project_apart(x, queries)
+        q, k, v = (t.reshape(*t.shape[:2], self.heads, -1) for t in (q, k, v))
+        logits = jnp.einsum("bqhd,bkhd->bhqk", q * q.shape[-1] ** -0.5, k)
+        weights = jax.nn.softmax(logits.astype(jnp.float32), axis=-1).astype(v.dtype)
+        mixed = jnp.einsum("bhqk,bkhd->bqhd", weights, v)
+        return self.proj(mixed.reshape(*mixed.shape[:2], -1))
+
+    def _project_apart(self, x: Tokens, queries: int) -> tuple[Tokens, Tokens, Tokens]:
+        """The fused projection's three parts, the query only where it is used."""
+        dtype = self.qkv.dtype
+        x, kernel, bias = (
+            jnp.asarray(a, dtype) for a in (x, self.qkv.kernel[...], self.qkv.bias[...])
+        )
+        width = x.shape[-1]
+        q = x[:, :queries] @ kernel[:, :width] + bias[:width]
+        k, v = jnp.split(x @ kernel[:, width:] + bias[width:], 2, axis=-1)
+        return q, k, v
+
+
+class Mlp(nnx.Module):
+    """Two linear layers with the exact (erf) GELU between them."""
+
+    def __init__(self, width: int, hidden: int, *, scheme: Scheme, dtype, rngs: nnx.Rngs):
+        linear = {"kernel_init": scheme.kernel, "dtype": dtype, "rngs": rngs}
+        self.fc1 = nnx.Linear(width, hidden, **linear)
+        self.fc2 = nnx.Linear(hidden, width, **linear)
+
+    def __call__(self, x: Tokens) -> Tokens:
+        return self.fc2(jax.nn.gelu(self.fc1(x), approximate=False))
+
+
+class EncoderBlock(nnx.Module):
+    """Pre-norm transformer block: attention and MLP, each a residual branch with drop path."""
+
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        mlp_ratio: float,
+        drop_path_rate: float,
+        *,
+        scheme: Scheme,
+        dtype,
+        rngs: nnx.Rngs,
+    ):
+        shared = {"scheme": scheme, "dtype": dtype, "rngs": rngs}
+        self.norm1 = layer_norm(width, dtype=dtype, rngs=rngs)
+        self.attn = Attention(width, heads, **shared)
+        self.norm2 = layer_norm(width, dtype=dtype, rngs=rngs)
+        self.mlp = Mlp(width, int(width * mlp_ratio), **shared)
+        self.drop_path_rate = drop_path_rate
+
+    def __call__(
+        self, x: Tokens, rngs: nnx.Rngs | None = None, *, queries: int | None = None
+    ) -> Tokens:
+        """Returns the first `queries` tokens (all when None), having read every token."""
+        branch = self.attn(self.norm1(x), queries=queries)
+        x = x[:, :queries] + drop_path(branch, self.drop_path_rate, rngs)
+        return x + drop_path(self.mlp(self.norm2(x)), self.drop_path_rate, rngs)
+
+
+def resize_position_embedding(
+    grid: Float[Array, "rows columns width"], rows: int, columns: int
+) -> Float[Array, "new_rows new_columns width"]:
+    """Resizes a grid of position embeddings as the reference does for smaller crops.
+
+    Bicubic (a = -0.75), no antialiasing, borders repeated; sample positions follow the factor
+    (n + 0.1) / N that DINO hands to PyTorch, not the sizes (models/vit.py:186-195).
+    """
+    row_weights = _cubic_resize_matrix(grid.shape[0], rows)
+    column_weights = _cubic_resize_matrix(grid.shape[1], columns)
+    with jax.default_matmul_precision("highest"):
+        return jnp.einsum("yi,xj,ijd->yxd", row_weights, column_weights, grid)
+
+
+def _cubic_resize_matrix(size: int, new_size: int) -> np.ndarray:
+    """Weights [new_size, size] of one axis: src = (dst + 0.5) N / (n + 0.1) - 0.5."""
+    source = (np.arange(new_size) + 0.5) * size / (new_size + 0.1) - 0.5
+    first = np.floor(source).astype(int)
+    weights = np.zeros((new_size, size))
+    for tap in range(-1, 3):
+        index = np.clip(first + tap, 0, size - 1)
+        np.add.at(weights, (np.arange(new_size), index), _cubic(source - (first + tap)))
+    return weights.astype(np.float32)
+
+
+def _cubic(distance: np.ndarray, a: float = -0.75) -> np.ndarray:
+    """Keys' cubic convolution kernel."""
+    d = np.abs(distance)
+    near = (a + 2) * d**3 - (a + 3) * d**2 + 1
+    far = a * (d**3 - 5 * d**2 + 8 * d - 4)
+    return np.where(d <= 1, near, np.where(d < 2, far, 0.0))

@@ -1,0 +1,91 @@
+"""Models taken apart: a static graph beside flat dicts of arrays keyed by dotted path.
+
+Training steps, checkpoints and weight conversion all speak in these dicts. NNX's own update
+functions accept missing keys and wrong shapes in silence, so everything that comes from outside
+passes through `check_names_and_shapes`.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+
+from smallvit_jax.errors import UserError
+
+Arrays = dict[str, jax.Array]
+
+
+def _flat(model: nnx.Module) -> dict[str, nnx.Variable]:
+    leaves = nnx.to_flat_state(nnx.state(model, nnx.Not(nnx.RngState)))
+    return {".".join(map(str, path)): variable for path, variable in leaves}
+
+
+def get_arrays(model: nnx.Module) -> Arrays:
+    """Every array of the model (weights, fixed weights, batch statistics) by dotted path."""
+    return {name: variable.get_value() for name, variable in _flat(model).items()}
+
+
+def set_arrays(model: nnx.Module, arrays: Mapping[str, Any], source: str = "weights") -> None:
+    """Sets every array of the model; raises `UserError` naming all that do not fit."""
+    variables = _flat(model)
+    shapes = {name: variable.get_value().shape for name, variable in variables.items()}
+    check_names_and_shapes(shapes, {k: np.shape(v) for k, v in arrays.items()}, source)
+    leaves = nnx.to_flat_state(nnx.state(model, nnx.Not(nnx.RngState)))
+    values = [arrays[".".join(map(str, path))] for path, _ in leaves]
+    state = nnx.from_flat_state(
+        (path, variable.replace(jax.numpy.asarray(value, variable.get_value().dtype)))
+        for (path, variable), value in zip(leaves, values, strict=True)
+    )
+    nnx.update(model, state)
+
+
+def check_names_and_shapes(
+    expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]], source: str
+) -> None:
+    """Raises one `UserError` that lists every missing, unexpected and misshapen entry."""
+    problems = [f"missing {name}" for name in expected if name not in found]
+    problems += [f"unexpected {name}" for name in found if name not in expected]
+    problems += [
+        f"{name} has shape {tuple(found[name])} where the model has {tuple(shape)}"
+        for name, shape in expected.items()
+        if name in found and tuple(found[name]) != tuple(shape)
+    ]
+    if problems:
+        raise UserError(
+            f"{source} does not fit the model ({len(problems)} problems): {'; '.join(problems)}."
+        )
+
+
+class Functional:
+    """A module as a pure function of its arrays.
+
+    `trainable` are the arrays that gradients reach, `buffers` the rest (fixed weights, batch
+    statistics). Both start from the module's own values.
+    """
+
+    def __init__(self, model: nnx.Module):
+        self._graph, state = nnx.split(model)
+        self._leaves = nnx.to_flat_state(state)
+        names = [".".join(map(str, path)) for path, _ in self._leaves]
+        self._names = names
+        self.trainable: Arrays = {}
+        self.buffers: Arrays = {}
+        for name, (_, variable) in zip(names, self._leaves, strict=True):
+            group = self.trainable if issubclass(variable.type, nnx.Param) else self.buffers
+            group[name] = variable.get_value()
+
+    def __call__(
+        self, trainable: Arrays, buffers: Arrays, *args, method: str = "__call__", **kwargs
+    ) -> tuple[Any, Arrays]:
+        """Calls the module (or one of its methods); returns the result and the new buffers."""
+        arrays = {**trainable, **buffers}
+        state = nnx.from_flat_state(
+            (path, variable.replace(arrays[name]))
+            for name, (path, variable) in zip(self._names, self._leaves, strict=True)
+        )
+        model = nnx.merge(self._graph, state, copy=True)
+        result = getattr(model, method)(*args, **kwargs)
+        after = _flat(model)
+        return result, {name: after[name].get_value() for name in buffers}

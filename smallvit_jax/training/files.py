@@ -1,0 +1,85 @@
+"""Small files, written so that a kill, a full disk or a NaN cannot leave them unreadable."""
+
+import errno
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from smallvit_jax.errors import UserError
+
+
+def make_folder(path: str | os.PathLike) -> Path:
+    """Creates a folder that can be written to, parents included; raises UserError if it cannot."""
+    folder = Path(path).absolute()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise storage_error(error, folder) from error
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise storage_error(PermissionError(errno.EACCES, "permission denied"), folder)
+    return folder
+
+
+def strict_json(value: Any, indent: int | None = None) -> str:
+    """JSON that every parser accepts.
+
+    JSON has no NaN or infinities: they become the strings "NaN", "Infinity" and "-Infinity", which
+    float() reads back. NumPy and JAX scalars and arrays become numbers and lists.
+    """
+    return json.dumps(_plain(value), indent=indent, allow_nan=False, ensure_ascii=False)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _plain(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(entry) for entry in value]
+    if hasattr(value, "tolist"):  # NumPy and JAX
+        return _plain(np.asarray(value).tolist())
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    return value
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Replaces a file whole: a reader, or a kill, sees the old text or the new, nothing between."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        with open(temporary, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise storage_error(error, path) from error
+
+
+def is_disk_full(error: BaseException | None) -> bool:
+    """Whether a full disk or quota is behind an exception, however deep it is wrapped."""
+    while error is not None:
+        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        if "No space left on device" in str(error) or "Disk quota exceeded" in str(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def storage_error(error: OSError, path: str | os.PathLike) -> UserError:
+    """The sentence for a path that could not be written."""
+    if is_disk_full(error):
+        return UserError(
+            f"the disk holding {path} is full; free space and run the same command again"
+        )
+    if isinstance(error, (FileExistsError, NotADirectoryError)):
+        where = error.filename or path
+        return UserError(f"{where} is a file where a folder is needed; choose another --workdir")
+    reason = (error.strerror or str(error)).lower()
+    return UserError(f"{path} cannot be written ({reason}); choose a --workdir you may write to")

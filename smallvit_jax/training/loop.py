@@ -1,0 +1,185 @@
+"""The training loop: blocks of steps as one compiled program, metrics per step.
+
+Everything random is a function of (key, step) and the data order of (seed, step), so a run that
+continues from a checkpoint takes exactly the steps that it would have taken.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from smallvit_jax.data.placement import Source
+from smallvit_jax.errors import UserError
+
+Schedule = dict[str, np.ndarray]
+Metrics = dict[str, np.ndarray]
+StepFunction = Callable[..., tuple[Any, dict[str, jax.Array]]]
+
+
+class TrainingDivergedError(UserError):
+    """A loss or gradient became infinite or not a number."""
+
+
+def compile_block(step_function: StepFunction, source: Source, rows: int):
+    """One program that takes up to `rows` training steps, the number given at run time.
+
+    Args:
+      step_function: (state, images uint8, labels, key, schedule row) → (state, metrics).
+      source: where batches come from; its `fetch` is traced into the program.
+      rows: the largest number of steps per call.
+
+    Returns run(state, block, schedule rows, key, count) → (state, metrics of each step); the
+    state is donated. Metrics have `rows` entries, of which the first `count` are meaningful.
+    """
+
+    def one_step(state, block, i, schedule, key):
+        images, labels = source.fetch(block, i)
+        row = {name: values[i] for name, values in schedule.items()}
+        return step_function(state, images, labels, jax.random.fold_in(key, state.step), row)
+
+    def run(state, block, schedule, key, count):
+        shapes = jax.eval_shape(one_step, state, block, 0, schedule, key)[1]
+        buffers = {name: jnp.zeros(rows, shape.dtype) for name, shape in shapes.items()}
+
+        def body(i, carry):
+            state, buffers = carry
+            state, metrics = one_step(state, block, i, schedule, key)
+            buffers = {name: buffers[name].at[i].set(metrics[name]) for name in buffers}
+            return state, buffers
+
+        return jax.lax.fori_loop(0, count, body, (state, buffers))
+
+    return jax.jit(run, donate_argnums=0)
+
+
+def train(
+    step_function: StepFunction,
+    state: Any,
+    *,
+    source: Source,
+    schedule: Schedule,
+    key: jax.Array,
+    steps_per_epoch: int,
+    steps_per_dispatch: int,
+    checkpoint_every: int,
+    on_metrics: Callable[[int, Metrics], None],
+    on_epoch_end: Callable[[int, Any], None],
+    save: Callable[[int, Any], None],
+    profile: tuple[Path, int] | None = None,
+) -> Any:
+    """Trains from `state.step` to the end of the schedule and returns the final state.
+
+    Args:
+      step_function: as in `compile_block`.
+      state: a pytree with the field `step`; donated.
+      source: of batches.
+      schedule: per-step values; their length is the length of training.
+      key: all randomness of step t derives from fold_in(key, t).
+      steps_per_epoch: `on_epoch_end` is called after each such number of steps.
+      steps_per_dispatch: most steps per call of the compiled program.
+      checkpoint_every: steps between calls of `save`, which is also called at the end.
+      on_metrics: called with the first step's number and each step's metrics, in order, before
+        anything that happens after those steps.
+      on_epoch_end: called with the number of finished epochs and the state.
+      save: called with the number of finished steps and the state.
+      profile: folder and number of steps to trace, after the first call.
+
+    Raises:
+      TrainingDivergedError: naming the step, before a state that followed it is saved.
+    """
+    total_steps = len(next(iter(schedule.values())))
+    run = compile_block(step_function, source, steps_per_dispatch)
+    boundaries = (steps_per_epoch, checkpoint_every)
+    profiler = _Profiler(profile)
+    pending: tuple[int, int, Any] | None = None
+
+    def drain() -> None:
+        nonlocal pending
+        if pending is not None:
+            first, count, metrics = pending
+            pending = None
+            rows = {name: v[:count] for name, v in jax.device_get(metrics).items()}
+            _check_finite(first, rows, steps_per_epoch)
+            on_metrics(first, rows)
+
+    for step, count in _blocks(int(state.step), total_steps, steps_per_dispatch, boundaries):
+        profiler.before(count)
+        block = source.block(step, count)
+        rows = {k: _padded_rows(v, step, count, steps_per_dispatch) for k, v in schedule.items()}
+        state, metrics = run(state, block, rows, key, count)
+        drain()  # the previous block's metrics, while the device works on this one
+        pending = (step, count, metrics)
+        profiler.after(state)
+        done = step + count
+        epoch_ended = done % steps_per_epoch == 0
+        save_due = done % checkpoint_every == 0 or done == total_steps
+        if epoch_ended or save_due:
+            drain()
+        if epoch_ended:
+            on_epoch_end(done // steps_per_epoch, state)
+        if save_due:
+            save(done, state)
+    profiler.stop()
+    return state
+
+
+def _blocks(
+    step: int, total_steps: int, most: int, boundaries: tuple[int, ...]
+) -> Iterator[tuple[int, int]]:
+    """Yields (first step, number of steps), never crossing a multiple of a boundary."""
+    while step < total_steps:
+        to_boundary = min(b - step % b for b in boundaries)
+        count = min(most, to_boundary, total_steps - step)
+        yield step, count
+        step += count
+
+
+def _padded_rows(values: np.ndarray, step: int, count: int, rows: int) -> np.ndarray:
+    part = values[step : step + count]
+    return np.pad(part, (0, rows - count)).astype(part.dtype if part.dtype == bool else np.float32)
+
+
+def _check_finite(first_step: int, rows: Metrics, steps_per_epoch: int) -> None:
+    """Raises at the first step with a metric that is infinite or not a number."""
+    for i in range(len(next(iter(rows.values())))):
+        bad = {name: values[i] for name, values in rows.items() if not math.isfinite(values[i])}
+        if bad:
+            name, value = next(iter(bad.items()))
+            step = first_step + i
+            raise TrainingDivergedError(
+                f"The {name.replace('_', ' ')} became {value} at step {step} (epoch "
+                f"{step // steps_per_epoch + 1}); checkpoints written before it are untouched: "
+                "start again in a new workdir with a lower learning rate, a longer warm-up or "
+                "runtime.precision=float32."
+            )
+
+
+class _Profiler:
+    """Traces a number of steps from the second block on, so that compilation stays out."""
+
+    def __init__(self, profile: tuple[Path, int] | None):
+        self._folder, self._left = profile or (None, 0)
+        self._blocks = 0
+        self._active = False
+
+    def before(self, count: int) -> None:
+        if self._left > 0 and self._blocks == 1:
+            jax.profiler.start_trace(str(self._folder))
+            self._active = True
+        self._blocks += 1
+        self._left -= count if self._active else 0
+
+    def after(self, state: Any) -> None:
+        if self._active and self._left <= 0:
+            jax.block_until_ready(state)
+            self.stop()
+
+    def stop(self) -> None:
+        if self._active:
+            jax.profiler.stop_trace()
+            self._active = False

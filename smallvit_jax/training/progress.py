@@ -1,0 +1,147 @@
+"""How training shows that it moves: a bar on a terminal, lines elsewhere."""
+
+import datetime
+import math
+import sys
+import time
+from typing import Any, TextIO
+
+_SECONDS_BETWEEN_LINES = 10.0
+_SECONDS_BEFORE_EPOCH_LINE = 3.0
+
+
+class Progress:
+    """Epoch, loss, images per second and time left, on stderr.
+
+    The rate leaves out the first update, whose time is mostly compilation. Only one of several
+    processes is `active`; the others show nothing.
+
+    Args:
+      total_steps: at which step training ends.
+      steps_per_epoch: steps of one epoch.
+      images_per_step: batch size over all devices.
+      description: what is going on, in a word.
+      start_step: steps done before, by the run that this one continues.
+    """
+
+    def __init__(
+        self,
+        total_steps: int,
+        steps_per_epoch: int,
+        images_per_step: int,
+        description: str,
+        start_step: int = 0,
+        *,
+        active: bool = True,
+        stream: TextIO | None = None,
+    ):
+        self._total, self._per_epoch = total_steps, steps_per_epoch
+        self._images, self._description = images_per_step, description
+        self._step, self._active = start_step, active
+        self._stream = stream or sys.stderr
+        self._first: tuple[int, float] | None = None  # step and time of the first update
+        self._last = self._first
+        self._printed = -math.inf
+        self._bar = _Bar(self._stream, total_steps, description) if self._on_terminal() else None
+        if self._bar:
+            self._bar.show(start_step, self._figures(None))
+
+    def _on_terminal(self) -> bool:
+        return self._active and self._stream.isatty()
+
+    def update(self, step: int, loss: float | None = None, **figures: float) -> None:
+        """Shows how far training is; call it once per dispatch.
+
+        Args:
+          step: steps done since step 0.
+          loss: of the last step, or a mean; further figures are shown beside it.
+        """
+        now = time.monotonic()
+        epoch_ended = step // self._per_epoch > self._step // self._per_epoch
+        self._step, self._last = step, (step, now)
+        self._first = self._first or self._last
+        if not self._active:
+            return
+        text = self._figures(loss, **figures)
+        if self._bar:
+            self._bar.show(step, text)
+            return
+        wait = _SECONDS_BEFORE_EPOCH_LINE if epoch_ended else _SECONDS_BETWEEN_LINES
+        if now - self._printed >= wait or step >= self._total:
+            self._printed = now
+            self.note(f"{self._description}: step {step}/{self._total}, {text}")
+
+    @property
+    def images_per_second(self) -> float | None:
+        """The mean rate since the first update, pauses included; None before the second."""
+        if self._first is None or self._last is None or self._last[1] <= self._first[1]:
+            return None
+        steps = self._last[0] - self._first[0]
+        return steps * self._images / (self._last[1] - self._first[1])
+
+    def _figures(self, loss: float | None, **figures: float) -> str:
+        epochs = math.ceil(self._total / self._per_epoch)
+        epoch = min(self._step // self._per_epoch + 1, epochs)
+        parts = [f"epoch {epoch}/{epochs}"]
+        if loss is not None:
+            parts.append(f"loss {loss:.4f}")
+        parts += [f"{name.replace('_', ' ')} {value:.4g}" for name, value in figures.items()]
+        rate = self.images_per_second
+        if rate:
+            parts.append(f"{rate:,.0f} images/s")
+            seconds = round((self._total - self._step) * self._images / rate)
+            parts.append(f"{datetime.timedelta(seconds=max(seconds, 0))} left")
+        return ", ".join(parts)
+
+    def note(self, text: str) -> None:
+        """Prints a line of its own, above the bar where there is one."""
+        if not self._active:
+            return
+        if self._bar:
+            self._bar.note(text)
+        else:
+            print(text, file=self._stream, flush=True)
+
+    def close(self) -> None:
+        """Leaves the bar as it stands and gives the terminal back."""
+        if self._bar:
+            self._bar.close()
+        self._bar = None
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        self.close()
+
+
+class _Bar:
+    """The bar, drawn by rich."""
+
+    def __init__(self, stream: TextIO, total: int, description: str):
+        from rich import progress
+        from rich.console import Console
+
+        self._console = Console(file=stream)
+        self._progress = progress.Progress(
+            progress.TextColumn("{task.description}", markup=False),
+            progress.BarColumn(bar_width=24),
+            progress.TaskProgressColumn(),
+            progress.TextColumn("{task.fields[figures]}", markup=False),
+            console=self._console,
+            refresh_per_second=2,
+            redirect_stdout=False,
+            redirect_stderr=False,
+        )
+        self._task = self._progress.add_task(description, total=total, figures="")
+        self._progress.start()
+
+    def show(self, step: int, figures: str) -> None:
+        self._progress.update(self._task, completed=step, figures=figures)
+
+    def note(self, text: str) -> None:
+        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def close(self) -> None:
+        self._progress.refresh()
+        self._progress.stop()

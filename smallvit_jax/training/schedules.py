@@ -1,0 +1,66 @@
+"""Values that change with the step, as float64 arrays with one entry per step.
+
+Training reads them row by row as inputs of the compiled program, so that a longer run, another
+learning rate or a restart never compiles anew.
+"""
+
+import warnings
+
+import numpy as np
+
+
+def cosine(
+    base: float, final: float, total_steps: int, warmup_steps: int = 0, start: float = 0.0
+) -> np.ndarray:
+    """DINO's schedule: linear from `start` to `base`, then a cosine towards `final`.
+
+    The warm-up includes its end point, so `base` is used twice, and the cosine never quite
+    reaches `final` (reference: utils/utils_ssl.py:223-234).
+    """
+    _check_room(total_steps, warmup_steps)
+    warmup = np.linspace(start, base, warmup_steps)
+    rest = total_steps - warmup_steps
+    fall = 0.5 * (1 + np.cos(np.pi * np.arange(rest) / rest))
+    return np.concatenate([warmup, final + (base - final) * fall])
+
+
+def warmup_cosine(
+    base: float, minimum: float, total_steps: int, warmup_steps: int = 0
+) -> np.ndarray:
+    """Fine-tuning's schedule: linear from `minimum`, reaching `base` at step `warmup_steps`,
+    then a cosine back to `minimum` (reference: utils/scheduler.py, one cycle)."""
+    _check_room(total_steps, warmup_steps)
+    step = np.arange(total_steps)
+    rise = step / max(warmup_steps, 1)
+    fall = 0.5 * (1 + np.cos(np.pi * (step - warmup_steps) / (total_steps - warmup_steps)))
+    return minimum + (base - minimum) * np.where(step < warmup_steps, rise, fall)
+
+
+def teacher_temperature(
+    warmup: float, final: float, warmup_epochs: int, epochs: int, steps_per_epoch: int
+) -> np.ndarray:
+    """One temperature per epoch, linear over `warmup_epochs`, repeated for each of its steps
+    (reference: train_ssl.py:478-483)."""
+    rise = np.linspace(warmup, final, warmup_epochs)[:epochs]
+    by_epoch = np.concatenate([rise, np.full(epochs - len(rise), final)])
+    return np.repeat(by_epoch, steps_per_epoch)
+
+
+def fit_warmup(warmup_epochs: float, epochs: int, what: str) -> float:
+    """Returns the warm-up in epochs, scaled down to a tenth of a run that is too short for it.
+
+    Warns when it does; the reference stops with an assertion instead.
+    """
+    if warmup_epochs < epochs or warmup_epochs == 0:
+        return warmup_epochs
+    fitted = epochs / 10
+    warnings.warn(
+        f"{epochs} epochs are too few for {what} = {warmup_epochs}; using {fitted:g} instead.",
+        stacklevel=2,
+    )
+    return fitted
+
+
+def _check_room(total_steps: int, warmup_steps: int) -> None:
+    if not 0 <= warmup_steps < total_steps:
+        raise ValueError(f"{warmup_steps} warm-up steps do not fit into {total_steps} steps")

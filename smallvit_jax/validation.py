@@ -1,0 +1,225 @@
+"""What each field of the config may hold, and the check that says so in one sentence."""
+
+import dataclasses
+import math
+from collections.abc import Callable
+
+import ml_collections
+
+from smallvit_jax.config import MODELS, dataset_names, default_config, leaves
+from smallvit_jax.errors import UserError, did_you_mean
+
+JOBS = ("pretrain", "finetune", "recipe", "evaluate")
+
+TYPE_NAMES = {
+    int: "a whole number",
+    float: "a finite number",
+    bool: "true or false",
+    str: "text",
+    tuple: "a list of numbers like 0.5,1.0",
+}
+
+
+def validate(config: ml_collections.ConfigDict) -> None:
+    """Checks every field's type and value, and fields that contradict each other.
+
+    What depends on the dataset, the model or a checkpoint is checked by the jobs. Raises
+    UserError for the first problem.
+    """
+    check_fields(config)
+    defaults, rule_of = default_config(), rules()
+    defaults_by_path = leaves(defaults)
+    for path, value in leaves(config).items():
+        _check_type(path, value, defaults_by_path[path], field_type(path, defaults))
+        _check_value(path, value, rule_of.get(path))
+    _check_together(config)
+
+
+def check_fields(config: ml_collections.ConfigDict) -> None:
+    """Raises UserError unless the config has exactly the fields of `default_config()`."""
+    values, declared = leaves(config), leaves(default_config())
+    for path in values:
+        if path not in declared:
+            raise UserError(f'the config has no field "{path}"{did_you_mean(path, declared)}')
+    for path in declared:
+        if path not in values:
+            raise UserError(
+                f'the config lacks the field "{path}"; start it from default_config() of '
+                "smallvit_jax.config"
+            )
+
+
+def field_type(path: str, defaults: ml_collections.ConfigDict) -> type:
+    """Returns the declared type of a field; fields whose default is None have one too."""
+    *groups, name = path.split(".")
+    for group in groups:
+        defaults = defaults[group]
+    return defaults.get_type(name)
+
+
+def _check_type(path: str, value: object, default: object, declared: type) -> None:
+    if value is None and default is None:
+        return
+    if type(value) is not declared:
+        raise UserError(f"{path} is {show(value)}, but must be {TYPE_NAMES[declared]}")
+    if declared is tuple and default is not None and len(value) != len(default):
+        raise UserError(
+            f"{path} is {show(value)}, but must have {len(default)} numbers like {show(default)}"
+        )
+
+
+def _check_value(path: str, value: object, rule: "Rule | None") -> None:
+    if value is None or rule is None or rule.accepts(value):
+        return
+    hint = did_you_mean(value, rule.names) if rule.names else ""
+    raise UserError(f"{path} is {show(value)}, but must be {rule.allowed}{hint}")
+
+
+def _check_together(config: ml_collections.ConfigDict) -> None:
+    if config.job == "recipe" and config.finetune.init_from:
+        raise UserError(
+            f'finetune.init_from is "{config.finetune.init_from}", but the job "recipe" fine-tunes '
+            'what it pre-trains itself; use the job "finetune" or leave the field empty'
+        )
+    if config.job == "evaluate" and not config.evaluate.checkpoint:
+        raise UserError(
+            'the job "evaluate" needs evaluate.checkpoint: the stage folder or checkpoint to '
+            "evaluate, as in --config.evaluate.checkpoint=runs/x/finetune"
+        )
+    augment = config.finetune.augment
+    if augment.mix > 0 and augment.mixup_alpha == 0 and augment.cutmix_alpha == 0:
+        raise UserError(
+            f"finetune.augment.mix is {augment.mix}, but mixup_alpha and cutmix_alpha are both 0; "
+            "set mix to 0 or one of the two above 0"
+        )
+
+
+def show(value: object) -> str:
+    """Returns a value as the command line takes it."""
+    if isinstance(value, bool) or value is None:
+        return str(value).lower()
+    return f'"{value}"' if isinstance(value, str) else str(value)
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """`allowed` completes "must be ..."; `names` are the choices of a field that names one."""
+
+    allowed: str
+    accepts: Callable[[object], bool]
+    names: tuple[str, ...] = ()
+
+
+def _one_of(*names: str) -> Rule:
+    return Rule("one of " + ", ".join(names), lambda value: value in names, names)
+
+
+def _at_least(low: float) -> Rule:
+    return Rule(f"at least {low}", lambda value: low <= value < math.inf)
+
+
+_POSITIVE = Rule("a finite number above 0", lambda value: 0 < value < math.inf)
+_NOT_NEGATIVE = Rule("a finite number, at least 0", lambda value: 0 <= value < math.inf)
+_PROBABILITY = Rule("between 0 and 1", lambda value: 0 <= value <= 1)
+_BELOW_ONE = Rule("at least 0 and below 1", lambda value: 0 <= value < 1)
+_PROBABILITIES = Rule(
+    "numbers between 0 and 1", lambda value: all(_is_number(p) and 0 <= p <= 1 for p in value)
+)
+_AREA_RANGE = Rule("low,high with 0 < low <= high <= 1", lambda value: _is_range(value, 1.0))
+_POSITIVE_RANGE = Rule("low,high with 0 < low <= high", lambda value: _is_range(value, math.inf))
+_JITTER = Rule(
+    "brightness,contrast,saturation,hue, none below 0 and the hue at most 0.5",
+    lambda value: all(_is_number(v) and 0 <= v < math.inf for v in value) and value[3] <= 0.5,
+)
+_OPTIMIZERS = _one_of("adamw", "sgd", "lars")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_range(value: tuple, high: float) -> bool:
+    return (
+        len(value) == 2
+        and all(_is_number(v) and math.isfinite(v) for v in value)
+        and 0 < value[0] <= value[1] <= high
+    )
+
+
+def rules() -> dict[str, Rule]:
+    """Returns the rule of each field that its type alone does not settle, by dotted path."""
+    return {"dataset.name": _one_of(*dataset_names())} | _RULES
+
+
+_RULES = {
+    "job": _one_of(*JOBS),
+    "seed": Rule("between 0 and 4294967295", lambda value: 0 <= value < 2**32),
+    "dataset.train_fraction": Rule("above 0 and at most 1", lambda value: 0 < value <= 1),
+    "dataset.labels_per_class": _at_least(0),
+    "dataset.validation_fraction": _BELOW_ONE,
+    "model.name": _one_of(*MODELS),
+    "model.image_size": _at_least(1),
+    "model.patch_size": _at_least(1),
+    "model.width": _at_least(1),
+    "model.depth": _at_least(1),
+    "model.heads": _at_least(1),
+    "model.mlp_ratio": _POSITIVE,
+    "model.drop_path": _BELOW_ONE,
+    "model.init": _one_of("reference", "fan_in"),
+    "pretrain.epochs": _at_least(1),
+    "pretrain.batch_size": _at_least(1),
+    "pretrain.student_temperature": _POSITIVE,
+    "pretrain.freeze_last_layer_epochs": _at_least(0),
+    "pretrain.knn_every": _at_least(0),
+    "pretrain.views.local_crops": _at_least(0),
+    "pretrain.views.global_scale": _AREA_RANGE,
+    "pretrain.views.local_scale": _AREA_RANGE,
+    "pretrain.views.flip": _PROBABILITY,
+    "pretrain.views.jitter": _PROBABILITY,
+    "pretrain.views.jitter_strength": _JITTER,
+    "pretrain.views.grayscale": _PROBABILITY,
+    "pretrain.views.blur": _PROBABILITIES,
+    "pretrain.views.solarize": _PROBABILITY,
+    "pretrain.head.out_dim": _at_least(2),
+    "pretrain.head.hidden_dim": _at_least(1),
+    "pretrain.head.bottleneck_dim": _at_least(1),
+    "pretrain.teacher.momentum": _PROBABILITY,
+    "pretrain.teacher.temperature": _POSITIVE,
+    "pretrain.teacher.warmup_temperature": _POSITIVE,
+    "pretrain.teacher.warmup_temperature_epochs": _at_least(0),
+    "pretrain.teacher.center_momentum": _PROBABILITY,
+    "pretrain.optimizer.name": _OPTIMIZERS,
+    "pretrain.optimizer.base_lr": _POSITIVE,
+    "pretrain.optimizer.min_lr": _NOT_NEGATIVE,
+    "pretrain.optimizer.warmup_epochs": _at_least(0),
+    "pretrain.optimizer.weight_decay": _NOT_NEGATIVE,
+    "pretrain.optimizer.weight_decay_end": _NOT_NEGATIVE,
+    "pretrain.optimizer.clip": _NOT_NEGATIVE,
+    "finetune.epochs": _at_least(1),
+    "finetune.passes_per_epoch": _at_least(1),
+    "finetune.batch_size": _at_least(1),
+    "finetune.label_smoothing": _BELOW_ONE,
+    "finetune.augment.flip": _PROBABILITY,
+    "finetune.augment.crop_padding": _at_least(0),
+    "finetune.augment.erase": _PROBABILITY,
+    "finetune.augment.erase_area": _AREA_RANGE,
+    "finetune.augment.erase_aspect": _POSITIVE_RANGE,
+    "finetune.augment.erase_fill": _one_of("reference", "mean"),
+    "finetune.augment.mix": _PROBABILITY,
+    "finetune.augment.mixup_alpha": _NOT_NEGATIVE,
+    "finetune.augment.cutmix_alpha": _NOT_NEGATIVE,
+    "finetune.optimizer.name": _OPTIMIZERS,
+    "finetune.optimizer.lr": _POSITIVE,
+    "finetune.optimizer.min_lr": _NOT_NEGATIVE,
+    "finetune.optimizer.warmup_epochs": _at_least(0),
+    "finetune.optimizer.weight_decay": _NOT_NEGATIVE,
+    "finetune.optimizer.clip": _NOT_NEGATIVE,
+    "evaluate.batch_size": _at_least(1),
+    "evaluate.knn_neighbors": _at_least(1),
+    "evaluate.knn_temperature": _POSITIVE,
+    "runtime.precision": _one_of("auto", "float32", "bfloat16"),
+    "runtime.steps_per_dispatch": _at_least(1),
+    "runtime.data_placement": _one_of("auto", "device", "host"),
+    "runtime.checkpoint_every": _at_least(1),
+    "runtime.profile": _at_least(0),
+}

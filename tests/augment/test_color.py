@@ -1,0 +1,133 @@
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image, ImageEnhance
+
+from smallvit_jax.augment import color, geometry
+from tests.augment.reference_ops import (
+    CIFAR10_MEAN,
+    CIFAR10_STD,
+    assert_close,
+    difference,
+    recorded,
+)
+
+ADJUSTMENTS = {"brightness": 0, "contrast": 1, "saturation": 2}
+ENHANCERS = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)
+
+
+def image32():
+    return geometry.to_planes(recorded()["image32"])
+
+
+@pytest.mark.parametrize("factor", ["0.6", "1.4"])
+@pytest.mark.parametrize("name", ["brightness", "contrast"])
+def test_brightness_and_contrast_are_exact(name, factor):
+    got = geometry.from_planes(color.adjust(image32(), ADJUSTMENTS[name], float(factor)))
+    np.testing.assert_array_equal(got, recorded()[f"{name}_{factor}"])
+
+
+@pytest.mark.parametrize("factor", ["0.8", "1.2"])
+def test_saturation_is_exact(factor):
+    got = geometry.from_planes(color.adjust(image32(), color.SATURATION, float(factor)))
+    np.testing.assert_array_equal(got, recorded()[f"saturation_{factor}"])
+
+
+@pytest.mark.parametrize("operation", range(3))
+def test_adjustments_are_pillows_at_any_factor(operation):
+    adjust = jax.jit(color.adjust)
+    image = Image.fromarray(recorded()["image64"])
+    planes = geometry.to_planes(recorded()["image64"])
+    for factor in np.random.default_rng(operation).uniform(0.5, 1.5, 20).astype(np.float32):
+        expected = np.asarray(ENHANCERS[operation](image).enhance(float(factor)))
+        levels = difference(geometry.from_planes(adjust(planes, operation, factor)), expected)
+        assert levels.max() <= 1 and (levels > 0).mean() < 1e-3
+
+
+@pytest.mark.parametrize("turn", ["-0.1", "-0.033", "0.05", "0.1"])
+def test_hue_is_pillows_in_all_but_a_few_values(turn):
+    got = geometry.from_planes(color.adjust_hue(image32(), float(turn)))
+    levels = difference(got, recorded()[f"hue_{turn}"])
+    assert levels.mean() <= 0.02 and levels.max() <= 4
+
+
+def test_hue_of_every_fifth_colour_goes_through_8_bit_hsv():
+    values = np.arange(0, 256, 5, dtype=np.uint8)
+    colors = np.stack(np.meshgrid(values, values, values), -1).reshape(values.size**2, -1, 3)
+    hsv = np.array(Image.fromarray(colors).convert("HSV"))
+    hsv[..., 0] += 256 - 20  # trunc(255 * -0.08) modulo 256
+    expected = np.asarray(Image.fromarray(hsv, "HSV").convert("RGB"))
+    got = geometry.from_planes(jax.jit(color.adjust_hue)(geometry.to_planes(colors), -0.08))
+    levels = difference(got, expected)
+    assert (levels > 0).mean() < 0.02 and levels.max() <= 6  # one level of hue is up to 6 of colour
+
+
+def test_jitter_chain():
+    got = color.color_jitter(image32(), jnp.arange(4), jnp.array([1.3, 0.7, 1.15]), -0.06)
+    name = "jitter_chain_b1.3_c0.7_s1.15_h-0.06"
+    assert_close(geometry.from_planes(got), recorded()[name], mean=0.02, share_above_4=0)
+
+
+def test_jitter_does_what_the_order_says():
+    planes, factors, hue = image32(), (0.7123, 1.3571, 1.2377), 0.07
+    orders = list(itertools.permutations(range(4)))
+    jitter = jax.jit(jax.vmap(color.color_jitter, in_axes=(None, 0, None, None)))
+    got = jitter(planes, jnp.array(orders), jnp.array(factors), hue)
+    for one, order in zip(got, orders, strict=True):
+        expected = planes
+        for operation in order:
+            if operation == color.HUE:
+                expected = color.adjust_hue(expected, hue)
+            else:
+                expected = color.adjust(expected, operation, factors[operation])
+        assert difference(one, expected).max() <= 6
+        assert difference(one, expected).mean() <= 0.01
+
+
+def test_jitter_that_does_not_apply_changes_nothing():
+    got = color.color_jitter(image32(), jnp.arange(4), jnp.array([1.3, 0.7, 1.15]), 0.1, False)
+    np.testing.assert_array_equal(got, image32())
+
+
+def test_grayscale_is_exact():
+    grey = np.broadcast_to(color.luma(image32()), (32, 3, 32))
+    np.testing.assert_array_equal(geometry.from_planes(jnp.asarray(grey)), recorded()["grayscale3"])
+
+
+def test_solarize_is_exact():
+    got = geometry.from_planes(color.solarize(image32()))
+    np.testing.assert_array_equal(got, recorded()["solarize128"])
+
+
+@pytest.mark.parametrize("radius", ["0.1", "0.5", "1.0", "1.5", "2.0"])
+def test_blur(radius):
+    got = geometry.from_planes(color.gaussian_blur(image32(), float(radius)))
+    assert_close(got, recorded()[f"gaussblur_{radius}"], mean=0.6, share_above_4=0)
+
+
+def test_blur_at_16_pixels():
+    planes = geometry.to_planes(recorded()["rrc32_3_5_20_24_to16"])
+    got = geometry.from_planes(color.gaussian_blur(planes, 1.0))
+    assert_close(got, recorded()["gaussblur16_1.0"], mean=0.6, share_above_4=0)
+
+
+def test_blur_of_radius_0_changes_nothing():
+    np.testing.assert_array_equal(color.gaussian_blur(image32(), 0.0), image32())
+
+
+@pytest.mark.parametrize("radius", [0.3, 1.0, 1.9, 5.0])
+def test_blur_matrix_has_the_variance_of_its_radius(radius):
+    # The extended box has exactly the variance of the Gaussian (Gwosdek et al.).
+    matrix = np.asarray(color.blur_matrix(radius, 64), np.float64)
+    np.testing.assert_allclose(matrix.sum(1), 1, atol=1e-5)
+    offset = np.arange(64) - 31
+    assert np.sum(matrix[31] * offset**2) == pytest.approx(radius**2, rel=1e-4)
+
+
+def test_normalize():
+    got = color.normalize(image32(), CIFAR10_MEAN, CIFAR10_STD)
+    expected = recorded()["totensor_normalize_cifar10"].transpose(1, 2, 0)
+    np.testing.assert_allclose(got, expected, atol=1e-6)

@@ -1,0 +1,151 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from smallvit_jax.augment import color, geometry
+from tests.augment.reference_ops import (
+    CIFAR10_MEAN,
+    CIFAR10_STD,
+    assert_close,
+    assert_same_moments,
+    recorded,
+    recorded_notes,
+)
+
+CROPS = [
+    f"rrc{size}_{box}_to{to}"
+    for size, boxes in {
+        32: ("0_0_32_32", "3_5_20_24", "10_2_9_14", "16_20_12_12", "0_0_27_31", "5_0_23_17"),
+        64: ("0_0_64_64", "7_11_40_37", "20_5_40_50"),
+    }.items()
+    for box in boxes
+    for to in (size, size // 2)
+]
+
+
+crop_and_resize = jax.jit(geometry.crop_and_resize, static_argnums=2)
+
+
+def crop(name, flip=False):
+    size, *box, to = name.split("_")
+    planes = geometry.to_planes(recorded()[f"image{size[3:]}"])
+    box = jnp.array([int(number) for number in box])
+    return geometry.from_planes(crop_and_resize(planes, box, int(to[2:]), flip))
+
+
+@pytest.mark.parametrize("name", CROPS)
+def test_crop_and_resize_is_pillows_to_a_level(name):
+    got, expected = crop(name), recorded()[name]
+    assert_close(got, expected, mean=0.01)
+    assert np.abs(np.asarray(got, int) - expected).max() <= 1
+
+
+def test_crop_differs_from_pillow_13_only_by_the_order_of_the_passes():
+    assert_close(
+        crop("rrc32_5_0_23_17_to16"), recorded()["rrc32_5_0_23_17_to16__pillow13"], mean=0.5
+    )
+
+
+def test_crop_can_flip():
+    np.testing.assert_array_equal(
+        crop("rrc32_3_5_20_24_to16", flip=True), crop("rrc32_3_5_20_24_to16")[:, ::-1]
+    )
+
+
+def test_no_pixel_outside_the_box_is_used():
+    planes = np.zeros((32, 3, 40), np.float32)
+    planes[4:20, :, 7:30] = 100.0
+    out = crop_and_resize(planes, jnp.array([4, 7, 16, 23]), 24)
+    np.testing.assert_array_equal(out, np.full((24, 3, 24), 100.0))
+
+
+@pytest.mark.parametrize("top,left", [(0, 0), (4, 4), (8, 3)])
+def test_padded_crop_is_exact(top, left):
+    planes = geometry.to_planes(recorded()["image32"])
+    got = geometry.from_planes(geometry.pad_and_crop(planes, top, left, padding=4))
+    np.testing.assert_array_equal(got, recorded()[f"randomcrop_pad4_{top}_{left}"])
+
+
+def test_flip_is_exact_and_comes_before_the_crop():
+    planes = geometry.to_planes(recorded()["image32"])
+    got = geometry.from_planes(geometry.pad_and_crop(planes, 0, 0, padding=0, flip=True))
+    np.testing.assert_array_equal(got, recorded()["hflip"])
+    got = geometry.from_planes(geometry.pad_and_crop(planes, 1, 7, padding=4, flip=True))
+    padded = np.pad(recorded()["hflip"], ((4, 4), (4, 4), (0, 0)))
+    np.testing.assert_array_equal(got, padded[1:33, 7:39])
+
+
+@pytest.mark.parametrize("name", ["erase_0", "erase_1", "erase_2"])
+def test_erase_is_exact(name):
+    note = recorded_notes()[name]
+    planes = geometry.to_planes(recorded()["image32"])
+    image = color.normalize(planes, CIFAR10_MEAN, CIFAR10_STD)
+    box = jnp.array([note["x1_row"], note["y1_col"], note["h"], note["w"]])
+    got = geometry.erase(image, box, jnp.array(note["fill"]))
+    np.testing.assert_allclose(got, recorded()[name].transpose(1, 2, 0), atol=1e-6)
+
+
+@pytest.mark.parametrize("scale", [(0.7, 1.0), (0.2, 0.5), (0.5, 1.0), (0.2, 0.4)])
+def test_crop_boxes_are_distributed_as_torchvisions(golden, scale):
+    expected = golden("augment_distribution")[f"rrc_params_scale{scale}"]
+    count = 20_000  # as many as were recorded
+    uniform = jax.random.uniform(jax.random.key(0), (count, geometry.CROP_NUMBERS))
+    boxes = np.asarray(jax.jit(jax.vmap(lambda u: geometry.crop_box(u, 32, 32, scale)))(uniform))
+    assert_same_moments(boxes, expected["mean"], expected["sd"], count)
+    area = boxes[:, 2] * boxes[:, 3]
+    standard_error = area.std() * np.sqrt(2 / count)
+    assert abs(area.mean() - expected["area_mean"]) < 5 * standard_error
+    correlation = np.corrcoef(boxes[:, 2], boxes[:, 3])[0, 1]
+    assert abs(correlation - expected["corr_h_w"]) < 5 * np.sqrt(2 / count)
+    # The rarest values may or may not turn up in 20,000 draws.
+    assert np.abs(boxes.min(0) - expected["min"]).max() <= 1
+    assert np.abs(boxes.max(0) - expected["max"]).max() <= 1
+    assert boxes.min() >= 0 and (boxes[:, :2] + boxes[:, 2:]).max() <= 32
+
+
+@pytest.mark.parametrize(
+    "height,width,box",
+    [(32, 32, [0, 0, 32, 32]), (10, 40, [0, 13, 10, 13]), (40, 10, [13, 0, 13, 10])],
+)
+def test_crop_box_falls_back_to_the_largest_centred_box(height, width, box):
+    # Shares above 1 never fit. torchvision: the longer side is the shorter one times 4/3, rounded.
+    got = geometry.crop_box(jnp.full(geometry.CROP_NUMBERS, 0.9), height, width, (1.5, 2.0))
+    assert got.tolist() == [(height - box[2]) // 2, (width - box[3]) // 2, *box[2:]]
+
+
+def test_boxes_reach_both_edges_and_stay_inside():
+    nearly_one = 1 - 2.0**-24
+    for last, corner in ((0.0, [0, 0]), (nearly_one, [32 - 23, 32 - 23])):
+        uniform = jnp.full(geometry.CROP_NUMBERS, 0.5).at[-2:].set(last)
+        assert geometry.crop_box(uniform, 32, 32, (0.5, 0.5)).tolist() == [*corner, 23, 23]
+
+
+def simulated_erase_boxes(count):
+    """The reference's rule, one box at a time."""
+    random = np.random.default_rng(0)
+    boxes = []
+    while len(boxes) < count:
+        area, aspect = random.uniform(0.02, 0.4) * 1024, random.uniform(0.3, 3.33)
+        height, width = round(np.sqrt(area * aspect)), round(np.sqrt(area / aspect))
+        if height < 32 and width < 32:
+            row, column = random.integers(0, 33 - height), random.integers(0, 33 - width)
+            boxes.append((row, column, height, width))
+    return np.array(boxes)
+
+
+def test_erase_boxes_are_distributed_as_the_references():
+    count = 20_000
+    expected = simulated_erase_boxes(count)
+    uniform = jax.random.uniform(jax.random.key(1), (count, geometry.ERASE_NUMBERS))
+    boxes = np.asarray(jax.jit(jax.vmap(lambda u: geometry.erase_box(u, 32, 32)))(uniform))
+    assert_same_moments(boxes, expected.mean(0), expected.std(0), count)
+    area = (boxes[:, 2] * boxes[:, 3])[:, None]
+    expected_area = (expected[:, 2] * expected[:, 3])[:, None]
+    assert_same_moments(area, expected_area.mean(0), expected_area.std(0), count)
+    assert boxes.min() >= 0 and (boxes[:, :2] + boxes[:, 2:]).max() <= 32
+
+
+def test_a_box_that_never_fits_erases_nothing():
+    uniform = jax.random.uniform(jax.random.key(0), (geometry.ERASE_NUMBERS,))
+    assert geometry.erase_box(uniform, 32, 32, area=(1.5, 2.0)).tolist() == [0, 0, 0, 0]

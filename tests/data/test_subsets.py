@@ -1,0 +1,116 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from smallvit_jax.data.subsets import split_training_set, stratified_order
+from smallvit_jax.errors import UserError
+
+BALANCED = np.random.default_rng(0).permutation(np.repeat(np.arange(10), 500))
+
+
+def test_everything_by_default():
+    subsets = split_training_set(BALANCED)
+    assert np.array_equal(subsets.unlabelled, np.arange(5000))
+    assert np.array_equal(subsets.labelled, np.arange(5000))
+    assert len(subsets.validation) == 0
+
+
+def test_exact_shares_of_balanced_classes():
+    subsets = split_training_set(
+        BALANCED, train_fraction=0.4, validation_fraction=0.1, labels_per_class=25, seed=3
+    )
+    for part, each in zip(subsets, (180, 25, 20), strict=True):
+        assert np.bincount(BALANCED[part]).tolist() == [each] * 10
+        assert np.array_equal(part, np.unique(part))
+
+
+@given(
+    st.lists(st.integers(-1, 3), min_size=40, max_size=120),
+    st.floats(0.5, 1.0),
+    st.floats(0.0, 0.4),
+    st.integers(0, 3),
+    st.integers(0, 5),
+)
+def test_parts_are_disjoint_and_cover_what_is_used(labels, fraction, held_out, per_class, seed):
+    labels = np.array(labels)
+    options = dict(train_fraction=fraction, labels_per_class=per_class, seed=seed)
+    try:
+        unlabelled, labelled, validation = split_training_set(
+            labels, validation_fraction=held_out, **options
+        )
+    except UserError:
+        return
+    assert not set(validation) & set(unlabelled)
+    assert set(labelled) <= set(unlabelled)
+    assert -1 not in labels[labelled] and -1 not in labels[validation]
+    used = np.union1d(unlabelled, validation)
+    assert len(used) == round(fraction * len(labels))
+    assert len(validation) == round(held_out * np.sum(labels[used] != -1))
+    counts = np.bincount(labels[labelled], minlength=4)
+    present = np.isin(np.arange(4), labels)
+    if per_class:
+        assert counts.tolist() == np.where(present, per_class, 0).tolist()
+    else:
+        assert len(labelled) == np.sum(labels[unlabelled] != -1)
+
+
+@given(st.lists(st.integers(0, 5), min_size=30, max_size=300), st.integers(0, 9))
+def test_stretches_hold_classes_in_proportion(labels, seed):
+    labels = np.array(labels)
+    order = stratified_order(labels, seed)
+    assert np.array_equal(np.sort(order), np.arange(len(labels)))
+    share = np.bincount(labels, minlength=6) / len(labels)
+    for start in range(0, len(labels), 13):
+        for stop in range(start, len(labels), 17):
+            found = np.bincount(labels[order[start:stop]], minlength=6)
+            assert np.all(np.abs(found - share * (stop - start)) < 2.5)
+
+
+def test_smaller_choices_are_part_of_larger_ones():
+    by_fraction = [split_training_set(BALANCED, train_fraction=f).labelled for f in (0.1, 0.3, 1)]
+    by_count = [split_training_set(BALANCED, labels_per_class=k).labelled for k in (4, 10, 250)]
+    for small, middle, large in (by_fraction, by_count):
+        assert set(small) < set(middle) < set(large)
+
+
+def test_seed_decides():
+    first, again, other = (
+        split_training_set(BALANCED, labels_per_class=10, seed=seed).labelled for seed in (0, 0, 1)
+    )
+    assert np.array_equal(first, again)
+    assert len(np.intersect1d(first, other)) < 20  # 2 of 100 expected by chance
+
+
+def test_unlabelled_images_serve_self_supervision_only():
+    labels = np.array([0, 1] * 10 + [-1] * 80)
+    subsets = split_training_set(labels, validation_fraction=0.2, labels_per_class=3)
+    assert len(subsets.unlabelled) == 96
+    assert len(subsets.labelled) == 6
+    assert len(subsets.validation) == 4
+    nothing_known = split_training_set(np.full(50, -1))
+    assert len(nothing_known.unlabelled) == 50 and len(nothing_known.labelled) == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"train_fraction": 0.0}, r"dataset.train_fraction=0 "),
+        ({"train_fraction": 1.5}, r"dataset.train_fraction=1.5 "),
+        ({"train_fraction": float("nan")}, r"dataset.train_fraction=nan "),
+        ({"train_fraction": 1e-5}, r"1e-05 of 5000 training images is no image"),
+        ({"train_fraction": 1e-3}, r"leave no training image of class \d"),
+        ({"validation_fraction": 1.0}, r"dataset.validation_fraction=1 "),
+        ({"validation_fraction": -0.1}, r"dataset.validation_fraction=-0.1 "),
+        ({"validation_fraction": 1e-5}, r"of 5000 labelled training images is no image"),
+        ({"labels_per_class": -1}, r"dataset.labels_per_class=-1 "),
+        ({"labels_per_class": 501}, r'=501 but class 0 \("c0"\) has 500 images'),
+        (
+            {"labels_per_class": 46, "train_fraction": 0.1, "validation_fraction": 0.1},
+            r'=46 but class 0 \("c0"\) has 45 images',
+        ),
+    ],
+)
+def test_mistakes_name_the_field(options, message):
+    with pytest.raises(UserError, match=message):
+        split_training_set(BALANCED, class_names=[f"c{i}" for i in range(10)], **options)

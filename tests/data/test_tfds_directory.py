@@ -1,0 +1,225 @@
+"""Small datasets written here, and a part of CIFAR-10 where it lies beside the repository."""
+
+import json
+import logging
+import shutil
+import socket
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from smallvit_jax.data import load_split
+from smallvit_jax.errors import UserError
+from tests.data.tiny_tfds import CIFAR10_CLASSES, encode, tiny_images, write_tfds
+
+REPOSITORY = Path(__file__).parents[2]
+SHARED = REPOSITORY.parent / "shared/data/tfds_small"
+TRAIN, TEST = tiny_images(23, seed=1), tiny_images(7, seed=2)
+
+
+def encoded(images, labels):
+    return [(encode(image), label) for image, label in zip(images, labels, strict=True)]
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory):
+    """A data_dir with 23 training images in 2 files and 7 test images."""
+    data_dir = tmp_path_factory.mktemp("tfds")
+    splits = {"train": encoded(*TRAIN), "test": encoded(*TEST)}
+    write_tfds(data_dir, splits, shards=2)
+    return data_dir
+
+
+@pytest.fixture
+def data_dir(original, tmp_path):
+    """A copy that a test may damage."""
+    shutil.copytree(original, tmp_path / "data")
+    return tmp_path / "data"
+
+
+def shard(data_dir, split="train", number=0):
+    return data_dir / f"cifar10/3.0.2/cifar10-{split}.array_record-{number:05d}-of-00002"
+
+
+def edit_json(path, change):
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+
+
+def failure(data_dir, split="train"):
+    with pytest.raises(UserError) as caught:
+        load_split("cifar10", split, data_dir)
+    message = str(caught.value)
+    assert "\n" not in message and str(data_dir) in message
+    return message
+
+
+def test_reads_what_was_written_in_order(original):
+    for split, (images, labels) in (("train", TRAIN), ("test", TEST)):
+        read_images, read_labels, info = load_split("cifar10", split, original)
+        assert np.array_equal(read_images, images) and read_images.dtype == np.uint8
+        assert np.array_equal(read_labels, labels) and read_labels.dtype == np.int32
+        assert info.class_names == CIFAR10_CLASSES
+        assert (info.name, info.num_classes, info.image_size) == ("cifar10", 10, 32)
+        assert info.mean == (0.4914, 0.4822, 0.4465)
+
+
+def test_finds_the_directory_through_the_environment(original, monkeypatch):
+    monkeypatch.setenv("TFDS_DATA_DIR", str(original))
+    assert len(load_split("cifar10", "test")[0]) == 7
+    monkeypatch.delenv("TFDS_DATA_DIR")
+    monkeypatch.setenv("HOME", str(original / "nobody"))
+    with pytest.raises(UserError, match=r"nobody/tensorflow_datasets; pass --data_dir"):
+        load_split("cifar10", "test")
+
+
+def test_takes_the_newest_version(data_dir):
+    images, labels = tiny_images(5, seed=3)
+    write_tfds(data_dir, {"train": encoded(images, labels)}, version="3.0.10")
+    assert np.array_equal(load_split("cifar10", "train", data_dir)[0], images)
+
+
+def test_a_label_of_minus_one_means_none(tmp_path):
+    images, _ = tiny_images(2)
+    write_tfds(tmp_path, {"train": encoded(images, [-1, 4])})
+    assert load_split("cifar10", "train", tmp_path)[1].tolist() == [-1, 4]
+
+
+def test_asks_no_network_and_says_nothing(original, monkeypatch, capfd, caplog):
+    def refuse(*_):
+        raise AssertionError("the network was asked")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    load_split("cifar10", "train", original)
+    assert capfd.readouterr() == ("", "")
+    assert not [r for r in caplog.records if r.levelno >= logging.WARNING]
+
+
+def test_missing_dataset_fails_at_once(tmp_path):
+    start = time.perf_counter()
+    message = failure(tmp_path)
+    assert time.perf_counter() - start < 1
+    assert f"tfds build cifar10 --file_format=array_record --data_dir={tmp_path}" in message
+
+
+def test_dataset_folder_given_for_its_parent(original):
+    for inside in (original / "cifar10", original / "cifar10/3.0.2"):
+        assert f"the folder to give may be {original};" in failure(inside)
+
+
+def test_no_version_folder(tmp_path):
+    (tmp_path / "cifar10" / "3.0.2.incompleteABC").mkdir(parents=True)
+    assert "holds no version" in failure(tmp_path)
+
+
+def test_split_that_is_not_there(data_dir):
+    info = data_dir / "cifar10/3.0.2/dataset_info.json"
+    edit_json(info, lambda content: content["splits"].pop())
+    assert 'has no split "test", only train' in failure(data_dir, "test")
+
+
+def test_tfrecord_files(data_dir):
+    info = data_dir / "cifar10/3.0.2/dataset_info.json"
+    edit_json(info, lambda content: content.update(fileFormat="tfrecord"))
+    message = failure(data_dir)
+    assert "stored as tfrecord" in message
+    assert f"--file_format=array_record --data_dir={data_dir}/array_record" in message
+
+
+@pytest.mark.parametrize("name", ["dataset_info.json", "features.json"])
+@pytest.mark.parametrize("content", [None, "", "{", "{}", "[]", '{"splits": 3}', "\x00\xff"])
+def test_damaged_json(data_dir, name, content):
+    file = data_dir / "cifar10/3.0.2" / name
+    if content is None:
+        file.unlink()
+    else:
+        file.write_text(content)
+    assert "dataset_info.json or features.json in " in failure(data_dir)
+
+
+def test_missing_file(data_dir):
+    shard(data_dir, number=1).unlink()
+    assert f"{shard(data_dir, number=1)} is missing, one of the 2 files" in failure(data_dir)
+    assert len(load_split("cifar10", "test", data_dir)[0]) == 7  # the other split is whole
+
+
+@pytest.mark.parametrize("kept", [0, 1, 100, 65_536, 100_000, -1])
+def test_half_copied_file(data_dir, kept):
+    file = shard(data_dir)
+    file.write_bytes(file.read_bytes()[:kept])
+    assert f"{file} is incomplete or damaged (RuntimeError" in failure(data_dir)
+
+
+def test_fewer_records_than_promised(data_dir):
+    def promise(content):
+        content["splits"][0]["shardLengths"][1] = "12"
+
+    edit_json(data_dir / "cifar10/3.0.2/dataset_info.json", promise)
+    assert "has 11 records where dataset_info.json promises 12" in failure(data_dir)
+
+
+def test_damaged_record_is_named(data_dir):
+    file = shard(data_dir, number=1)
+    content = bytearray(file.read_bytes())
+    content[20_000] ^= 0xFF
+    file.write_bytes(bytes(content))
+    message = failure(data_dir)
+    number = int(message.removeprefix("record ").split(" ")[0])
+    assert 12 <= number < 23  # the second file holds these
+    assert f'of split "train" in {data_dir}/cifar10/3.0.2 cannot be read' in message
+
+
+@pytest.mark.parametrize(
+    ("bad", "label", "message"),
+    [
+        (b"\x00garbage", 1, 'record 2 of split "train" in {} cannot be read (UnidentifiedImage'),
+        (b"", 1, 'record 2 of split "train" in {} cannot be read (UnidentifiedImageError: '),
+        (encode(TRAIN[0][0])[:500], 1, 'record 2 of split "train" in {} cannot be read ('),
+        (
+            encode(np.zeros((40, 32, 3), np.uint8)),
+            1,
+            'image 2 of split "train" in {} is 40x32x3 uint8 instead of 32x32x3 uint8; ',
+        ),
+        (
+            encode(np.zeros((32, 32, 4), np.uint8)),
+            1,
+            'image 2 of split "train" in {} is 32x32x4 uint8 instead of 32x32x3 uint8; ',
+        ),
+        (encode(TRAIN[0][0]), 10, 'record 2 of split "train" in {} has label 10, not one of'),
+        (encode(TRAIN[0][0]), None, 'record 2 of split "train" in {} has label None, not one'),
+    ],
+    ids=["garbage", "empty", "cut off", "other size", "transparency", "label", "no label"],
+)
+def test_unusable_example_is_named(tmp_path, bad, label, message):
+    examples = encoded(*TRAIN)[:4]
+    examples[2] = (bad, label)
+    folder = write_tfds(tmp_path, {"train": examples})
+    assert failure(tmp_path).startswith(message.format(folder))
+
+
+def test_other_number_of_classes(tmp_path):
+    write_tfds(tmp_path, {"train": encoded(*TRAIN)}, class_names=("cat", "dog"))
+    assert "has 2 classes instead of 10" in failure(tmp_path)
+
+
+def test_examples_without_labels(data_dir):
+    def rename(content):
+        features = content["featuresDict"]["features"]
+        features["target"] = features.pop("label")
+
+    edit_json(data_dir / "cifar10/3.0.2/features.json", rename)
+    assert '"image" and a "label" are needed' in failure(data_dir)
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason=f"there is no {SHARED}")
+def test_part_of_the_real_cifar10():
+    images, labels, info = load_split("cifar10", "train", SHARED)
+    assert images.shape == (2000, 32, 32, 3)
+    assert np.bincount(labels, minlength=10).min() > 150
+    np.testing.assert_allclose((images / 255).mean((0, 1, 2)), info.mean, atol=0.01)
+    np.testing.assert_allclose((images / 255).std((0, 1, 2)), info.std, atol=0.01)
+    assert info.class_names == CIFAR10_CLASSES
