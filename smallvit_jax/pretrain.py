@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 from smallvit_jax import inputs, objective
 from smallvit_jax.augment.finetune import evaluation_batch
-from smallvit_jax.augment.views import ViewSettings, stacked_views
+from smallvit_jax.augment.views import ViewSettings, multi_crop
 from smallvit_jax.data.batches import BatchOrder
 from smallvit_jax.data.datasets import get_dataset
 from smallvit_jax.data.placement import make_source
@@ -169,11 +169,9 @@ def run(config: ConfigDict, workdir: Path, data_dir: str | None) -> dict[str, An
     def step_function(state, batch, labels, key, schedule):
         del labels
         view_key, drop_key = jax.random.split(key)
-        global_views, local_views = (v.swapaxes(0, 1) for v in stacked_views(batch, view_key, views))
-        groups = [global_views, local_views] if views.local_crops else [global_views]
         return update(
             state,
-            groups,
+            multi_crop(batch, view_key, views),
             drop_key,
             schedule,
             network=network,

@@ -81,8 +81,8 @@ def color_jitter(
 
     `order` is the order of the four: a permutation of 0..3 (brightness, contrast, saturation, hue).
     """
-    # To do everything at each place and choose costs less than cleverer arrangements. It has to be
-    # a loop: unrolled, XLA computes earlier steps again inside each later one, 3 times as slow.
+    # A loop that does everything at each place and chooses: on a CPU it took a third of the time of
+    # six unrolled adjustments around a single change of hue.
     strengths = jnp.where(apply, jnp.append(factors, 1.0)[order], 1.0)
 
     def change(planes, step):

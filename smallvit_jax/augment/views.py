@@ -62,43 +62,29 @@ class ViewParameters(NamedTuple):
 
 def multi_crop(
     images: UInt8[Array, "batch height width 3"], key: jax.Array, settings: ViewSettings
-) -> tuple[Float[Array, "global_views size size 3"], Float[Array, "local_views half half 3"]]:
-    """Returns the normalised views of each image: 2 * batch global, local_crops * batch local.
+) -> tuple[Float[Array, "batch views size size 3"], ...]:
+    """Returns the normalised views of each image: the 2 global ones, then the local ones if any.
 
-    Float32, ordered view by view: all images of view 0, then all of view 1, and so on. The images
-    may have any size. Image i's views depend on `key` and i alone. Order of the operations: crop,
-    flip, colour jitter, grayscale, blur, solarise, normalise.
-
-    With the batch split over devices this order needs an exchange between them, which
-    `stacked_views` does not.
+    Two arrays, or only the first without local crops; float32. The images may have any size.
+    Image i's views depend on `key` and i alone, and a batch split over devices stays where it is.
+    Order of the operations: crop, flip, colour jitter, grayscale, blur, solarise, normalise.
     """
-    groups = stacked_views(images, key, settings)
-    return tuple(views.reshape(-1, *views.shape[2:]) for views in groups)
-
-
-def stacked_views(
-    images: UInt8[Array, "batch height width 3"], key: jax.Array, settings: ViewSettings
-) -> tuple[Float[Array, "2 batch size size 3"], Float[Array, "local batch half half 3"]]:
-    """Returns what `multi_crop` does, with separate axes for the views and the batch."""
     batch, height, width, _ = images.shape
     draw = jax.vmap(lambda k: draw_views(k, height, width, settings))
     parameters = draw(jax.random.split(key, batch))
     planes = geometry.to_planes(images)
 
-    def render(views: slice, size: int) -> Float[Array, "views batch size size 3"]:
+    def render(views: slice, size: int) -> Float[Array, "batch views size size 3"]:
         def one(image, view):
             return render_view(image, view, size, settings.mean, settings.std)
 
         of_image = jax.vmap(one, in_axes=(None, 0))
-        return jax.vmap(of_image, out_axes=1)(
-            planes, jax.tree.map(lambda x: x[:, views], parameters)
-        )
+        return jax.vmap(of_image)(planes, jax.tree.map(lambda x: x[:, views], parameters))
 
-    half = settings.image_size // 2
-    global_views = render(slice(GLOBAL_VIEWS), settings.image_size)
-    if settings.local_crops == 0:
-        return global_views, jnp.zeros((0, batch, half, half, 3), jnp.float32)
-    return global_views, render(slice(GLOBAL_VIEWS, None), half)
+    groups = [render(slice(GLOBAL_VIEWS), settings.image_size)]
+    if settings.local_crops:
+        groups.append(render(slice(GLOBAL_VIEWS, None), settings.image_size // 2))
+    return tuple(groups)
 
 
 def draw_views(key: jax.Array, height: int, width: int, settings: ViewSettings) -> ViewParameters:

@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from smallvit_jax.errors import UserError
+from smallvit_jax.training.environment import environment
 
 FORMAT = "smallvit_jax checkpoint"
 FORMAT_VERSION = 1
@@ -69,20 +70,39 @@ def _to_host(name: str, leaf: Any) -> np.ndarray:
 def describe(arrays: Mapping[str, np.ndarray]) -> Table:
     """Shape, dtype and digest of each array."""
     return {
-        name: {"shape": list(a.shape), "dtype": a.dtype.name, "digest": _digest(a)}
+        name: {"shape": list(a.shape), "dtype": a.dtype.name, "digest": digest(a)}
         for name, a in arrays.items()
     }
 
 
-def _digest(data: np.ndarray | str) -> str:
+def digest(data: np.ndarray | str) -> str:
+    """128 bits of BLAKE2b over an array's bytes or a text, in hexadecimal."""
     raw = data.encode() if isinstance(data, str) else data.reshape(-1).view(np.uint8)
     return hashlib.blake2b(raw, digest_size=16).hexdigest()
 
 
-def seal(meta: dict[str, Any]) -> dict[str, Any]:
-    """Adds the format and a digest of everything else; raises TypeError for what JSON lacks."""
-    meta = json.loads(json.dumps({"format": FORMAT, "format_version": FORMAT_VERSION} | meta))
-    return meta | {"digest": _digest(json.dumps(meta, sort_keys=True))}
+def seal(
+    meta: Mapping[str, Any],
+    step: int,
+    metrics: Mapping[str, Any],
+    arrays: Mapping[str, Mapping[str, np.ndarray]],
+) -> dict[str, Any]:
+    """The `meta` item: the caller's, what this format adds, and a digest of it all.
+
+    Raises ValueError for a name that is taken, TypeError for a value that JSON does not have.
+    """
+    added = {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "step": int(step),
+        "metrics": {name: float(value) for name, value in metrics.items()},
+        "environment": environment(),
+        "arrays": {item: describe(entries) for item, entries in arrays.items()},
+    }
+    if clash := {*added, "digest"} & meta.keys():
+        raise ValueError(f"meta may not set {sorted(clash)}")
+    plain = json.loads(json.dumps({**meta, **added}))
+    return plain | {"digest": digest(json.dumps(plain, sort_keys=True))}
 
 
 def storable(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -98,7 +118,7 @@ def read_meta(folder: Path) -> dict[str, Any]:
     import orbax.checkpoint as ocp
 
     quiet_orbax()
-    present = {entry.name for entry in folder.iterdir()}
+    present = _guarded("folder", lambda: {entry.name for entry in folder.iterdir()})
     if present and present.isdisjoint(ITEMS):
         raise UserError(
             f"{folder} is not a checkpoint of smallvit_jax (it holds "
@@ -110,7 +130,7 @@ def read_meta(folder: Path) -> dict[str, Any]:
     if not isinstance(meta, dict) or "digest" not in meta:
         raise UserError(f"{folder} is not a checkpoint of smallvit_jax; its meta has no digest")
     rest = {key: value for key, value in meta.items() if key != "digest"}
-    if _digest(json.dumps(rest, sort_keys=True)) != meta["digest"]:
+    if digest(json.dumps(rest, sort_keys=True)) != meta["digest"]:
         raise DamagedCheckpointError("its meta is altered")
     if meta.get("format") != FORMAT or meta.get("format_version") != FORMAT_VERSION:
         raise UserError(

@@ -95,24 +95,15 @@ class CheckpointStore:
             return
         if latest is not None and step < latest:
             raise ValueError(f"step {step} comes before the newest checkpoint, step {latest}")
-        items = {"state": layout.flatten(state), "params": layout.flatten(params)}
-        arrays = {name: layout.to_host(leaves) for name, leaves in items.items()}
-        added = {
-            "step": int(step),
-            "metrics": {name: float(value) for name, value in (metrics or {}).items()},
-            "environment": environment(),
-            "arrays": {name: layout.describe(item) for name, item in arrays.items()},
+        arrays = {
+            "state": layout.to_host(layout.flatten(state)),
+            "params": layout.to_host(layout.flatten(params)),
         }
-        if clash := added.keys() & meta.keys():
-            raise ValueError(f"meta may not set {sorted(clash)}")
-        sealed = layout.seal({**meta, **added})
+        sealed = layout.seal(meta, step, metrics or {}, arrays)
         if self._keep_best:
             self._accuracy[step] = sealed["metrics"].get("accuracy")
-        stored = {
-            name: ocp.args.PyTreeSave(layout.storable(item))
-            for name, item in arrays.items()
-            if layout.storable(item)
-        }
+        stored = {name: layout.storable(item) for name, item in arrays.items()}
+        stored = {name: ocp.args.PyTreeSave(item) for name, item in stored.items() if item}
         try:
             self._manager.save(
                 step,
@@ -281,8 +272,9 @@ def read_params_and_meta(
     Returns the arrays by dotted path, and `meta`. Raises UserError for a path without a sound
     checkpoint.
     """
-    folder = lookup.find_step(Path(path).absolute(), which)
+    folder = Path(path).absolute()
     try:
+        folder = lookup.find_step(folder, which)
         meta = layout.read_meta(folder)
         return layout.read_arrays(folder, "params", meta), meta
     except DamagedCheckpointError as error:

@@ -8,6 +8,7 @@ from typing import Any, TextIO
 
 _SECONDS_BETWEEN_LINES = 10.0
 _SECONDS_BEFORE_EPOCH_LINE = 3.0
+_FIGURES_WIDTH = 66  # of the percentage and the usual figures
 
 
 class Progress:
@@ -121,13 +122,17 @@ class _Bar:
     def __init__(self, stream: TextIO, total: int, description: str):
         from rich import progress
         from rich.console import Console
+        from rich.table import Column
 
         self._console = Console(file=stream)
+        room = self._console.width - len(description) - _FIGURES_WIDTH
         self._progress = progress.Progress(
             progress.TextColumn("{task.description}", markup=False),
-            progress.BarColumn(bar_width=24),
+            progress.BarColumn(bar_width=max(4, min(room, 24))),
             progress.TaskProgressColumn(),
-            progress.TextColumn("{task.fields[figures]}", markup=False),
+            progress.TextColumn(
+                "{task.fields[figures]}", markup=False, table_column=Column(no_wrap=True)
+            ),
             console=self._console,
             refresh_per_second=2,
             redirect_stdout=False,

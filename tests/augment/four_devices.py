@@ -12,7 +12,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from smallvit_jax.augment.finetune import AugmentSettings, augment_batch, evaluation_batch
-from smallvit_jax.augment.views import ViewSettings, stacked_views
+from smallvit_jax.augment.views import ViewSettings, multi_crop
 from tests.augment.reference_ops import CIFAR10_MEAN, CIFAR10_STD
 
 COLLECTIVE = re.compile(r"all-gather|all-reduce|all-to-all|collective-permute|reduce-scatter")
@@ -26,7 +26,7 @@ def main():
     key = jax.random.key(0)
     split_key = jax.device_put(key, NamedSharding(mesh, P()))
     for name, function in {
-        "views": lambda x, k: stacked_views(x, k, ViewSettings(local_crops=2)),
+        "views": lambda x, k: multi_crop(x, k, ViewSettings(local_crops=2)),
         "finetune": lambda x, k: augment_batch(x, k, AugmentSettings()),
         "evaluation": lambda x, k: evaluation_batch(x, 48, CIFAR10_MEAN, CIFAR10_STD),
     }.items():
