@@ -20,12 +20,10 @@ setup(
     packages=find_packages(include=["smallvit_jax*"]),
     python_requires=">=3.11",
     install_requires=[
-        "clu>=0.0.12",
         "flax>=0.12",
         "importlib_resources",  # TFDS needs it to prepare a dataset, but does not declare it
         "jax>=0.10",
         "jaxtyping>=0.3",
-        "matplotlib>=3.8",
         "ml-collections>=1.0",
         "numpy>=2.0",
         "optax>=0.2.5",

@@ -25,6 +25,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(2, str(error))
     except KeyboardInterrupt:
         return _fail(130, "interrupted; the same command continues from the last checkpoint")
+    except BrokenPipeError:  # the reader of our output has gone, as `| head` does
+        sys.stdout = None  # nothing to flush at exit
+        return 0
     except Exception as error:
         if sentence := _disk_problem(error):
             return _fail(2, sentence)

@@ -36,9 +36,10 @@ SCHEMES = {
     "reference": Scheme(kernel=initializers.normal(0.02), token=initializers.normal(0.02)),
     # A width of 64 at std .02 shrinks every signal to nothing and self-distillation collapses;
     # std 1/sqrt(fan in) keeps its size at any width (LeCun et al., "Efficient BackProp", 1998).
+    # Class token and positions are signals themselves, not weights, so they start at size 1.
     "fan_in": Scheme(
         kernel=initializers.variance_scaling(1.0, "fan_in", "normal"),
-        token=initializers.normal(0.02),
+        token=initializers.normal(1.0),
     ),
 }
 

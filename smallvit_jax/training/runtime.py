@@ -23,8 +23,9 @@ def prepare(precision: str, compilation_cache: str):
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
     if precision == "auto":
         precision = "float32" if jax.default_backend() == "cpu" else "bfloat16"
-    if precision == "float32":
-        jax.config.update("jax_default_matmul_precision", "highest")
+    jax.config.update(
+        "jax_default_matmul_precision", "highest" if precision == "float32" else "default"
+    )
     return jnp.dtype(precision)
 
 
