@@ -90,7 +90,7 @@ def update(
     metrics = {
         "loss": loss,
         "accuracy": jnp.mean(logits.argmax(axis=-1) == labels, dtype=jnp.float32) * 100,
-        "gradient_norm": optax.global_norm(gradients),
+        "gradient_norm": optax.tree.norm(gradients),
     }
     new_state = FinetuneState(
         step=state.step + 1,

@@ -8,6 +8,7 @@ import errno
 import importlib
 import sys
 import traceback
+import warnings
 from collections.abc import Sequence
 
 from smallvit_jax import command_line
@@ -18,6 +19,7 @@ from smallvit_jax.version import __version__
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line and returns the exit code."""
+    warnings.formatwarning = _format_warning
     try:
         _run(command_line.read_flags(list(sys.argv[1:] if argv is None else argv)))
         return 0
@@ -64,6 +66,13 @@ def _disk_problem(error: Exception) -> str | None:
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS) and place:
         return f"not permitted to read or write{place}; choose another folder or change its rights"
     return None
+
+
+def _format_warning(message, category, *where, **more) -> str:
+    """A warning meant for the user is one sentence; others keep the place they come from."""
+    if category is UserWarning:
+        return f"warning: {message}\n"
+    return f"{where[0]}:{where[1]}: {category.__name__}: {message}\n"
 
 
 def _fail(code: int, sentence: str) -> int:

@@ -120,7 +120,7 @@ def update(
         "loss": loss,
         "teacher_entropy": information.entropy,
         "mutual_information": information.mutual_information,
-        "gradient_norm": optax.global_norm(gradients),
+        "gradient_norm": optax.tree.norm(gradients),
     }
     new_state = PretrainState(
         step=state.step + 1,
@@ -229,7 +229,10 @@ def make_schedule(config: ConfigDict, steps_per_epoch: int) -> stage.Schedule:
         p.optimizer.warmup_epochs, p.epochs, "pretrain.optimizer.warmup_epochs"
     )
     temperature_epochs = schedules.fit_warmup(
-        p.teacher.warmup_temperature_epochs, p.epochs, "pretrain.teacher.warmup_temperature_epochs"
+        p.teacher.warmup_temperature_epochs,
+        p.epochs,
+        "pretrain.teacher.warmup_temperature_epochs",
+        whole=True,
     )
     o, t = p.optimizer, p.teacher
     return {
@@ -241,7 +244,7 @@ def make_schedule(config: ConfigDict, steps_per_epoch: int) -> stage.Schedule:
         "teacher_temperature": schedules.teacher_temperature(
             t.warmup_temperature,
             t.temperature,
-            round(temperature_epochs),
+            int(temperature_epochs),
             p.epochs,
             steps_per_epoch,
         ),

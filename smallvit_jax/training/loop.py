@@ -150,10 +150,10 @@ def _check_finite(first_step: int, rows: Metrics, steps_per_epoch: int) -> None:
         bad = {name: values[i] for name, values in rows.items() if not math.isfinite(values[i])}
         if bad:
             name, value = next(iter(bad.items()))
-            step = first_step + i
+            done = first_step + i
             raise TrainingDivergedError(
-                f"The {name.replace('_', ' ')} became {value} at step {step} (epoch "
-                f"{step // steps_per_epoch + 1}); checkpoints written before it are untouched: "
+                f"The {name.replace('_', ' ')} became {value} at step {done + 1} (epoch "
+                f"{done // steps_per_epoch + 1}); checkpoints written before it are untouched: "
                 "start again in a new workdir with a lower learning rate, a longer warm-up or "
                 "runtime.precision=float32."
             )

@@ -4,6 +4,7 @@ Training reads them row by row as inputs of the compiled program, so that a long
 learning rate or a restart never compiles anew.
 """
 
+import math
 import warnings
 
 import numpy as np
@@ -46,16 +47,17 @@ def teacher_temperature(
     return np.repeat(by_epoch, steps_per_epoch)
 
 
-def fit_warmup(warmup_epochs: float, epochs: int, what: str) -> float:
+def fit_warmup(warmup_epochs: float, epochs: int, field: str, *, whole: bool = False) -> float:
     """Returns the warm-up in epochs, scaled down to a tenth of a run that is too short for it.
 
-    Warns when it does; the reference stops with an assertion instead.
+    Warns when it does, naming `field`; the reference stops with an assertion instead. `whole`
+    rounds up to whole epochs.
     """
     if warmup_epochs < epochs or warmup_epochs == 0:
         return warmup_epochs
-    fitted = epochs / 10
+    fitted = math.ceil(epochs / 10) if whole else epochs / 10
     warnings.warn(
-        f"{epochs} epochs are too few for {what} = {warmup_epochs}; using {fitted:g} instead.",
+        f"{epochs} epochs are too few for {field} = {warmup_epochs}; using {fitted:g} instead",
         stacklevel=2,
     )
     return fitted

@@ -40,4 +40,6 @@ def test_short_runs_scale_their_warmup_and_warn():
     with pytest.warns(UserWarning, match=r"20 epochs are too few for x = 30; using 2 instead"):
         assert schedules.fit_warmup(30, 20, "x") == 2
     assert schedules.fit_warmup(30, 31, "x") == 30
+    with pytest.warns(UserWarning, match="using 1 instead"):
+        assert schedules.fit_warmup(10, 3, "x", whole=True) == 1
     assert len(schedules.teacher_temperature(0.04, 0.07, 10, 3, 2)) == 6
