@@ -1,5 +1,6 @@
 """What every job takes from the config: its data and its model."""
 
+import functools
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -36,8 +37,8 @@ class Data(NamedTuple):
 def load_data(config: ConfigDict, data_dir: str | None) -> Data:
     """Reads both splits and chooses the subsets that `config.dataset` asks for."""
     name = config.dataset.name
-    *train, info = load_split(name, "train", data_dir)
-    *test, _ = load_split(name, "test", data_dir)
+    *train, info = _load_split_once(name, "train", data_dir)
+    *test, _ = _load_split_once(name, "test", data_dir)
     subsets = split_training_set(
         train[1],
         train_fraction=config.dataset.train_fraction,
@@ -47,6 +48,10 @@ def load_data(config: ConfigDict, data_dir: str | None) -> Data:
         class_names=info.class_names,
     )
     return Data(info, Split(*train), Split(*test), subsets)
+
+
+# The stages of a recipe read the same images: decode them once, and keep nothing else.
+_load_split_once = functools.lru_cache(maxsize=2)(load_split)
 
 
 def model_options(config: ConfigDict) -> dict[str, Any]:

@@ -134,8 +134,7 @@ def run_stage(
                 active=active,
             ) as progress,
         ):
-            if restored:
-                progress.note(f"{stage.description}: continuing after step {start}")
+            progress.note(_summary(stage, source, total_steps, start))
             means = _EpochMeans(stage, progress)
 
             def on_metrics(first: int, rows: Metrics) -> None:
@@ -212,6 +211,17 @@ class _EpochMeans:
             if warning and not self._warned:
                 self._progress.note(f"warning: {warning}")
             self._warned = warning is not None
+
+
+def _summary(stage: Stage, source, total_steps: int, start: int) -> str:
+    options = stage.meta["model"]
+    devices = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
+    begin = f", continuing after step {start}" if start else ""
+    return (
+        f"{stage.description}: {options['name']} for {options['image_size']} px images, "
+        f"{source.order.num_examples:,} images in {source.placement} memory, {total_steps:,} steps "
+        f"of {stage.batch_size} on {devices}{begin}; the first step compiles"
+    )
 
 
 def _line(description: str, epoch: int, split: str, values: Mapping[str, float]) -> str:
