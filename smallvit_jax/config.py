@@ -17,7 +17,8 @@ MODELS = ("vit",)
 def default_config() -> ml_collections.ConfigDict:
     """Returns a fresh, locked copy of the whole tree."""
     config = ml_collections.ConfigDict()
-    config.job = "recipe"  # pretrain | finetune | recipe (pretrain, finetune, evaluate) | evaluate
+    # pretrain | finetune | recipe (pretrain, finetune, evaluate) | evaluate | convert
+    config.job = "recipe"
     config.seed = 0  # every random choice is a function of this number and the step
     config.dataset = _dataset()
     config.model = _model()
@@ -25,6 +26,7 @@ def default_config() -> ml_collections.ConfigDict:
     config.finetune = _finetune()
     config.recipe = _recipe()
     config.evaluate = _evaluate()
+    config.convert = _convert()
     config.runtime = _runtime()
     return config.lock()
 
@@ -202,6 +204,13 @@ def _evaluate() -> ml_collections.ConfigDict:
     evaluate.knn_neighbors = 20  # k of the kNN classifier
     evaluate.knn_temperature = 0.07  # of the kNN vote
     return evaluate
+
+
+def _convert() -> ml_collections.ConfigDict:
+    convert = ml_collections.ConfigDict()
+    convert.source = ""  # .pth file of the reference, or stage folder to make one of
+    convert.network = "teacher"  # which of a pre-training file's networks: teacher | student
+    return convert
 
 
 def _runtime() -> ml_collections.ConfigDict:

@@ -9,7 +9,7 @@ import ml_collections
 from smallvit_jax.config import MODELS, dataset_names, default_config, leaves
 from smallvit_jax.errors import UserError, did_you_mean
 
-JOBS = ("pretrain", "finetune", "recipe", "evaluate")
+JOBS = ("pretrain", "finetune", "recipe", "evaluate", "convert")
 
 TYPE_NAMES = {
     int: "a whole number",
@@ -85,6 +85,11 @@ def _check_together(config: ml_collections.ConfigDict) -> None:
         raise UserError(
             'the job "evaluate" needs evaluate.checkpoint: the stage folder or checkpoint to '
             "evaluate, as in --config.evaluate.checkpoint=runs/x/finetune"
+        )
+    if config.job == "convert" and not config.convert.source:
+        raise UserError(
+            'the job "convert" needs convert.source: a .pth file of the reference or a stage '
+            "folder, as in --config.convert.source=best.pth"
         )
     augment = config.finetune.augment
     if augment.mix > 0 and augment.mixup_alpha == 0 and augment.cutmix_alpha == 0:
@@ -217,6 +222,7 @@ _RULES = {
     "evaluate.batch_size": _at_least(1),
     "evaluate.knn_neighbors": _at_least(1),
     "evaluate.knn_temperature": _POSITIVE,
+    "convert.network": _one_of("teacher", "student"),
     "runtime.precision": _one_of("auto", "float32", "bfloat16"),
     "runtime.steps_per_dispatch": _at_least(1),
     "runtime.data_placement": _one_of("auto", "device", "host"),

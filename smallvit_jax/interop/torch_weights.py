@@ -11,7 +11,11 @@ import numpy as np
 from flax import nnx
 
 from smallvit_jax.models.heads import ViewNetwork
-from smallvit_jax.models.parameters import check_names_and_shapes, get_arrays, set_arrays
+from smallvit_jax.models.parameters import (
+    check_names_and_shapes,
+    get_arrays,
+    set_arrays,
+)
 
 # Our name → the reference's, applied in this order.
 _RENAMES = (
@@ -41,9 +45,9 @@ def load_state_dict(model: nnx.Module, state_dict: Mapping[str, Any]) -> None:
 
 
 def state_dict(model: nnx.Module) -> dict[str, np.ndarray]:
-    """The model's arrays under the reference's key names, in PyTorch layout, as float32."""
-    keys = _reference_keys(model)
-    return {keys[name]: _to_torch(name, array) for name, array in get_arrays(model).items()}
+    """The model's arrays under the reference's key names and in its order and layout, float32."""
+    keys, arrays = _reference_keys(model), get_arrays(model)
+    return {keys[name]: _to_torch(name, arrays[name]) for name in sorted(arrays, key=_place)}
 
 
 def _reference_keys(model: nnx.Module) -> dict[str, str]:
@@ -59,6 +63,22 @@ def _reference_keys(model: nnx.Module) -> dict[str, str]:
             key = re.sub(pattern, replacement, key)
         keys[name] = key
     return keys
+
+
+# Names within a module in the order of the reference's state dicts; NNX sorts them by letter.
+_ORDER = (
+    *("backbone", "projection", "cls_token", "pos_embed", "patch_embed", "gamma_1", "gamma_2"),
+    *("norm1", "attn", "relative_position_bias_table", "qkv", "q", "k", "v"),
+    *("proj", "proj_l", "proj_w", "norm2", "mlp", "fc1", "fc2"),
+    *("layers", "blocks", "blocks_token_only", "downsample", "reduction", "linears", "norms"),
+    *("norm", "head", "last_layer", "weight_g", "weight_v", "kernel", "scale", "bias"),
+    *("mean", "var"),
+)
+
+
+def _place(name: str) -> list[int]:
+    """Where an array stands among the model's."""
+    return [int(part) if part.isdecimal() else _ORDER.index(part) for part in name.split(".")]
 
 
 def _is_counter(key: str) -> bool:

@@ -46,9 +46,9 @@ class ViT(nnx.Module):
         self.grid = image_size // patch_size
         self.patch_size = patch_size
         self.num_features = width
-        self.patch_embed = PatchEmbed(patch_size, width, dtype=dtype, rngs=rngs)
         self.cls_token = nnx.Param(scheme.token(rngs.params(), (1, 1, width)))
         self.pos_embed = nnx.Param(scheme.token(rngs.params(), (1, 1 + self.grid**2, width)))
+        self.patch_embed = PatchEmbed(patch_size, width, dtype=dtype, rngs=rngs)
         self.blocks = nnx.List(
             EncoderBlock(
                 width, heads, mlp_ratio, float(rate), scheme=scheme, dtype=dtype, rngs=rngs

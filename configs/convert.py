@@ -1,0 +1,23 @@
+"""Turns weights of the PyTorch reference into a checkpoint, or a checkpoint into such weights.
+
+    python -m smallvit_jax.main --config configs/convert.py:cifar10 --workdir runs/converted \\
+        --config.convert.source=best.pth
+    python -m smallvit_jax.main --config configs/convert.py --workdir runs/pth \\
+        --config.convert.source=runs/cifar10/finetune
+
+The argument is the DATASET that a .pth file was trained on: the checkpoint tells its mean, standard
+deviation and number of classes. Architecture, sizes and classes are found from the weights; what
+they do not tell is the reference's, or given by hand: `model.heads` of a ViT, `model.image_size`
+of a Swin. Needs PyTorch.
+
+Expected time: seconds.
+"""
+
+from smallvit_jax.config import default_config, parse_dataset
+
+
+def get_config(argument: str = "cifar10"):
+    config = default_config()
+    config.job = "convert"
+    config.dataset.name = parse_dataset(argument)
+    return config

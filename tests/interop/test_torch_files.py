@@ -1,0 +1,152 @@
+"""Real files of torch.save, in and out. Skipped without PyTorch."""
+
+import argparse
+import json
+
+import numpy as np
+import pytest
+
+from smallvit_jax import load_checkpoint
+from smallvit_jax.errors import UserError
+from smallvit_jax.interop.torch_files import infer_model, read_file
+from smallvit_jax.interop.torch_weights import state_dict
+from smallvit_jax.main import main
+from tests.golden_formulas import fill
+
+torch = pytest.importorskip("torch")
+
+
+@pytest.fixture(scope="module")
+def weights(golden):
+    shapes = golden("model_vit_32")["state_dict"]
+    return {key: torch.from_numpy(fill(key, tuple(shape))) for key, shape, _ in shapes}
+
+
+@pytest.fixture(scope="module")
+def files(weights, tmp_path_factory):
+    """The three kinds of file that the reference's scripts write, as they write them."""
+    folder = tmp_path_factory.mktemp("pth")
+    backbone = {k: v for k, v in weights.items() if not k.startswith("head.")}
+    wrapped = {f"backbone.{k}": v for k, v in backbone.items()}
+    wrapped["mlphead.last_layer.weight_g"] = torch.ones(1024, 1)
+    content = {
+        "pretrain": {
+            "student": {f"module.{k}": v + 1 for k, v in wrapped.items()},
+            "teacher": wrapped,
+            "optimizer": {"state": {0: {"step": 3}}, "param_groups": [{"lr": 0.1}]},
+            "epoch": 7,
+            "args": argparse.Namespace(arch="vit", epochs=200),
+            "view_pred_loss": {"center": torch.zeros(1, 1024)},
+        },
+        "finetune": {"model_state_dict": weights, "epoch": 3, "scheduler": {"step": 1}},
+        "bare": weights,
+    }
+    for name, value in content.items():
+        torch.save(value, folder / f"{name}.pth")
+    return folder
+
+
+def convert(source, workdir, *flags):
+    place = ["--config", "configs/convert.py:cifar10", "--workdir", str(workdir)]
+    return main([*place, f"--config.convert.source={source}", *flags])
+
+
+@pytest.mark.parametrize("kind", ["pretrain", "finetune", "bare"])
+def test_each_kind_of_file_becomes_a_checkpoint(files, weights, tmp_path, kind):
+    assert convert(files / f"{kind}.pth", tmp_path) == 0
+    model = load_checkpoint(tmp_path)
+    loaded = state_dict(model)
+    expected = {k: v for k, v in weights.items() if kind != "pretrain" or "head." not in k}
+    assert set(loaded) == set(expected)
+    for key, value in expected.items():
+        np.testing.assert_array_equal(loaded[key], value.numpy(), err_msg=key)
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert result["model"]["num_classes"] == (0 if kind == "pretrain" else 10)
+
+
+def test_the_student_can_be_taken_instead(files, weights):
+    student = read_file(files / "pretrain.pth", "student")
+    np.testing.assert_array_equal(student["cls_token"], weights["cls_token"].numpy() + 1)
+
+
+@pytest.mark.parametrize("kind", ["pretrain", "finetune"])
+def test_a_checkpoint_becomes_a_file_in_the_references_order(files, weights, tmp_path, kind):
+    assert convert(files / f"{kind}.pth", tmp_path / "in") == 0
+    assert convert(tmp_path / "in", tmp_path / "out") == 0
+    content = torch.load(tmp_path / "out" / "model.pth", weights_only=True)
+    if kind == "finetune":
+        back = content["model_state_dict"]
+        assert list(back) == list(weights)
+    else:
+        back = {k.removeprefix("backbone."): v for k, v in content["teacher"].items()}
+        # finetune.py:150 pairs entries by position, and the classifier's come last.
+        assert list(back) == list(weights)[: len(back)]
+    for key, value in back.items():
+        assert torch.equal(value, weights[key]), key
+
+
+def test_the_model_is_found_from_the_weights():
+    shapes = {
+        "cls_token": (1, 1, 64),
+        "pos_embed": (1, 65, 64),
+        "patch_embed.proj.weight": (64, 3, 8, 8),
+        "blocks.0.attn.qkv.weight": (192, 64),
+        "blocks.0.mlp.fc1.weight": (256, 64),
+        "blocks.1.mlp.fc1.weight": (256, 64),
+        "head.bias": (200,),
+    }
+    options = infer_model({k: np.zeros(s) for k, s in shapes.items()}, "x.pth")
+    assert options == {
+        "name": "vit",
+        "num_classes": 200,
+        "image_size": 64,
+        "patch_size": 8,
+        "width": 64,
+        "depth": 2,
+        "mlp_ratio": 4.0,
+    }
+
+
+class Surprise:
+    """Any object that is not a tensor, container or Namespace."""
+
+
+def test_other_objects_are_refused(tmp_path):
+    torch.save({"model_state_dict": {}, "extra": Surprise()}, tmp_path / "x.pth")
+    with pytest.raises(UserError, match="could run code when read, and is refused"):
+        read_file(tmp_path / "x.pth")
+
+
+def test_what_is_no_weights_file_is_named(tmp_path, files):
+    (tmp_path / "text.pth").write_text("not a file of torch")
+    (tmp_path / "short.pth").write_bytes((files / "bare.pth").read_bytes()[:5000])
+    torch.save([1, 2], tmp_path / "list.pth")
+    for name, words in {
+        "text.pth": "not a file that torch.save wrote",
+        "short.pth": "not a file that torch.save wrote",
+        "list.pth": "holds a list, not weights by name",
+        "none.pth": "there is no file",
+    }.items():
+        with pytest.raises(UserError, match=words):
+            read_file(tmp_path / name)
+
+
+def test_all_that_does_not_fit_is_listed_together(files, weights, tmp_path, capsys):
+    wrong = dict(weights)
+    del wrong["norm.bias"]
+    wrong["blocks.0.extra"] = torch.zeros(2)
+    wrong["cls_token"] = torch.zeros(1, 1, 5)
+    torch.save(wrong, tmp_path / "wrong.pth")
+    assert convert(tmp_path / "wrong.pth", tmp_path / "out") == 2
+    message = capsys.readouterr().err
+    for words in ("missing norm.bias", "unexpected blocks.0.extra", "cls_token has shape"):
+        assert words in message
+
+
+def test_another_number_of_classes_names_the_way_out(files, tmp_path, capsys):
+    torch.save({}, tmp_path / "unused.pth")
+    source = files / "finetune.pth"
+    flags = ["--config", "configs/convert.py:digits", "--workdir", str(tmp_path / "x")]
+    assert main([*flags, f"--config.convert.source={source}"]) == 0  # ten classes too
+    assert convert(tmp_path / "missing.pth", tmp_path / "y") == 2
+    assert "does not exist" in capsys.readouterr().err
