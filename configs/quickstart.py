@@ -7,8 +7,8 @@ A narrow transformer learns from the first without their labels, is then fine-tu
 labelled images per class, and beside it the same model is trained on those twenty images from
 scratch.
 
-Expected time: TIME
-Expected accuracy: ACCURACY
+Expected time: one and a half minutes on 2 CPU cores, twice that when they are busy.
+Expected accuracy: 80.3 ± 4.3 % against 75.7 ± 2.7 % from scratch (seeds 0 to 2).
 """
 
 from smallvit_jax.config import default_config

@@ -20,7 +20,7 @@ class DatasetInfo:
     name: str
     class_names: tuple[str, ...]
     num_classes: int
-    image_size: int
+    image_size: int  # that models are trained at; the images may be larger
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
 
@@ -30,10 +30,12 @@ def load_split(
 ) -> tuple[UInt8[np.ndarray, "images size size 3"], Int32[np.ndarray, " images"], DatasetInfo]:
     """Reads and decodes "train" or "test" of a dataset of the table.
 
-    Images are uint8, labels 0 to num_classes - 1, or -1 where there is none. `data_dir` holds TFDS
-    datasets as `<builder>/<version>/`; None means the environment's TFDS_DATA_DIR, else
-    ~/tensorflow_datasets. Raises UserError, within a second where something is missing, for an
-    unknown name or split and for files that are absent, incomplete, damaged or of another format.
+    Images are uint8 and of the table's stored size, which for photographs exceeds the `image_size`
+    that models are trained at; labels are 0 to num_classes - 1, or -1 where there is none.
+    `data_dir` holds TFDS datasets as `<builder>/<version>/`; None means the environment's
+    TFDS_DATA_DIR, else ~/tensorflow_datasets. Raises UserError, within a second where something is
+    missing, for an unknown name or split and for files that are absent, incomplete, damaged or of
+    another format.
     """
     spec = get_dataset(name)
     splits = {"train": spec.train_split, "test": spec.test_split}
@@ -42,15 +44,9 @@ def load_split(
             f'{name} has no split "{split}"{did_you_mean(split, splits)}; choose train or test'
         )
     if spec.builder:
-        images, labels, class_names = read_tfds(
-            spec.builder,
-            splits[split],
-            data_dir,
-            image_size=spec.image_size,
-            num_classes=spec.num_classes,
-        )
+        images, labels, class_names = read_tfds(spec, splits[split], data_dir)
     else:
-        images, labels, class_names = read_digits(split, spec.image_size)
+        images, labels, class_names = read_digits(split, spec.stored_size)
     info = DatasetInfo(
         name=spec.name,
         class_names=class_names,

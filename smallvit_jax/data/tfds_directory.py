@@ -9,78 +9,78 @@ import contextlib
 import os
 import re
 import shlex
-import sys
 from pathlib import Path
 from typing import NoReturn
 
 import numpy as np
 from jaxtyping import Int32, UInt8
 
+from smallvit_jax.data.datasets import DatasetSpec
+from smallvit_jax.data.progress import progress
 from smallvit_jax.errors import UserError, did_you_mean
 
 _RECORDS_AT_ONCE = 1000
-_RECORDS_WORTH_A_BAR = 5000  # about half a second
-_COPY_AGAIN = "copy or prepare the dataset again"
+_COPY_AGAIN = "delete the dataset and copy or prepare it again"
 
 
 def read_tfds(
-    builder: str, split: str, data_dir: str | Path | None, *, image_size: int, num_classes: int
+    spec: DatasetSpec, split: str, data_dir: str | Path | None
 ) -> tuple[UInt8[np.ndarray, "images size size 3"], Int32[np.ndarray, " images"], tuple[str, ...]]:
     """Decodes one split of `<data_dir>/<builder>/<newest version>`: images, labels, class names.
 
-    Raises UserError where the directory or its files are not what `image_size` (pixels per side),
-    `num_classes` and the dataset's own dataset_info.json promise.
+    `split` is the directory's name for it. Raises UserError where the directory or its files are
+    not what `spec` and the dataset's own dataset_info.json promise.
     """
-    directory = _find_version(builder, data_dir)
-    with _quiet_tfds() as tfds:
-        try:
-            dataset = tfds.builder_from_directory(directory)
-            file_format = dataset.info.file_format.value
-            shards = {
-                name: list(zip(part.filepaths, part.shard_lengths, strict=True))
-                for name, part in dataset.info.splits.items()
-            }
-        except Exception as error:
-            raise UserError(
-                f"dataset_info.json or features.json in {directory} is missing or damaged "
-                f"({_reason(error)}); {_COPY_AGAIN}"
-            ) from error
-        if file_format != "array_record":
-            other = _data_root(data_dir) / "array_record"
-            raise UserError(
-                f"the dataset in {directory} is stored as {file_format}, which needs TensorFlow to "
-                "read; prepare it once more in another folder, with TensorFlow installed: "
-                f"{_prepare_command(builder, other)}"
-            )
+    directory = _find_version(spec, data_dir)
+    with quiet_tfds() as tfds:
+        dataset, shards = _open(tfds, directory, spec, data_dir)
         if split not in shards:
             raise UserError(
                 f'{directory} has no split "{split}"{did_you_mean(split, shards)}, only '
                 f"{', '.join(shards) or 'none at all'}; {_COPY_AGAIN}"
             )
-        _check_features(dataset.info.features, directory, num_classes)
+        _check_features(dataset.info.features, directory, spec.num_classes)
         _check_files(shards[split])
         images, labels = _decode(
             dataset.as_data_source(split=split),
             f'split "{split}" in {directory}',
-            image_size,
-            num_classes,
+            spec.stored_size,
+            spec.num_classes,
         )
         return images, labels, tuple(dataset.info.features["label"].names)
 
 
-def _data_root(data_dir: str | Path | None) -> Path:
+def check_prepared(
+    spec: DatasetSpec, data_dir: str | Path | None
+) -> tuple[Path, dict[str, int]] | None:
+    """Returns the dataset's folder and the number of images of each split; None for no folder.
+
+    Looks at every file but decodes no image. Raises UserError as `read_tfds` does.
+    """
+    versions = _versions(data_root(data_dir) / spec.builder)
+    if not versions:
+        return None
+    with quiet_tfds() as tfds:
+        dataset, shards = _open(tfds, versions[-1], spec, data_dir)
+        _check_features(dataset.info.features, versions[-1], spec.num_classes)
+        for files in shards.values():
+            _check_files(files)
+    return versions[-1], {
+        split: sum(count for _, count in files) for split, files in shards.items()
+    }
+
+
+def data_root(data_dir: str | Path | None) -> Path:
+    """The folder that holds TFDS datasets."""
     chosen = data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
     return Path(chosen).expanduser().absolute()
 
 
-def _find_version(builder: str, data_dir: str | Path | None) -> Path:
+def _find_version(spec: DatasetSpec, data_dir: str | Path | None) -> Path:
     """Returns the directory of the newest version; looks at directory names only."""
-    root = _data_root(data_dir)
-    folder = root / builder
-    prepare = (
-        "or prepare the dataset there once, with TensorFlow installed: "
-        f"{_prepare_command(builder, root)}"
-    )
+    root = data_root(data_dir)
+    folder = root / spec.builder
+    prepare = f"or prepare the dataset there once: {_prepare_command(spec, root)}"
     if not folder.is_dir():
         hint = ""
         if (root / "dataset_info.json").exists():  # <data_dir>/<builder>/<version>
@@ -88,14 +88,14 @@ def _find_version(builder: str, data_dir: str | Path | None) -> Path:
         elif _versions(root):
             hint = f"; that is itself a dataset, so the folder to give may be {root.parent}"
         raise UserError(
-            f"dataset {builder} is not in {root}{hint}; pass --data_dir or set TFDS_DATA_DIR to "
-            f"the folder that has {builder}/ in it, {prepare}"
+            f"dataset {spec.builder} is not in {root}{hint}; pass --data_dir or set TFDS_DATA_DIR "
+            f"to the folder that has {spec.builder}/ in it, {prepare}"
         )
     versions = _versions(folder)
     if not versions:
         raise UserError(
-            f"{folder} holds no version of the dataset (a folder such as {builder}/1.0.0); pass "
-            f"--data_dir or set TFDS_DATA_DIR to a complete copy, {prepare}"
+            f"{folder} holds no version of the dataset (a folder such as {spec.builder}/1.0.0); "
+            f"pass --data_dir or set TFDS_DATA_DIR to a complete copy, {prepare}"
         )
     return versions[-1]
 
@@ -108,12 +108,39 @@ def _versions(folder: Path) -> list[Path]:
     return sorted(found, key=lambda path: tuple(map(int, path.name.split("."))))
 
 
-def _prepare_command(builder: str, root: Path) -> str:
-    return f"tfds build {builder} --file_format=array_record --data_dir={shlex.quote(str(root))}"
+def _prepare_command(spec: DatasetSpec, root: Path) -> str:
+    original = " --manual_dir=ORIGINAL" if spec.original else ""
+    return (
+        f"python -m smallvit_jax.data.prepare {spec.name}{original} "
+        f"--data_dir={shlex.quote(str(root))}"
+    )
+
+
+def _open(tfds, directory: Path, spec: DatasetSpec, data_dir: str | Path | None):
+    """The dataset, and the file and number of records of each part of each split."""
+    try:
+        dataset = tfds.builder_from_directory(directory)
+        file_format = dataset.info.file_format.value
+        shards = {
+            name: list(zip(part.filepaths, part.shard_lengths, strict=True))
+            for name, part in dataset.info.splits.items()
+        }
+    except Exception as error:
+        raise UserError(
+            f"dataset_info.json or features.json in {directory} is missing or damaged "
+            f"({_reason(error)}); {_COPY_AGAIN}"
+        ) from error
+    if file_format != "array_record":
+        other = data_root(data_dir) / "array_record"
+        raise UserError(
+            f"the dataset in {directory} is stored as {file_format}, which needs TensorFlow to "
+            f"read; prepare it once more in another folder: {_prepare_command(spec, other)}"
+        )
+    return dataset, shards
 
 
 @contextlib.contextmanager
-def _quiet_tfds():
+def quiet_tfds():
     """Imports TFDS and keeps its advice (install OpenCV, …) from the terminal meanwhile."""
     from absl import logging
 
@@ -175,7 +202,7 @@ def _decode(source, where: str, image_size: int, num_classes: int):
     """Decodes every record once, in order."""
     images = np.empty((len(source), image_size, image_size, 3), np.uint8)
     labels = np.empty(len(source), np.int32)
-    with _progress(len(source)) as advance:
+    with progress("decoding images", len(source)) as advance:
         for start in range(0, len(source), _RECORDS_AT_ONCE):
             batch = range(start, min(start + _RECORDS_AT_ONCE, len(source)))
             try:
@@ -213,20 +240,6 @@ def _raise_for_bad_record(source, batch: range, where: str) -> NoReturn:
         f"records {batch.start} to {batch.stop - 1} of {where} could be read only at the second "
         "attempt; check the disk, then try again"
     )
-
-
-@contextlib.contextmanager
-def _progress(total: int):
-    """Yields a function that takes counts of finished records; shows a bar at a terminal."""
-    if total < _RECORDS_WORTH_A_BAR or not sys.stderr.isatty():
-        yield lambda count: None
-        return
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("decoding images", total=total)
-        yield lambda count: bar.advance(task, count)
 
 
 def _reason(error: Exception) -> str:

@@ -5,17 +5,17 @@ import logging
 import shutil
 import socket
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from smallvit_jax.data import load_split
 from smallvit_jax.errors import UserError
+from tests.conftest import SHARED_DATA
 from tests.data.tiny_tfds import CIFAR10_CLASSES, encode, tiny_images, write_tfds
 
-REPOSITORY = Path(__file__).parents[2]
-SHARED = REPOSITORY.parent / "shared/data/tfds_small"
+SHARED = SHARED_DATA / "tfds_small"
+WHOLE = SHARED_DATA / "tfds"
 TRAIN, TEST = tiny_images(23, seed=1), tiny_images(7, seed=2)
 
 
@@ -103,7 +103,9 @@ def test_missing_dataset_fails_at_once(tmp_path):
     start = time.perf_counter()
     message = failure(tmp_path)
     assert time.perf_counter() - start < 1
-    assert f"tfds build cifar10 --file_format=array_record --data_dir={tmp_path}" in message
+    assert f"python -m smallvit_jax.data.prepare cifar10 --data_dir={tmp_path}" in message
+    with pytest.raises(UserError, match=r"prepare cars --manual_dir=ORIGINAL --data_dir="):
+        load_split("cars", "train", tmp_path)
 
 
 def test_dataset_folder_given_for_its_parent(original):
@@ -127,7 +129,7 @@ def test_tfrecord_files(data_dir):
     edit_json(info, lambda content: content.update(fileFormat="tfrecord"))
     message = failure(data_dir)
     assert "stored as tfrecord" in message
-    assert f"--file_format=array_record --data_dir={data_dir}/array_record" in message
+    assert f"smallvit_jax.data.prepare cifar10 --data_dir={data_dir}/array_record" in message
 
 
 @pytest.mark.parametrize("name", ["dataset_info.json", "features.json"])
@@ -223,3 +225,28 @@ def test_part_of_the_real_cifar10():
     np.testing.assert_allclose((images / 255).mean((0, 1, 2)), info.mean, atol=0.01)
     np.testing.assert_allclose((images / 255).std((0, 1, 2)), info.std, atol=0.01)
     assert info.class_names == CIFAR10_CLASSES
+
+
+@pytest.mark.skipif(not WHOLE.is_dir(), reason=f"there is no {WHOLE}")
+@pytest.mark.parametrize(
+    ("name", "split", "shape", "last_class"),
+    [
+        ("cifar100", "train", (1117, 32, 32, 3), "worm"),
+        ("cifar100", "test", (916, 32, 32, 3), "worm"),
+        pytest.param(
+            *("tiny_imagenet", "test", (10_000, 64, 64, 3), "n12267677"),
+            marks=pytest.mark.slow,  # half a minute on a busy machine
+        ),
+    ],
+)
+def test_parts_of_real_datasets(name, split, shape, last_class):
+    images, labels, info = load_split(name, split, WHOLE)
+    assert images.shape == shape
+    assert info.class_names[-1] == last_class
+    counts = np.bincount(labels, minlength=info.num_classes)
+    assert len(counts) == info.num_classes and counts.min() > 0
+    if name == "tiny_imagenet":
+        assert set(counts) == {50}
+        assert np.ptp(images.astype(np.int16), axis=-1).max((1, 2)).min() == 0  # some are gray
+    np.testing.assert_allclose((images / 255).mean((0, 1, 2)), info.mean, atol=0.015)
+    np.testing.assert_allclose((images / 255).std((0, 1, 2)), info.std, atol=0.015)

@@ -1,0 +1,61 @@
+"""FGVC-Aircraft (Maji et al. 2013, arXiv:1306.5151): photographs of 100 variants of aircraft."""
+
+import re
+
+from smallvit_jax.data.builders.base import Labels, OriginalBuilder, square_jpeg
+from smallvit_jax.data.builders.original import Layout, Original
+from smallvit_jax.errors import UserError
+
+_BANNER = 20  # rows at the bottom that name the photographer; the README has users remove them
+_FILE = re.compile(
+    r"(?:^|/)data/(images/\d+\.jpg|images_variant_(?:trainval|test)\.txt|variants\.txt)$"
+)
+
+
+def _recognise(path: str) -> str | None:
+    match = _FILE.search(path)
+    return match[1] if match else None
+
+
+class FgvcAircraft(OriginalBuilder):
+    """The official train + validation part (6,667) and test part (3,333), by variant.
+
+    The banner at the bottom is cut off. The rest is scaled to a square: an aircraft fills the width
+    of its photograph, so a square cut from the middle would lack nose and tail. Nearly all
+    photographs are about 3:2, so all aircraft come out narrower alike.
+    """
+
+    SIZE = 256
+    CLASSES = 100
+    COUNTS = {"trainval": 6_667, "test": 3_333}  # noqa: RUF012
+    LAYOUT = Layout(
+        wanted="fgvc-aircraft-2013b.tar.gz or the folder unpacked from it",
+        archives=("fgvc-aircraft-2013b*.tar.gz", "fgvc-aircraft-2013b*.zip"),
+        contents=("data",),
+        signs=("data/variants.txt", "data/images_variant_test.txt"),
+        recognise=_recognise,
+    )
+    HOMEPAGE = "https://www.robots.ox.ac.uk/~vgg/data/fgvc-aircraft/"
+    DESCRIPTION = "FGVC-Aircraft 2013b, 100 variants, without banner, scaled to 256x256 pixels."
+
+    def read_labels(self, original: Original) -> tuple[list[str], dict[str, Labels]]:
+        """See the base class."""
+        names = [line.strip() for line in original.read_text("variants.txt").splitlines()]
+        names = [name for name in names if name]
+        splits = {}
+        for split in self.COUNTS:
+            file = f"images_variant_{split}.txt"
+            splits[split] = labels = {}
+            for line in original.read_text(file).splitlines():
+                image, _, variant = line.strip().partition(" ")
+                if variant not in names:
+                    raise UserError(
+                        f'{file} of {original.path} gives image {image} the variant "{variant}", '
+                        "which variants.txt does not list; download the original again"
+                    )
+                labels[f"images/{image}.jpg"] = names.index(variant)
+        return names, splits
+
+    def store(self, content: bytes) -> bytes:
+        """See the base class."""
+        return square_jpeg(content, self.SIZE, bottom=_BANNER)

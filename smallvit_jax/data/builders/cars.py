@@ -1,0 +1,110 @@
+"""Stanford Cars (Krause et al. 2013): photographs of 196 models of cars.
+
+TFDS has a builder (cars196), but what it downloads is gone from the web.
+"""
+
+import io
+import re
+
+from smallvit_jax.data.builders.base import Labels, OriginalBuilder, square_jpeg
+from smallvit_jax.data.builders.original import Layout, Original
+from smallvit_jax.errors import UserError
+
+_ANNOTATIONS = {"train": "cars_train_annos.mat", "test": "cars_test_annos_withlabels.mat"}
+_META = "cars_meta.mat"
+_MATLAB = (_META, *_ANNOTATIONS.values())
+_PHOTOGRAPH = re.compile(r"(?:^|/)(cars_(?:train|test)/\d+\.jpg)$")
+_IN_CLASS_FOLDER = re.compile(r"(?:^|/)((?:train|test)/[^/]+/[^/]+\.jpg)$")
+
+
+def _recognise(path: str) -> str | None:
+    name = path.rsplit("/", 1)[-1]
+    if name in _MATLAB:
+        return name
+    match = _PHOTOGRAPH.search(path) or _IN_CLASS_FOLDER.search(path)
+    return match[1] if match else None
+
+
+class StanfordCars(OriginalBuilder):
+    """8,144 training and 8,041 test photographs, scaled to a square like those of aircraft: a car,
+    too, fills the width of its photograph.
+
+    Reads the original files (cars_train, cars_test, devkit and cars_test_annos_withlabels.mat) and
+    the copies with one folder per class. Classes are in the order of their names, with "-" for
+    "/", so that both give the same labels; the devkit's own numbers differ from it.
+    """
+
+    SIZE = 256
+    CLASSES = 196
+    COUNTS = {"train": 8_144, "test": 8_041}  # noqa: RUF012
+    LAYOUT = Layout(
+        wanted="a folder with cars_train.tgz, cars_test.tgz, car_devkit.tgz and "
+        "cars_test_annos_withlabels.mat, or a copy with class folders",
+        archives=(
+            *("cars_train.tgz", "cars_test.tgz", "car_devkit.tgz"),
+            *("*stanford*car*.zip", "archive.zip"),  # what Kaggle sends
+        ),
+        contents=("cars_train", "cars_test", "devkit", "train", "test", *_MATLAB),
+        signs=("cars_train", "train/Acura RL Sedan 2012", f"devkit/{_META}", *_MATLAB),
+        recognise=_recognise,
+    )
+    HOMEPAGE = "https://www.kaggle.com/datasets/jutrera/stanford-car-dataset-by-classes-folder"
+    DESCRIPTION = "Stanford Cars, 196 models, scaled to 256x256 pixels."
+
+    def read_labels(self, original: Original) -> tuple[list[str], dict[str, Labels]]:
+        """See the base class."""
+        if any(_PHOTOGRAPH.search(key) for key in original.files):
+            files = {split: _read_annotations(original, split) for split in self.COUNTS}
+        else:
+            files = {split: {} for split in self.COUNTS}
+            for key in original.files:
+                if _IN_CLASS_FOLDER.search(key):
+                    split, name, _file = key.split("/")
+                    files[split][key] = name
+        files = {
+            split: {key: name.replace("/", "-") for key, name in names.items()}
+            for split, names in files.items()
+        }
+        class_names = sorted(set().union(*(names.values() for names in files.values())))
+        label_of = {name: label for label, name in enumerate(class_names)}
+        return class_names, {
+            split: {key: label_of[name] for key, name in names.items()}
+            for split, names in files.items()
+        }
+
+    def store(self, content: bytes) -> bytes:
+        """See the base class."""
+        return square_jpeg(content, self.SIZE)
+
+
+def _read_annotations(original: Original, split: str) -> dict[str, str]:
+    """The class name of each photograph of a split, from the devkit."""
+    class_names = _read_matlab(original, _META, "class_names")
+    annotations = _read_matlab(original, _ANNOTATIONS[split], "annotations")
+    try:
+        return {
+            f"cars_{split}/{entry['fname']}": str(class_names[int(entry["class"]) - 1])
+            for entry in annotations
+        }
+    except (IndexError, ValueError) as error:
+        raise UserError(
+            f"{_ANNOTATIONS[split]} of {original.path} has no class for every photograph ({error})"
+            "; download it again (cars_test_annos.mat, without labels, will not do)"
+        ) from error
+
+
+def _read_matlab(original: Original, file: str, variable: str):
+    from scipy.io import loadmat
+
+    if file not in original.files:
+        raise UserError(
+            f"{original.path} has photographs of cars but not {file}, which names their classes; "
+            "put it beside them, from https://github.com/pytorch/vision/issues/7545"
+        )
+    content = original.read_file(file)
+    try:
+        return loadmat(io.BytesIO(content), squeeze_me=True)[variable]
+    except Exception as error:  # of many kinds
+        raise UserError(
+            f"{file} of {original.path} is damaged ({error}); download it again"
+        ) from error

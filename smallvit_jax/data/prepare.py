@@ -1,0 +1,217 @@
+"""Prepares a dataset: `python -m smallvit_jax.data.prepare DATASET [--manual_dir PATH]`.
+
+Writes array_record files that every job reads without TensorFlow. Exits with 0 when the dataset is
+there, 2 after a mistake that the user can mend (one line on stderr), 130 when interrupted, and 1
+after an error of the program's own (with its traceback).
+"""
+
+import argparse
+import contextlib
+import fcntl
+import importlib.util
+import io
+import os
+import shutil
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from smallvit_jax.data.builders import own_builder
+from smallvit_jax.data.datasets import DATASETS, DatasetSpec, get_dataset
+from smallvit_jax.data.tfds_directory import check_prepared, data_root, quiet_tfds
+from smallvit_jax.errors import UserError
+from smallvit_jax.program import run_program
+
+_NETWORK_SECONDS = 15
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command line and returns the exit code."""
+
+    def body() -> None:
+        flags = _parser().parse_args(argv)
+        with _terminated_is_interrupted():
+            print(prepare(flags.dataset, flags.manual_dir, flags.data_dir))
+
+    return run_program(
+        body, when_interrupted="the dataset is not there yet and the same command starts over"
+    )
+
+
+def prepare(name: str, manual_dir: str | Path | None, data_dir: str | Path | None) -> str:
+    """Makes sure that `load_split(name, ..., data_dir)` works; returns a sentence saying so.
+
+    `manual_dir` is the archive of the original, its unpacked folder, or a folder with either in it;
+    datasets that TFDS downloads itself take none. Raises UserError for an original that is missing,
+    damaged or incomplete, for a download that fails, and where TensorFlow is needed and missing.
+    """
+    spec = get_dataset(name)
+    if not spec.builder:
+        return f"{name} needs no preparation: it comes with scikit-learn"
+    if manual_dir and not spec.original:
+        raise UserError(
+            f"{name} is downloaded by TFDS and takes no --manual_dir; leave it away, on a machine "
+            "with a network"
+        )
+    if check_prepared(spec, data_dir):
+        return f"{_describe(spec, data_dir)} already"
+    root = data_root(data_dir)
+    with (
+        quiet_tfds() as tfds,
+        _alone_in(root / spec.builder),
+        contextlib.redirect_stdout(io.StringIO()),  # TFDS speaks of downloads where there are none
+    ):
+        if spec.original:
+            _prepare_original(spec, manual_dir, root)
+        else:
+            _download(tfds, spec, root)
+    return _describe(spec, data_dir)
+
+
+def _prepare_original(spec: DatasetSpec, manual_dir: str | Path | None, root: Path) -> None:
+    if not manual_dir:
+        raise UserError(
+            f"{spec.name} must be fetched by hand first: get {spec.original}, then name it with "
+            "--manual_dir"
+        )
+    import tensorflow_datasets as tfds
+
+    tfds.disable_progress_bar()  # the builders draw their own
+    builder = own_builder(spec.builder)(original=manual_dir, data_dir=root)
+    try:
+        builder.download_and_prepare(file_format="array_record")
+    finally:
+        with contextlib.suppress(OSError):  # TFDS makes them though nothing is downloaded
+            (root / "downloads/extracted").rmdir()
+            (root / "downloads").rmdir()
+
+
+def _download(tfds, spec: DatasetSpec, root: Path) -> None:
+    """Lets TFDS download and prepare one of its own datasets."""
+    if not _has_tensorflow():
+        raise UserError(
+            f"TFDS needs TensorFlow to prepare {spec.name}, though not to read it: pip install "
+            "tensorflow here, or copy the prepared dataset from a machine that has it"
+        )
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    builder = tfds.builder(spec.builder, data_dir=root)
+    try:
+        if not any((root / "downloads").rglob("*.INFO")):  # nothing downloaded earlier
+            _check_network(next(iter(builder.url_infos)))
+        builder.download_and_prepare(file_format="array_record")
+    except Exception as error:
+        if problem := _network_problem(error):
+            raise UserError(
+                f"{spec.name} could not be downloaded ({problem}); check the network, then run the "
+                "same command again, or copy the prepared dataset from elsewhere"
+            ) from error
+        raise
+
+
+def _has_tensorflow() -> bool:
+    return importlib.util.find_spec("tensorflow") is not None
+
+
+def _check_network(url: str) -> None:
+    """TFDS itself gives up only after 200 seconds."""
+    import requests
+
+    requests.head(url, timeout=_NETWORK_SECONDS)
+
+
+def _network_problem(error: BaseException | None) -> str | None:
+    """The kind of a failed download, None for errors of any other sort."""
+    import requests
+    from tensorflow_datasets.core.download.download_manager import NonMatchingChecksumError
+    from tensorflow_datasets.core.download.util import DownloadError
+
+    while error is not None:
+        if isinstance(error, requests.exceptions.RequestException):
+            return f"{type(error).__name__} for {error.request.url if error.request else '?'}"
+        if isinstance(error, (NonMatchingChecksumError, DownloadError)):
+            return f"{type(error).__name__}: {str(error).splitlines()[0][:120]}"
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def _describe(spec: DatasetSpec, data_dir: str | Path | None) -> str:
+    folder, counts = check_prepared(spec, data_dir)
+    size = sum(file.stat().st_size for file in folder.iterdir())
+    images = ", ".join(f"{count:,} {split}" for split, count in counts.items())
+    return f"{spec.name}: {images} images are in {folder} ({size / 1e6:,.0f} MB)"
+
+
+@contextlib.contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Keeps a second preparation out, and clears away what a killed one has left."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / ".preparing", "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(
+                f"another process is preparing a dataset in {folder}; wait for it to end"
+            ) from error
+        try:
+            for remains in folder.glob("incomplete.*"):  # TFDS renames this when all is written
+                shutil.rmtree(remains)
+            yield
+        finally:
+            os.remove(lock.name)
+            with contextlib.suppress(OSError):  # it holds the dataset now
+                folder.rmdir()
+
+
+@contextlib.contextmanager
+def _terminated_is_interrupted() -> Iterator[None]:
+    """Meanwhile, being told to terminate cleans up just as Ctrl-C does."""
+    try:
+        before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    except ValueError:  # not the main thread
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; --help lists datasets and flags")
+
+
+def _parser() -> argparse.ArgumentParser:
+    lines = ["datasets, and what to fetch for each:"]
+    for spec in DATASETS.values():
+        if spec.builder:
+            source = (
+                spec.original or "downloaded by TFDS; needs TensorFlow (pip install tensorflow)"
+            )
+            lines.append(f"  {spec.name:14} {source}")
+    parser = _Parser(
+        prog="python -m smallvit_jax.data.prepare",
+        description="Prepares a dataset once, so that training reads it without TensorFlow. An\n"
+        "interrupted preparation leaves nothing behind.",
+        epilog="\n".join(lines),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("dataset", metavar="DATASET", help="a name from the list below")
+    parser.add_argument(
+        "--manual_dir",
+        metavar="PATH",
+        help="the original: its archive, the unpacked folder, or a folder with either in it",
+    )
+    parser.add_argument(
+        "--data_dir",
+        metavar="DIR",
+        help="where to write it; default: $TFDS_DATA_DIR, else ~/tensorflow_datasets",
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,63 @@
+"""How every command of the package ends: an exit code, and one sentence if something is wrong."""
+
+import errno
+import sys
+import traceback
+import warnings
+from collections.abc import Callable
+
+from smallvit_jax.errors import UserError
+from smallvit_jax.version import __version__
+
+
+def run_program(body: Callable[[], None], *, when_interrupted: str) -> int:
+    """Runs a command's body and returns the exit code.
+
+    0 when it is done, 2 after a mistake that the user can mend (one line on stderr), 130 when
+    interrupted (the line is `when_interrupted`), 1 after an error of the program's own (with its
+    traceback).
+    """
+    warnings.formatwarning = _format_warning
+    try:
+        body()
+        return 0
+    except UserError as error:
+        return _fail(2, str(error))
+    except KeyboardInterrupt:
+        return _fail(130, f"interrupted; {when_interrupted}")
+    except BrokenPipeError:  # the reader of our output has gone, as `| head` does
+        sys.stdout = None  # nothing to flush at exit
+        return 0
+    except Exception as error:
+        if sentence := _disk_problem(error):
+            return _fail(2, sentence)
+        traceback.print_exc()
+        return _fail(
+            1, f"this is a bug in smallvit_jax {__version__}; please report the lines above"
+        )
+
+
+def _disk_problem(error: Exception) -> str | None:
+    """Returns the sentence for a full disk or a path that cannot be used, else None."""
+    if not isinstance(error, OSError):
+        return None
+    place = f' at "{error.filename}"' if error.filename else ""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"no space left on the disk{place}; free some and run the same command again"
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS) and place:
+        return f"not permitted to read or write{place}; choose another folder or change its rights"
+    if error.errno in (errno.ENOTDIR, errno.EEXIST) and place:
+        return f"a file is in the way{place}; choose another folder"
+    return None
+
+
+def _format_warning(message, category, *where, **more) -> str:
+    """A warning meant for the user is one sentence; others keep the place they come from."""
+    if category is UserWarning:
+        return f"warning: {message}\n"
+    return f"{where[0]}:{where[1]}: {category.__name__}: {message}\n"
+
+
+def _fail(code: int, sentence: str) -> int:
+    print(f"error: {' '.join(sentence.split())}", file=sys.stderr)
+    return code
