@@ -49,8 +49,8 @@ def get_config():
     pretrain.views.solarize = 0.0  # would turn strokes into their outlines
 
     finetune = config.finetune
-    finetune.batch_size = 20  # all the labelled images; a larger batch would never fill
-    finetune.epochs = 10  # times 30 passes over 20 images: 300 steps
+    finetune.batch_size = 16  # of the 20 labelled images; splits evenly over up to 16 devices
+    finetune.epochs = 10  # times 30 passes over 20 images: 370 steps
     finetune.passes_per_epoch = 30  # an epoch of one step would be all evaluation
     finetune.optimizer.warmup_epochs = 1  # a tenth, as in the reference
     finetune.augment.flip = 0.0  # a mirrored digit is no digit

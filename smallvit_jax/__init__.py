@@ -4,7 +4,7 @@ import importlib
 
 from smallvit_jax.version import __version__
 
-__all__ = ["UserError", "__version__", "create_model", "load_checkpoint"]
+__all__ = ["UserError", "__version__", "create_model", "data", "interop", "load_checkpoint"]
 
 # Resolved on first use, so that `python -m smallvit_jax.main --help` need not wait for JAX.
 _LAZY = {
@@ -15,6 +15,8 @@ _LAZY = {
 
 
 def __getattr__(name: str):
+    if name in ("data", "interop"):
+        return importlib.import_module(f"smallvit_jax.{name}")
     if name not in _LAZY:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(_LAZY[name]), name)

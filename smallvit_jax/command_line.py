@@ -218,6 +218,8 @@ def _store(flags: Flags, name: str, value: str) -> None:
         flags.overrides[path] = value
         return
     field = name.removeprefix("--")
+    if field in ("help", "version"):
+        raise UserError(f"{name} takes no value; write it alone")
     if getattr(flags, field) is not None:
         raise UserError(f"{name} is given twice; keep one")
     if not value.strip():
@@ -241,7 +243,15 @@ def _split(file_and_argument: str) -> tuple[pathlib.Path, str | None]:
     # The file ends at ".py", so that folders with a colon in their name work too.
     match = re.fullmatch(r"(.*?\.py)(?::(.*))?", file_and_argument)
     file, argument = match.groups() if match else (file_and_argument.partition(":")[0], None)
-    return pathlib.Path(file).expanduser(), argument
+    return _expand(file), argument
+
+
+def _expand(text: str) -> pathlib.Path:
+    """Replaces a leading ~ or ~user."""
+    try:
+        return pathlib.Path(text).expanduser()
+    except RuntimeError as error:
+        raise UserError(f'"{text}" begins with the home of no known user; write it out') from error
 
 
 def _no_such_config(path: pathlib.Path) -> str:
@@ -292,7 +302,7 @@ def _workdir(text: str | None) -> pathlib.Path:
         )
     if "://" in text:
         raise UserError(f'--workdir must be a folder on this machine, not "{text}"')
-    path = pathlib.Path(text).expanduser()
+    path = _expand(text)
     existing = next((part for part in (path, *path.parents) if part.exists()), path)
     if existing.exists() and not existing.is_dir():
         raise UserError(f'--workdir: "{existing}" is a file; name a folder')
@@ -302,7 +312,7 @@ def _workdir(text: str | None) -> pathlib.Path:
 def _data_dir(text: str | None) -> str | None:
     if text is None:
         return None
-    path = pathlib.Path(text).expanduser()
+    path = _expand(text)
     if not path.is_dir():
         raise UserError(
             f'--data_dir: there is no folder "{path}"; name the one that holds the prepared '

@@ -11,7 +11,7 @@ from ml_collections.config_dict import placeholder
 
 from smallvit_jax.errors import UserError, did_you_mean
 
-MODELS = ("vit",)
+MODELS = ("vit", "swin", "cait")
 
 
 def default_config() -> ml_collections.ConfigDict:
@@ -84,7 +84,9 @@ def _check_name(kind: str, name: str, known: tuple[str, ...]) -> None:
 
 def _dataset() -> ml_collections.ConfigDict:
     dataset = ml_collections.ConfigDict()
-    dataset.name = "cifar10"  # a row of the dataset table: cifar10 | digits
+    # a row of the dataset table: cifar10 | cifar100 | svhn | cinic10 | tiny_imagenet | aircraft |
+    # cars | digits
+    dataset.name = "cifar10"
     # part of the training images that is used at all, stratified by class
     dataset.train_fraction = 1.0
     dataset.labels_per_class = 0  # labelled images per class for fine-tuning; 0 uses every label
@@ -95,14 +97,24 @@ def _dataset() -> ml_collections.ConfigDict:
 
 def _model() -> ml_collections.ConfigDict:
     model = ml_collections.ConfigDict()
-    model.name = "vit"  # architecture family: vit
+    model.name = "vit"  # architecture family: vit | swin | cait
     model.image_size = placeholder(int)  # pixels per side; None: the dataset's
-    model.patch_size = placeholder(int)  # pixels per side; None: an eighth of the image size
-    model.width = placeholder(int)  # embedding width; None: the family's (vit 192)
-    model.depth = placeholder(int)  # number of blocks; None: the family's (vit 9)
-    model.heads = placeholder(int)  # attention heads; None: the family's (vit 12)
-    model.mlp_ratio = 2.0  # hidden width of the MLP over the embedding width
-    model.drop_path = 0.1  # highest drop path rate, rising linearly over the blocks from 0
+    # pixels per side; None: the family's for the image size (vit and cait: an eighth of it, swin:
+    # a sixteenth; above 96 pixels 16 and 4)
+    model.patch_size = placeholder(int)
+    model.width = placeholder(int)  # embedding width; None: the family's (vit, cait 192; swin 96)
+    model.depth = placeholder(int)  # number of blocks; None: the family's (vit 9, cait 24)
+    # attention heads, of the first stage where there are several; None: the family's (vit 12,
+    # swin 3, cait 4)
+    model.heads = placeholder(int)
+    # hidden width of the MLP over the embedding width; None: the family's (2)
+    model.mlp_ratio = placeholder(float)
+    # highest drop path rate; None: the family's (.1, rising over the blocks; cait: in all of them)
+    model.drop_path = placeholder(float)
+    # what a cait does with positions of smaller crops: slice (the reference's) | interpolate
+    model.position_resize = placeholder(str)
+    # whether padding of small grids joins a swin's attention: unmasked (the reference's) | masked
+    model.window_padding = placeholder(str)
     # reference (normal, std .02) | fan_in (std 1/sqrt(fan in), for narrow models)
     model.init = "reference"
     return model
@@ -169,6 +181,8 @@ def _finetune() -> ml_collections.ConfigDict:
     finetune.augment.flip = 0.5  # probability of a horizontal flip
     # black pixels added on each side before the random crop; 0: no crop
     finetune.augment.crop_padding = 4
+    # AutoAugment policy: none | cifar10 | svhn | imagenet | auto: the dataset's
+    finetune.augment.policy = "auto"
     finetune.augment.erase = 0.25  # probability of random erasing
     finetune.augment.erase_area = (0.02, 0.4)  # area range of the erased box
     # height over width of the erased box, drawn uniformly

@@ -11,10 +11,11 @@ from smallvit_jax.errors import UserError
 from smallvit_jax.interop import torch_files
 from smallvit_jax.interop.torch_weights import load_state_dict, state_dict
 from smallvit_jax.loading import load_with_meta
-from smallvit_jax.models import create_model
+from smallvit_jax.models import create_model, resolve_options
 from smallvit_jax.models.parameters import get_arrays
 from smallvit_jax.training.checkpoints import CheckpointStore
-from smallvit_jax.training.stage import claim_folder, write_result
+from smallvit_jax.training.logs import write_config, write_result
+from smallvit_jax.training.stage_folder import holds_work
 
 _NOT_IN_SHAPES = ("image_size", "heads")  # what weights may not tell; the config's value wins
 
@@ -31,10 +32,11 @@ def run(config: ConfigDict, workdir: Path, data_dir: str | None) -> dict[str, An
         raise UserError(
             f"convert.source={source} does not exist; give a .pth file or a stage folder"
         )
-    used = {k: config[k].to_dict() for k in ("dataset", "model", "convert")}
-    claim_folder(workdir, used)
+    if holds_work(workdir):
+        raise UserError(f"{workdir} holds a run or a conversion already; choose a new --workdir")
     into = _from_torch if source.is_file() else _to_torch
     result = {"job": "convert", "source": str(source), **into(config, source, workdir)}
+    write_config(workdir, {k: config[k].to_dict() for k in ("dataset", "model", "convert")})
     write_result(workdir, result)
     print(f"{source} → {result['target']}: {result['model']['name']}, {result['values']:,} values")
     return result
@@ -46,6 +48,7 @@ def _from_torch(config: ConfigDict, source: Path, workdir: Path) -> dict[str, An
     for name in _NOT_IN_SHAPES:
         if config.model[name] is not None:
             options[name] = config.model[name]
+    options = resolve_options(**options)
     model = create_model(**options)
     load_state_dict(model, weights)
     spec = get_dataset(config.dataset.name)

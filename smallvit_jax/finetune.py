@@ -1,5 +1,6 @@
 """Supervised training: from a pre-trained backbone or from scratch."""
 
+import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,19 +13,22 @@ from jaxtyping import Array, Float, Int
 from ml_collections import ConfigDict
 
 from smallvit_jax import inputs
-from smallvit_jax.augment.finetune import AugmentSettings, augment_batch, evaluation_batch
+from smallvit_jax.augment.finetune import AugmentSettings, augment_batch
 from smallvit_jax.augment.mixing import mix_batch
 from smallvit_jax.data.batches import BatchOrder
-from smallvit_jax.data.placement import make_source
+from smallvit_jax.data.datasets import get_dataset
+from smallvit_jax.data.placement import check_batch, make_source
 from smallvit_jax.errors import UserError
 from smallvit_jax.evaluation.accuracy import classification_figures
-from smallvit_jax.evaluation.forward import forward_all
+from smallvit_jax.evaluation.forward import Forward
 from smallvit_jax.models import create_model
 from smallvit_jax.models.parameters import Arrays, Functional, get_arrays, set_arrays
 from smallvit_jax.training import runtime, schedules, stage
 from smallvit_jax.training.checkpoints import read_params_and_meta
+from smallvit_jax.training.logs import write_result
 from smallvit_jax.training.optimizers import make_optimizer
 from smallvit_jax.training.sharding import make_mesh, replicate
+from smallvit_jax.training.stage_folder import finished_result, holds_work
 
 
 class FinetuneState(NamedTuple):
@@ -101,26 +105,20 @@ def update(
     return new_state, metrics
 
 
-def run(
-    config: ConfigDict, workdir: Path, data_dir: str | None, init_from: str | None = None
-) -> dict[str, Any]:
-    """Fine-tunes in `workdir` and returns what is in its `result.json`.
+class Plan(NamedTuple):
+    """What a config means for a dataset: all that can be wrong about it, before work begins."""
 
-    `init_from` stands for `config.finetune.init_from` where another job chooses it.
-    """
-    init_from = config.finetune.init_from if init_from is None else init_from
-    used = {k: config[k].to_dict() for k in ("dataset", "model", "finetune", "runtime")}
-    used["seed"] = config.seed
-    used["finetune"]["init_from"] = init_from
-    if done := stage.finished_result(workdir, used):
-        print(f"fine-tuning is done already: {workdir}")
-        return done
+    images: inputs.Split
+    order: BatchOrder
+    options: dict[str, Any]
+    augment: AugmentSettings
+    schedule: stage.Schedule
 
-    dtype = runtime.prepare(config.runtime.precision, config.runtime.compilation_cache)
-    mesh = make_mesh()
-    data = inputs.load_data(config, data_dir)
-    images = data.train.take(data.subsets.labelled)
+
+def plan(config: ConfigDict, data: inputs.Data) -> Plan:
+    """Makes the plan of fine-tuning; raises `UserError` for what cannot be carried out."""
     f = config.finetune
+    images = data.train.take(data.subsets.labelled)
     order = BatchOrder(
         len(images.labels),
         f.batch_size,
@@ -128,26 +126,85 @@ def run(
         f.passes_per_epoch,
         field="finetune.batch_size",
     )
-
+    check_batch(order, make_mesh())
     options = inputs.model_options(config) | {"num_classes": data.info.num_classes}
+    augment = augment_settings(config, options["image_size"], data)
+    return Plan(images, order, options, augment, make_schedule(config, order.steps_per_epoch))
+
+
+def run(
+    config: ConfigDict, workdir: Path, data_dir: str | None, init_from: Path | None = None
+) -> dict[str, Any]:
+    """Fine-tunes in `workdir` and returns what is in its `result.json`.
+
+    `init_from` is the stage that a recipe starts from; without it, `config.finetune.init_from`
+    says where to start.
+    """
+    used = {k: config[k].to_dict() for k in ("dataset", "model", "finetune", "runtime")}
+    used["seed"] = config.seed
+    if init_from is not None:
+        used["finetune"]["init_from"] = f"../{init_from.name}"  # wherever the recipe's folder is
+    if done := finished_result(workdir, used):
+        print(f"fine-tuning is done already: {workdir}")
+        return done
+
+    r = config.runtime
+    dtype = runtime.prepare(r.precision, r.compilation_cache)
+    mesh = make_mesh()
+    data = inputs.load_data(config, data_dir)
+    images, order, options, augment, schedule = plan(config, data)
     classifier = create_model(**options, dtype=dtype, seed=config.seed)
-    if init_from:
-        print(load_backbone(classifier, init_from, options))
+    start = init_from or config.finetune.init_from
+    if start and not holds_work(workdir):  # else the stage's own checkpoint holds more
+        print(load_backbone(classifier, start, options))
     model = Functional(classifier)
-    optimizer = make_optimizer(f.optimizer.name, clip=f.optimizer.clip, decay_vectors=True)
-    mixing = {"mix_probability": f.augment.mix}
-    mixing |= {name: f.augment[name] for name in ("mixup_alpha", "cutmix_alpha")}
-    settings = AugmentSettings(
-        image_size=options["image_size"],
-        mean=data.info.mean,
-        std=data.info.std,
-        **{k: v for k, v in f.augment.items() if k not in ("mix", "mixup_alpha", "cutmix_alpha")},
+    optimizer = make_optimizer(
+        config.finetune.optimizer.name, clip=config.finetune.optimizer.clip, decay_vectors=True
     )
+    with make_source(*images, order, mesh, r.data_placement, r.steps_per_dispatch) as source:
+        outcome = stage.run_stage(
+            stage.Stage(
+                folder=workdir,
+                description="fine-tuning" if start else "training from scratch",
+                config=used,
+                step_function=make_step(config, model, optimizer, augment),
+                schedule=schedule,
+                steps_per_epoch=order.steps_per_epoch,
+                batch_size=order.batch_size,
+                params_of=lambda state: state.params | state.buffers,
+                meta={"model": options, **inputs.describe_data(data.info)},
+                evaluate=AccuracyEvaluator(model, data, augment, config.evaluate.batch_size, mesh),
+                best_split="validation" if len(data.subsets.validation) else None,
+            ),
+            replicate(initial_state(model, optimizer), mesh),
+            source,
+            runtime.stage_key(config.seed, "finetune"),
+            steps_per_dispatch=r.steps_per_dispatch,
+            checkpoint_every=r.checkpoint_every,
+            profile_steps=r.profile,
+        )
+    return _write_result(workdir, config, data, str(start), outcome)
+
+
+def make_step(
+    config: ConfigDict,
+    model: Functional,
+    optimizer: optax.GradientTransformationExtraArgs,
+    augment: AugmentSettings,
+):
+    """The step that training compiles: from uint8 images to the next state."""
+    f = config.finetune
 
     def step_function(state, batch, labels, key, schedule):
         augment_key, mix_key, drop_key = jax.random.split(key, 3)
-        augmented = augment_batch(batch, augment_key, settings)
-        mixed = mix_batch(augmented, labels, mix_key, **mixing)
+        mixed = mix_batch(
+            augment_batch(batch, augment_key, augment),
+            labels,
+            mix_key,
+            f.augment.mix,
+            f.augment.mixup_alpha,
+            f.augment.cutmix_alpha,
+        )
         return update(
             state,
             *mixed,
@@ -158,58 +215,41 @@ def run(
             label_smoothing=f.label_smoothing,
         )
 
-    evaluator = AccuracyEvaluator(model, data, settings, config.evaluate.batch_size, mesh)
-    with make_source(
-        *images, order, mesh, config.runtime.data_placement, config.runtime.steps_per_dispatch
-    ) as source:
-        outcome = stage.run_stage(
-            stage.Stage(
-                folder=workdir,
-                description="fine-tuning" if init_from else "training from scratch",
-                config=used,
-                step_function=step_function,
-                schedule=make_schedule(config, order.steps_per_epoch),
-                steps_per_epoch=order.steps_per_epoch,
-                batch_size=f.batch_size,
-                params_of=lambda state: state.params | state.buffers,
-                meta={"model": options, **inputs.describe_data(data.info)},
-                evaluate=evaluator,
-                best_split="validation" if len(data.subsets.validation) else None,
-            ),
-            replicate(initial_state(model, optimizer), mesh),
-            source,
-            runtime.stage_key(config.seed, "finetune"),
-            steps_per_dispatch=config.runtime.steps_per_dispatch,
-            checkpoint_every=config.runtime.checkpoint_every,
-            profile_steps=config.runtime.profile,
-        )
-    return _write_result(workdir, config, data, init_from, outcome)
+    return step_function
 
 
-def load_backbone(model: nnx.Module, path: str, options: dict[str, Any]) -> str:
+MIXING = ("mix", "mixup_alpha", "cutmix_alpha")  # what happens to batches, not to images
+
+
+def augment_settings(config: ConfigDict, image_size: int, data: inputs.Data) -> AugmentSettings:
+    """What `config.finetune.augment` does to single images; the policy "auto" is the dataset's."""
+    augment = {name: value for name, value in config.finetune.augment.items() if name not in MIXING}
+    if augment["policy"] == "auto":
+        augment["policy"] = get_dataset(config.dataset.name).policy
+    return AugmentSettings(image_size=image_size, mean=data.info.mean, std=data.info.std, **augment)
+
+
+def load_backbone(model: nnx.Module, path: str | Path, options: dict[str, Any]) -> str:
     """Sets all but the classifier from a checkpoint and returns a sentence that says so.
 
     Raises `UserError` where the checkpoint is of another model, listing the options that differ,
     or where any other array is missing, unexpected or misshapen.
     """
     arrays, meta = read_params_and_meta(path)
-    theirs = {k: v for k, v in meta["model"].items() if k != "num_classes"}
-    ours = {k: v for k, v in options.items() if k != "num_classes"}
+    theirs, ours = (
+        json.loads(json.dumps({k: v for k, v in model.items() if k != "num_classes"}))
+        for model in (meta["model"], options)  # tuples are lists in JSON
+    )
     # Drop path and initialisation shape how a model trains, not what fits into it.
-    differing = {
-        k
-        for k in theirs.keys() | ours.keys()
+    differing = [
+        f"model.{k} = {theirs.get(k)} there and {ours.get(k)} here"
+        for k in sorted(theirs.keys() | ours.keys())
         if theirs.get(k) != ours.get(k) and k not in ("drop_path", "init")
-    }
+    ]
     if differing:
-        listed = ", ".join(
-            f"model.{k} = {theirs.get(k, 'its default')} there and {ours.get(k, 'its default')} "
-            "here"
-            for k in sorted(differing)
-        )
         raise UserError(
-            f"finetune.init_from={path} holds another model ({listed}); give this run the "
-            "checkpoint's values."
+            f"finetune.init_from={path} holds another model ({', '.join(differing)}); give this "
+            "run the checkpoint's values"
         )
     fresh = {k: v for k, v in get_arrays(model).items() if k.startswith("head.")}
     backbone = {k: v for k, v in arrays.items() if not k.startswith("head.")}
@@ -259,28 +299,24 @@ class AccuracyEvaluator:
         self._splits = {"test": data.test}
         if len(data.subsets.validation):
             self._splits["validation"] = data.train.take(data.subsets.validation)
-        self._batch_size, self._mesh = batch_size, mesh
-
-        @jax.jit
-        def logits(params, buffers, batch):
-            images = evaluation_batch(batch, settings.image_size, settings.mean, settings.std)
-            return model(params, buffers, images)[0]
-
-        self._logits = logits
+        self._logits = Forward(
+            model,
+            "__call__",
+            image_size=settings.image_size,
+            mean=settings.mean,
+            std=settings.std,
+            batch_size=batch_size,
+            mesh=mesh,
+        )
 
     def __call__(self, epochs_done: int, state: FinetuneState) -> dict[str, dict[str, float]]:
         if epochs_done == 0:
             return {}
-        return {name: self._figures(state, split) for name, split in self._splits.items()}
-
-    def _figures(self, state: FinetuneState, split: inputs.Split) -> dict[str, float]:
-        logits = forward_all(
-            lambda batch: self._logits(state.params, state.buffers, batch),
-            split.images,
-            self._batch_size,
-            self._mesh,
-        )
-        return classification_figures(logits, split.labels)
+        arrays = state.params | state.buffers
+        return {
+            name: classification_figures(self._logits(arrays, split.images), split.labels)
+            for name, split in self._splits.items()
+        }
 
 
 def _write_result(
@@ -325,5 +361,5 @@ def _write_result(
         "seconds": round(outcome.seconds, 1),
         "images_per_second": outcome.images_per_second,
     }
-    stage.write_result(workdir, result)
+    write_result(workdir, result)
     return result

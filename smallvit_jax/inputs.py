@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 from smallvit_jax.data import DatasetInfo, load_split
 from smallvit_jax.data.datasets import get_dataset
 from smallvit_jax.data.subsets import TrainingSubsets, split_training_set
+from smallvit_jax.models import resolve_options
 
 
 class Split(NamedTuple):
@@ -55,13 +56,13 @@ _load_split_once = functools.lru_cache(maxsize=2)(load_split)
 
 
 def model_options(config: ConfigDict) -> dict[str, Any]:
-    """The arguments of `create_model` that do not depend on the job, ready for JSON.
+    """All arguments of `create_model` that do not depend on the job, ready for JSON.
 
-    Fields that are None are left to the dataset (image size) or the family (the rest).
+    Fields that are None are the dataset's (image size) or the family's (the rest).
     """
     options = {k: v for k, v in config.model.items() if v is not None}
     options.setdefault("image_size", get_dataset(config.dataset.name).image_size)
-    return options
+    return resolve_options(**options)
 
 
 def describe_data(info: DatasetInfo) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Self-supervised pre-training: student, teacher, centre and optimiser in one jitted step."""
 
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,19 +14,23 @@ from jaxtyping import Array, Float, Int
 from ml_collections import ConfigDict
 
 from smallvit_jax import inputs, objective
-from smallvit_jax.augment.finetune import evaluation_batch
 from smallvit_jax.augment.views import ViewSettings, multi_crop
 from smallvit_jax.data.batches import BatchOrder
 from smallvit_jax.data.datasets import get_dataset
-from smallvit_jax.data.placement import make_source
+from smallvit_jax.data.placement import check_batch, make_source
+from smallvit_jax.errors import UserError
 from smallvit_jax.evaluation.accuracy import knn_accuracy
-from smallvit_jax.evaluation.forward import forward_all
+from smallvit_jax.evaluation.forward import Forward
 from smallvit_jax.models import create_model
 from smallvit_jax.models.heads import ProjectionHead, ViewNetwork
 from smallvit_jax.models.parameters import Arrays, Functional
 from smallvit_jax.training import runtime, schedules, stage
+from smallvit_jax.training.logs import write_result
 from smallvit_jax.training.optimizers import make_optimizer
 from smallvit_jax.training.sharding import make_mesh, replicate
+from smallvit_jax.training.stage_folder import finished_result
+
+MOST_RAW_BYTES = 2**30  # of float32 pixels that the kNN on raw pixels may hold
 
 
 class PretrainState(NamedTuple):
@@ -138,33 +143,105 @@ def _rngs(key: jax.Array | None) -> nnx.Rngs | None:
     return None if key is None else nnx.Rngs(key)
 
 
+class Plan(NamedTuple):
+    """What a config means for a dataset: all that can be wrong about it, before work begins."""
+
+    images: inputs.Split
+    order: BatchOrder
+    options: dict[str, Any]
+    views: ViewSettings
+    schedule: stage.Schedule
+
+
+def plan(config: ConfigDict, data: inputs.Data) -> Plan:
+    """Makes the plan of pre-training; raises `UserError` for what cannot be carried out."""
+    p = config.pretrain
+    images = data.train.take(data.subsets.unlabelled)
+    order = BatchOrder(len(images.labels), p.batch_size, config.seed, field="pretrain.batch_size")
+    check_batch(order, make_mesh())
+    options = inputs.model_options(config)
+    views = view_settings(config, options["image_size"], data)
+    local_size = views.image_size / 2
+    if views.local_crops and local_size % options["patch_size"]:
+        raise UserError(
+            f"local crops have {local_size:g} pixels per side, half of model.image_size="
+            f"{views.image_size}, which patches of {options['patch_size']} do not fill; choose "
+            "another model.patch_size, or pretrain.views.local_crops=0"
+        )
+    return Plan(images, order, options, views, make_schedule(config, order.steps_per_epoch))
+
+
 def run(config: ConfigDict, workdir: Path, data_dir: str | None) -> dict[str, Any]:
     """Pre-trains in `workdir` and returns what is in its `result.json`."""
     used = {k: config[k].to_dict() for k in ("dataset", "model", "pretrain", "runtime")}
     used["seed"] = config.seed
-    if done := stage.finished_result(workdir, used):
+    used["evaluate"] = {k: config.evaluate[k] for k in ("knn_neighbors", "knn_temperature")}
+    if done := finished_result(workdir, used):
         print(f"pre-training is done already: {workdir}")
         return done
 
-    dtype = runtime.prepare(config.runtime.precision, config.runtime.compilation_cache)
+    r = config.runtime
+    dtype = runtime.prepare(r.precision, r.compilation_cache)
     mesh = make_mesh()
     data = inputs.load_data(config, data_dir)
-    images = data.train.take(data.subsets.unlabelled)
-    p = config.pretrain
-    order = BatchOrder(len(images.labels), p.batch_size, config.seed, field="pretrain.batch_size")
+    images, order, options, views, schedule = plan(config, data)
+    out_dim = config.pretrain.head.out_dim
+    network, backbone = build_network(config, options, dtype)
+    optimizer = make_optimizer(
+        config.pretrain.optimizer.name,
+        clip=config.pretrain.optimizer.clip,
+        freezable=is_last_layer,
+    )
+    with make_source(*images, order, mesh, r.data_placement, r.steps_per_dispatch) as source:
+        outcome = stage.run_stage(
+            stage.Stage(
+                folder=workdir,
+                description="pre-training",
+                config=used,
+                step_function=make_step(config, network, optimizer, views),
+                schedule=schedule,
+                steps_per_epoch=order.steps_per_epoch,
+                batch_size=order.batch_size,
+                params_of=teacher_backbone,
+                meta={"model": options, **inputs.describe_data(data.info)},
+                evaluate=KnnEvaluator(config, data, images, backbone, views, mesh),
+                warn_about=lambda means: objective.describe_collapse(
+                    means["mutual_information"], means["teacher_entropy"], out_dim
+                ),
+            ),
+            replicate(initial_state(network, optimizer, out_dim), mesh),
+            source,
+            runtime.stage_key(config.seed, "pretrain"),
+            steps_per_dispatch=r.steps_per_dispatch,
+            checkpoint_every=r.checkpoint_every,
+            profile_steps=r.profile,
+        )
+    return _write_result(workdir, config, data, outcome)
 
-    options = inputs.model_options(config)
+
+def build_network(
+    config: ConfigDict, options: dict[str, Any], dtype
+) -> tuple[Functional, Functional]:
+    """The freshly initialised student, and its backbone alone."""
     backbone = create_model(**options, dtype=dtype, seed=config.seed)
     head = ProjectionHead(
         backbone.num_features,
-        **p.head,
+        **config.pretrain.head,
         init=config.model.init,
         dtype=dtype,
-        rngs=nnx.Rngs(config.seed + 1),
+        rngs=nnx.Rngs(runtime.stage_key(config.seed, "projection head")),
     )
-    network = Functional(ViewNetwork(backbone, head))
-    optimizer = make_optimizer(p.optimizer.name, clip=p.optimizer.clip, freezable=is_last_layer)
-    views = view_settings(config, options["image_size"], data)
+    return Functional(ViewNetwork(backbone, head)), Functional(backbone)
+
+
+def make_step(
+    config: ConfigDict,
+    network: Functional,
+    optimizer: optax.GradientTransformationExtraArgs,
+    views: ViewSettings,
+):
+    """The step that training compiles: from uint8 images to the next state."""
+    p = config.pretrain
 
     def step_function(state, batch, labels, key, schedule):
         del labels
@@ -181,34 +258,7 @@ def run(config: ConfigDict, workdir: Path, data_dir: str | None) -> dict[str, An
             teacher_drop_path=p.teacher.drop_path,
         )
 
-    evaluator = KnnEvaluator(config, data, images, Functional(backbone), views, mesh)
-    with make_source(
-        *images, order, mesh, config.runtime.data_placement, config.runtime.steps_per_dispatch
-    ) as source:
-        outcome = stage.run_stage(
-            stage.Stage(
-                folder=workdir,
-                description="pre-training",
-                config=used,
-                step_function=step_function,
-                schedule=make_schedule(config, order.steps_per_epoch),
-                steps_per_epoch=order.steps_per_epoch,
-                batch_size=p.batch_size,
-                params_of=lambda state: backbone_arrays(state.teacher),
-                meta={"model": options, **inputs.describe_data(data.info)},
-                evaluate=evaluator,
-                warn_about=lambda means: objective.describe_collapse(
-                    means["mutual_information"], means["teacher_entropy"], p.head.out_dim
-                ),
-            ),
-            replicate(initial_state(network, optimizer, p.head.out_dim), mesh),
-            source,
-            runtime.stage_key(config.seed, "pretrain"),
-            steps_per_dispatch=config.runtime.steps_per_dispatch,
-            checkpoint_every=config.runtime.checkpoint_every,
-            profile_steps=config.runtime.profile,
-        )
-    return _write_result(workdir, config, data, outcome)
+    return step_function
 
 
 def view_settings(config: ConfigDict, image_size: int, data: inputs.Data) -> ViewSettings:
@@ -252,17 +302,17 @@ def make_schedule(config: ConfigDict, steps_per_epoch: int) -> stage.Schedule:
     }
 
 
-def backbone_arrays(arrays: Arrays) -> Arrays:
-    """The backbone's part of the network's arrays, under the backbone's own names."""
-    prefix = "backbone."
+def teacher_backbone(state: PretrainState) -> Arrays:
+    """The teacher's backbone, weights and batch statistics, under the backbone's own names."""
+    prefix, arrays = "backbone.", state.teacher | state.teacher_buffers
     return {k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)}
 
 
 class KnnEvaluator:
     """kNN accuracy of the teacher's features on the test split, every few epochs.
 
-    Before the first step it also measures raw pixels, the figure to beat. Without labels, or
-    with `pretrain.knn_every` 0, it measures nothing.
+    Before the first step it also measures raw pixels, the figure to beat, where they fit into
+    memory. Without labels, or with `pretrain.knn_every` 0, it measures nothing.
     """
 
     def __init__(
@@ -276,40 +326,38 @@ class KnnEvaluator:
     ):
         self._every, self._epochs = config.pretrain.knn_every, config.pretrain.epochs
         labelled = images.labels >= 0
-        self._bank = images.take(np.flatnonzero(labelled))
-        self._queries = data.test
+        self._bank, self._queries = images.take(np.flatnonzero(labelled)), data.test
         self._on = bool(self._every and labelled.any() and (data.test.labels >= 0).all())
-        self._batch_size, self._mesh = config.evaluate.batch_size, mesh
-        self._knn = dict(
+        self._features = Forward(
+            backbone,
+            "features",
+            image_size=views.image_size,
+            mean=views.mean,
+            std=views.std,
+            batch_size=config.evaluate.batch_size,
+            mesh=mesh,
+        )
+        self._knn = functools.partial(
+            knn_accuracy,
             num_classes=data.info.num_classes,
             k=config.evaluate.knn_neighbors,
             temperature=config.evaluate.knn_temperature,
         )
 
-        @jax.jit
-        def features(arrays, batch):
-            normalised = evaluation_batch(batch, views.image_size, views.mean, views.std)
-            return backbone(arrays, backbone.buffers, normalised, method="features")[0]
-
-        self._features = features
-
     def __call__(self, epochs_done: int, state: PretrainState) -> dict[str, dict[str, float]]:
         if not self._on or (epochs_done % self._every and epochs_done != self._epochs):
             return {}
-        arrays = backbone_arrays(state.teacher)
-        figures = {"top1": self._accuracy(lambda batch: self._features(arrays, batch))}
-        if epochs_done == 0:
+        arrays = teacher_backbone(state)
+        figures = {"top1": self._accuracy(lambda images: self._features(arrays, images))}
+        if epochs_done == 0 and self._bank.images.size * 4 <= MOST_RAW_BYTES:
             figures["raw_pixels"] = self._accuracy(
-                lambda batch: batch.reshape(len(batch), -1) / np.float32(255)
+                lambda images: images.reshape(len(images), -1).astype(np.float32) / 255
             )
         return {"knn": figures}
 
-    def _accuracy(self, apply) -> float:
-        bank, queries = (
-            forward_all(apply, split.images, self._batch_size, self._mesh)
-            for split in (self._bank, self._queries)
-        )
-        return knn_accuracy(bank, self._bank.labels, queries, self._queries.labels, **self._knn)
+    def _accuracy(self, features) -> float:
+        bank, queries = (features(split.images) for split in (self._bank, self._queries))
+        return self._knn(bank, self._bank.labels, queries, self._queries.labels)
 
 
 def _write_result(
@@ -324,7 +372,7 @@ def _write_result(
         "seed": config.seed,
         "epochs": config.pretrain.epochs,
         "steps": last["step"],
-        "knn_raw_pixels": knn[0]["raw_pixels"] if knn else None,
+        "knn_raw_pixels": knn[0].get("raw_pixels") if knn else None,
         "knn_before": knn[0]["top1"] if knn else None,
         "knn_after": knn[-1]["top1"] if knn else None,
         "loss": last["loss"],
@@ -333,5 +381,5 @@ def _write_result(
         "seconds": round(outcome.seconds, 1),
         "images_per_second": outcome.images_per_second,
     }
-    stage.write_result(workdir, result)
+    write_result(workdir, result)
     return result

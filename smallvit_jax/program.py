@@ -14,8 +14,8 @@ def run_program(body: Callable[[], None], *, when_interrupted: str) -> int:
     """Runs a command's body and returns the exit code.
 
     0 when it is done, 2 after a mistake that the user can mend (one line on stderr), 130 when
-    interrupted (the line is `when_interrupted`), 1 after an error of the program's own (with its
-    traceback).
+    interrupted (the line is `when_interrupted`), 141 when the reader of its output has gone, 1
+    after an error of the program's own (with its traceback).
     """
     warnings.formatwarning = _format_warning
     try:
@@ -25,11 +25,11 @@ def run_program(body: Callable[[], None], *, when_interrupted: str) -> int:
         return _fail(2, str(error))
     except KeyboardInterrupt:
         return _fail(130, f"interrupted; {when_interrupted}")
-    except BrokenPipeError:  # the reader of our output has gone, as `| head` does
+    except BrokenPipeError:  # as `| head` does
         sys.stdout = None  # nothing to flush at exit
-        return 0
+        return 141
     except Exception as error:
-        if sentence := _disk_problem(error):
+        if sentence := _disk_problem(error) or _memory_problem(error):
             return _fail(2, sentence)
         traceback.print_exc()
         return _fail(
@@ -48,6 +48,18 @@ def _disk_problem(error: Exception) -> str | None:
         return f"not permitted to read or write{place}; choose another folder or change its rights"
     if error.errno in (errno.ENOTDIR, errno.EEXIST) and place:
         return f"a file is in the way{place}; choose another folder"
+    if error.errno == errno.ENAMETOOLONG:
+        return f"the name is too long{place}; choose a shorter one"
+    return None
+
+
+def _memory_problem(error: Exception) -> str | None:
+    """Returns the sentence for memory that does not suffice, on the host or a device, else None."""
+    if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
+        return (
+            "out of memory; lower pretrain.batch_size, finetune.batch_size or "
+            "evaluate.batch_size, set runtime.data_placement=host, or choose a smaller model"
+        )
     return None
 
 

@@ -6,22 +6,24 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, UInt8
 
-from smallvit_jax.augment import color, geometry
+from smallvit_jax.augment import autoaugment, color, geometry
 
 
 @dataclasses.dataclass(frozen=True)
 class AugmentSettings:
     """What happens to a training image; the defaults are the reference's for CIFAR-10.
 
-    `flip` and `erase` are probabilities. `crop_padding` is in pixels; 0 means no crop. `erase_area`
-    is the range of the erased share of the image, `erase_aspect` that of height over width.
-    `erase_fill` is "mean" (0, the normalised mean) or "reference": the mean before normalisation,
-    which the reference writes into images already normalised (random_erasing.py:37-39).
+    Except for AutoAugment, whose `policy` is none, cifar10, svhn or imagenet. `flip` and `erase`
+    are probabilities. `crop_padding` is in pixels; 0 means no crop. `erase_area` is the range of
+    the erased share of the image, `erase_aspect` that of height over width. `erase_fill` is "mean"
+    (0, the normalised mean) or "reference": the mean before normalisation, which the reference
+    writes into images already normalised (random_erasing.py:37-39).
     """
 
     image_size: int = 32
     flip: float = 0.5
     crop_padding: int = 4
+    policy: str = "none"
     erase: float = 0.25
     erase_area: tuple[float, float] = (0.02, 0.4)
     erase_aspect: tuple[float, float] = (0.3, 3.33)
@@ -33,10 +35,10 @@ class AugmentSettings:
 def augment_batch(
     images: UInt8[Array, "batch height width 3"], key: jax.Array, settings: AugmentSettings
 ) -> Float[Array, "batch size size 3"]:
-    """Returns the images randomly flipped and cropped, normalised, and randomly erased.
+    """Returns the images flipped, cropped, changed by AutoAugment, normalised, and erased.
 
-    Float32; images of another size than `settings.image_size` are resized first. Image i's result
-    depends on `key` and i alone.
+    All but normalising is random. Float32; images of another size than `settings.image_size` are
+    resized first. Image i's result depends on `key` and i alone.
     """
     planes = resize(geometry.to_planes(images), settings.image_size)
     keys = jax.random.split(key, len(images))
@@ -72,6 +74,9 @@ def _augment(
     flip, top, left, erase = uniform[:4]
     corner = jnp.floor(jnp.stack([top, left]) * (2 * padding + 1)).astype(jnp.int32)
     planes = geometry.pad_and_crop(planes, *corner, padding, flip < settings.flip)
+    if settings.policy != "none":
+        change = jax.random.uniform(jax.random.fold_in(key, 1), (autoaugment.NUMBERS,))
+        planes = autoaugment.autoaugment(planes, change, settings.policy)
     image = color.normalize(planes, settings.mean, settings.std)
     if settings.erase == 0:
         return image

@@ -71,6 +71,16 @@ def choose_placement(requested: str, num_bytes: int, mesh: Mesh) -> str:
     return "device"
 
 
+def check_batch(order: BatchOrder, mesh: Mesh) -> None:
+    """Raises UserError where the batch does not split evenly over the devices of the mesh."""
+    devices = mesh.shape["data"]
+    if order.batch_size % devices:
+        raise UserError(
+            f"{order.field}={order.batch_size} does not split evenly over {devices} devices; "
+            f"choose a multiple of {devices}"
+        )
+
+
 def make_source(
     images: UInt8[np.ndarray, "images height width 3"],
     labels: Int[np.ndarray, " images"],
@@ -88,12 +98,7 @@ def make_source(
         raise ValueError(
             f"{len(images)} images, {len(labels)} labels and an order of {order.num_examples}"
         )
-    devices = mesh.shape["data"]
-    if order.batch_size % devices:
-        raise UserError(
-            f"{order.field}={order.batch_size} does not split evenly over {devices} devices; "
-            f"choose a multiple of {devices}"
-        )
+    check_batch(order, mesh)
     kind = (
         DeviceSource if choose_placement(placement, images.nbytes, mesh) == "device" else HostSource
     )

@@ -56,7 +56,9 @@ def knn_accuracy(
     Features are L2-normalised; each of the k most similar bank images votes for its class with
     weight exp(similarity / temperature) (facebookresearch/dino, eval_knn.py).
     """
-    bank, queries = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (bank, queries))
+    bank, queries = (
+        x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12) for x in (bank, queries)
+    )
     k = min(k, len(bank))
     vote = functools.partial(
         _vote, jnp.asarray(bank), jnp.asarray(bank_labels), num_classes, k, temperature
@@ -77,7 +79,7 @@ def _vote(
     temperature: float,
     queries: Float[Array, "chunk width"],
 ) -> Int[Array, " chunk"]:
-    similarity, index = jax.lax.top_k(queries @ bank.T, k)
+    similarity, index = jax.lax.top_k(jnp.matmul(queries, bank.T, precision="highest"), k)
     weight = jnp.exp(similarity / temperature)
     votes = jnp.einsum("qk,qkc->qc", weight, jax.nn.one_hot(bank_labels[index], num_classes))
     return votes.argmax(axis=-1)

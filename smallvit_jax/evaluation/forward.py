@@ -1,13 +1,48 @@
 """Running a model over a whole split, in batches of one fixed size."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Float, UInt8
 
+from smallvit_jax.augment.finetune import evaluation_batch
+from smallvit_jax.models.parameters import Arrays, Functional
 from smallvit_jax.training.sharding import split_batch
+
+
+class Forward:
+    """A model's method as a function of its arrays and a whole split of uint8 images.
+
+    Images are scaled to `image_size` and normalised with `mean` and `std` (scale 0 to 1).
+    """
+
+    def __init__(
+        self,
+        network: Functional,
+        method: str,
+        *,
+        image_size: int,
+        mean: Sequence[float],
+        std: Sequence[float],
+        batch_size: int,
+        mesh: Mesh,
+    ):
+        def apply(arrays, batch):
+            images = evaluation_batch(batch, image_size, tuple(mean), tuple(std))
+            return network(arrays, {}, images, method=method)[0]
+
+        self._apply = jax.jit(apply)
+        self._batch_size, self._mesh = batch_size, mesh
+
+    def __call__(
+        self, arrays: Arrays, images: UInt8[np.ndarray, "count height width 3"]
+    ) -> Float[np.ndarray, "count outputs"]:
+        """`arrays` are all of the model's: weights and buffers."""
+        return forward_all(
+            lambda batch: self._apply(arrays, batch), images, self._batch_size, self._mesh
+        )
 
 
 def forward_all(

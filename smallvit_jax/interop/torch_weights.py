@@ -3,6 +3,7 @@
 Arrays may be numpy arrays or CPU tensors; PyTorch itself is not needed.
 """
 
+import math
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -16,27 +17,33 @@ from smallvit_jax.models.parameters import (
     get_arrays,
     set_arrays,
 )
+from smallvit_jax.models.swin import relative_position_index
 
 # Our name → the reference's, applied in this order.
 _RENAMES = (
     (r"^projection\.", "mlphead."),
+    (r"\bpatch_embed\.linear\.", "patch_embed.1."),  # CaiT: behind a rearrangement
     (r"\bkernel$", "weight"),
     (r"\bscale$", "weight"),
     (r"\bmean$", "running_mean"),
     (r"\bvar$", "running_var"),
 )
 
+# What a reference state dict holds beside weights.
+_NO_WEIGHTS = ("num_batches_tracked", "relative_position_index")
+
 
 def load_state_dict(model: nnx.Module, state_dict: Mapping[str, Any]) -> None:
     """Sets the model's arrays from a reference state dict, in place.
 
     Strict by name and shape: all missing, unexpected and misshapen entries are named together in
-    one `UserError`, and the model is left as it was. Counters of batches that PyTorch's batch
-    norm keeps (`num_batches_tracked`) have no counterpart and are passed over.
+    one `UserError`, and the model is left as it was. Passed over are buffers that are no weights:
+    the counters of batches that PyTorch's batch norm keeps (`num_batches_tracked`) and Swin's
+    table of offsets (`relative_position_index`).
     """
     arrays = get_arrays(model)
-    keys = _reference_keys(model)
-    given = {k: np.asarray(v) for k, v in state_dict.items() if not _is_counter(k)}
+    keys = reference_keys(model)
+    given = {k: np.asarray(v) for k, v in state_dict.items() if not k.endswith(_NO_WEIGHTS)}
     expected = {keys[name]: _to_torch(name, array).shape for name, array in arrays.items()}
     check_names_and_shapes(expected, {k: v.shape for k, v in given.items()}, "The state dict")
     set_arrays(
@@ -45,13 +52,23 @@ def load_state_dict(model: nnx.Module, state_dict: Mapping[str, Any]) -> None:
 
 
 def state_dict(model: nnx.Module) -> dict[str, np.ndarray]:
-    """The model's arrays under the reference's key names and in its order and layout, float32."""
-    keys, arrays = _reference_keys(model), get_arrays(model)
-    return {keys[name]: _to_torch(name, arrays[name]) for name in sorted(arrays, key=_place)}
+    """The model's arrays under the reference's key names and in its order and layout, float32.
+
+    Swin's tables of offsets (int64) are among them, since the reference does not load without.
+    """
+    keys, arrays = reference_keys(model), get_arrays(model)
+    result = {}
+    for name in sorted(arrays, key=_place):
+        result[keys[name]] = _to_torch(name, arrays[name])
+        if name.endswith("relative_position_bias_table"):
+            window = (math.isqrt(len(arrays[name])) + 1) // 2
+            index = relative_position_index(window).astype(np.int64)
+            result[keys[name].replace("_bias_table", "_index")] = index
+    return result
 
 
-def _reference_keys(model: nnx.Module) -> dict[str, str]:
-    """Our dotted path → the reference's key."""
+def reference_keys(model: nnx.Module) -> dict[str, str]:
+    """The reference's key of each array, by our dotted path."""
     head = model.projection if isinstance(model, ViewNetwork) else model
     # The MLP is an nn.Sequential there: linear, [batch norm,] GELU, linear, ...
     stride = 3 if getattr(head, "norms", None) else 2
@@ -70,8 +87,8 @@ _ORDER = (
     *("backbone", "projection", "cls_token", "pos_embed", "patch_embed", "gamma_1", "gamma_2"),
     *("norm1", "attn", "relative_position_bias_table", "qkv", "q", "k", "v"),
     *("proj", "proj_l", "proj_w", "norm2", "mlp", "fc1", "fc2"),
-    *("layers", "blocks", "blocks_token_only", "downsample", "reduction", "linears", "norms"),
-    *("norm", "head", "last_layer", "weight_g", "weight_v", "kernel", "scale", "bias"),
+    *("layers", "blocks", "blocks_token_only", "downsample", "reduction", "linear", "linears"),
+    *("norms", "norm", "head", "last_layer", "weight_g", "weight_v", "kernel", "scale", "bias"),
     *("mean", "var"),
 )
 
@@ -79,10 +96,6 @@ _ORDER = (
 def _place(name: str) -> list[int]:
     """Where an array stands among the model's."""
     return [int(part) if part.isdecimal() else _ORDER.index(part) for part in name.split(".")]
-
-
-def _is_counter(key: str) -> bool:
-    return key.endswith("num_batches_tracked")
 
 
 def _is_patch_kernel(name: str) -> bool:

@@ -2,13 +2,17 @@
 
 import functools
 import inspect
+from typing import Any
 
 from flax import nnx
 
 from smallvit_jax.errors import UserError, did_you_mean
+from smallvit_jax.models.cait import CaiT
+from smallvit_jax.models.swin import Swin
 from smallvit_jax.models.vit import ViT
 
-FAMILIES = {"vit": ViT}
+FAMILIES = {"vit": ViT, "swin": Swin, "cait": CaiT}
+LARGEST_SMALL_IMAGE = 96  # pixels per side up to which an image has a fixed number of patches
 
 
 def create_model(
@@ -23,47 +27,68 @@ def create_model(
     """Builds a freshly initialised model; the defaults are the reference's.
 
     Args:
-      name: the family: "vit".
+      name: the family: "vit", "swin" or "cait".
       image_size: pixels per side of the images it is built for.
-      patch_size: pixels per side of a patch; None: an eighth of the image size.
+      patch_size: pixels per side of a patch; None: an eighth of the image size (swin: a
+        sixteenth), or 16 (swin: 4) above 96 pixels.
       num_classes: outputs of the classifier; 0 leaves it out, so that the model gives features.
       seed: of the initialisation.
-      **options: further arguments of the family (`width`, `depth`, `drop_path`, `dtype`, ...).
+      **options: further arguments of the family (`width`, `heads`, `drop_path`, `dtype`, ...).
 
     Raises:
       UserError: unknown family or option, or sizes that do not divide.
     """
+    sizes = {"image_size": image_size, "patch_size": patch_size, "num_classes": num_classes}
+    resolved = resolve_options(name, **sizes, **options)
+    return FAMILIES[resolved.pop("name")](**resolved, rngs=nnx.Rngs(seed))
+
+
+def resolve_options(name: str, **options) -> dict[str, Any]:
+    """All of a model's options, the family's defaults included, ready for `create_model`.
+
+    Checkpoints store these, so that they stay the same model when a default changes. Only
+    `dtype` is left out unless given: it is how a model computes, not what it is. Raises
+    `UserError` as `create_model` does.
+    """
     if name not in FAMILIES:
         raise UserError(
             f'model.name is "{name}"{did_you_mean(name, FAMILIES)}; choose one of '
-            f"{', '.join(FAMILIES)}."
+            f"{', '.join(FAMILIES)}"
         )
-    patch_size = patch_size or image_size // 8
+    family = FAMILIES[name]
+    defaults = {
+        n: parameter.default
+        for n, parameter in inspect.signature(family.__init__).parameters.items()
+        if n not in ("self", "rngs")
+    }
+    for option in options:
+        if option not in defaults:
+            raise UserError(
+                f'the {name} has no option "{option}"{did_you_mean(option, defaults)}; it takes '
+                f"{', '.join(defaults)}"
+            )
+    if "dtype" not in options:
+        del defaults["dtype"]
+    resolved = {"name": name, **defaults, **options}
+    image_size = resolved["image_size"]
+    patch_size = resolved["patch_size"] or _default_patch_size(family, image_size)
     if not patch_size or image_size % patch_size:
         raise UserError(
             f"model.patch_size {patch_size} does not divide model.image_size {image_size}; "
-            "choose a divisor."
+            "choose a divisor"
         )
-    family = FAMILIES[name]
-    known = [n for n in inspect.signature(family.__init__).parameters if n not in ("self", "rngs")]
-    for option in options:
-        if option not in known:
-            raise UserError(
-                f'The {name} has no option "{option}"{did_you_mean(option, known)}; it takes '
-                f"{', '.join(known)}."
-            )
-    if options.get("width", 1) % options.get("heads", 1):
+    width, heads = resolved["width"], resolved["heads"]
+    if width % heads:
         raise UserError(
-            f"model.heads {options['heads']} does not divide model.width {options['width']}; "
-            "choose a divisor."
+            f"model.heads {heads} does not divide model.width {width}; choose a divisor"
         )
-    return family(
-        image_size=image_size,
-        patch_size=patch_size,
-        num_classes=num_classes,
-        rngs=nnx.Rngs(seed),
-        **options,
-    )
+    return resolved | {"patch_size": patch_size}
+
+
+def _default_patch_size(family: type[nnx.Module], image_size: int) -> int:
+    """The reference's at 32 and 64 pixels; for photographs the usual one of the family."""
+    small = image_size <= LARGEST_SMALL_IMAGE
+    return image_size // family.PATCHES_PER_SIDE if small else family.PHOTOGRAPH_PATCH
 
 
 def abstract_model(name: str, **options) -> nnx.Module:

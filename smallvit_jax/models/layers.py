@@ -6,7 +6,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
-from smallvit_jax.models.initializers import Scheme, uniform_fan_in
+from smallvit_jax.models.initializers import Scheme, get_scheme, uniform_fan_in
 
 Tokens = Float[Array, "batch tokens width"]
 
@@ -23,7 +23,20 @@ def layer_norm(width: int, *, dtype, rngs: nnx.Rngs) -> nnx.LayerNorm:
     )
 
 
-def drop_path(x: Tokens, rate: float, rngs: nnx.Rngs | None) -> Tokens:
+def classifier(features: int, num_classes: int, *, dtype, rngs: nnx.Rngs) -> nnx.Linear | None:
+    """The linear layer from features to logits, or None for no classes.
+
+    It starts at std .02 in every scheme: small logits, as the reference.
+    """
+    if not num_classes:
+        return None
+    kernel_init = get_scheme("reference").kernel
+    return nnx.Linear(features, num_classes, kernel_init=kernel_init, dtype=dtype, rngs=rngs)
+
+
+def drop_path(
+    x: Float[Array, "batch *positions width"], rate: float, rngs: nnx.Rngs | None
+) -> Float[Array, "batch *positions width"]:
     """Zeroes the residual branch of whole samples with probability `rate`, rescaling the others.
 
     Acts only when `rngs` is given and the rate is above zero (Huang et al., 2016, as in timm).
@@ -35,11 +48,20 @@ def drop_path(x: Tokens, rate: float, rngs: nnx.Rngs | None) -> Tokens:
     return jnp.where(mask, x / keep, 0).astype(x.dtype)
 
 
+def cut_patches(
+    images: Float[Array, "batch height width 3"], patch_size: int
+) -> Float[Array, "batch patches values"]:
+    """Square patches, row by row, each flattened in the order (row, column, channel)."""
+    batch, height, width, channels = images.shape
+    p = patch_size
+    patches = images.reshape(batch, height // p, p, width // p, p, channels)
+    return patches.transpose(0, 1, 3, 2, 4, 5).reshape(batch, -1, p * p * channels)
+
+
 class PatchEmbed(nnx.Module):
     """Cuts an image into square patches and projects each one linearly.
 
-    A convolution whose stride is its kernel size, written as one matrix product: patch vectors
-    are ordered (row, column, channel).
+    A convolution whose stride is its kernel size, written as one matrix product.
     """
 
     def __init__(self, patch_size: int, width: int, *, dtype, rngs: nnx.Rngs):
@@ -56,11 +78,7 @@ class PatchEmbed(nnx.Module):
 
     def __call__(self, images: Float[Array, "batch height width 3"]) -> Tokens:
         """Returns one token per patch, row by row."""
-        batch, height, width, channels = images.shape
-        p = self.patch_size
-        patches = images.reshape(batch, height // p, p, width // p, p, channels)
-        patches = patches.transpose(0, 1, 3, 2, 4, 5)
-        return self.proj(patches.reshape(batch, -1, p * p * channels))
+        return self.proj(cut_patches(images, self.patch_size))
 
 
 class Attention(nnx.Module):
@@ -105,7 +123,9 @@ class Mlp(nnx.Module):
         self.fc1 = nnx.Linear(width, hidden, **linear)
         self.fc2 = nnx.Linear(hidden, width, **linear)
 
-    def __call__(self, x: Tokens) -> Tokens:
+    def __call__(
+        self, x: Float[Array, "batch *positions width"]
+    ) -> Float[Array, "batch *positions width"]:
         return self.fc2(jax.nn.gelu(self.fc1(x), approximate=False))
 
 

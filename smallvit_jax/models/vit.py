@@ -10,6 +10,7 @@ from smallvit_jax.models.layers import (
     EncoderBlock,
     PatchEmbed,
     Tokens,
+    classifier,
     layer_norm,
     resize_position_embedding,
 )
@@ -26,6 +27,9 @@ class ViT(nnx.Module):
     position embedding is resized as in `resize_position_embedding`.
     """
 
+    PATCHES_PER_SIDE = 8  # of small images
+    PHOTOGRAPH_PATCH = 16  # own choice: pixels per side of a patch of large ones
+
     def __init__(
         self,
         *,
@@ -41,7 +45,7 @@ class ViT(nnx.Module):
         dtype=jnp.float32,
         rngs: nnx.Rngs,
     ):
-        patch_size = patch_size or image_size // 8
+        patch_size = patch_size or image_size // self.PATCHES_PER_SIDE
         scheme = get_scheme(init)
         self.grid = image_size // patch_size
         self.patch_size = patch_size
@@ -56,17 +60,7 @@ class ViT(nnx.Module):
             for rate in np.linspace(0.0, drop_path, depth)
         )
         self.norm = layer_norm(width, dtype=dtype, rngs=rngs)
-        if num_classes:
-            # The classifier starts at std .02 in every scheme: small logits, as the reference.
-            self.head = nnx.Linear(
-                width,
-                num_classes,
-                kernel_init=get_scheme("reference").kernel,
-                dtype=dtype,
-                rngs=rngs,
-            )
-        else:
-            self.head = None
+        self.head = classifier(width, num_classes, dtype=dtype, rngs=rngs)
 
     def __call__(
         self,

@@ -86,14 +86,14 @@ class RunLog:
         except OSError as error:
             raise storage_error(error, self._path) from error
 
-    def read(self, split: str) -> list[dict[str, Any]]:
-        """The lines of one split, oldest first, as dicts; NaN and infinities are floats again.
+    def read(self, split: str | None = None) -> list[dict[str, Any]]:
+        """The lines, or those of one split, oldest first; NaN and infinities are floats again.
 
         A process that is not active sees those up to the restored step.
         """
         if self._file is not None:
             self._file.flush()
-        return [_with_floats(row) for row in self._rows() if row["split"] == split]
+        return [_with_floats(row) for row in self._rows() if split in (None, row["split"])]
 
     def _rows(self) -> list[dict[str, Any]]:
         """The sound lines of the file; up to the restored step unless this log wrote the rest."""

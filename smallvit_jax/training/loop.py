@@ -4,10 +4,9 @@ Everything random is a function of (key, step) and the data order of (seed, step
 continues from a checkpoint takes exactly the steps that it would have taken.
 """
 
-import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 import jax.numpy as jnp
@@ -95,7 +94,6 @@ def train(
     total_steps = len(next(iter(schedule.values())))
     run = compile_block(step_function, source, steps_per_dispatch)
     boundaries = (steps_per_epoch, checkpoint_every)
-    profiler = _Profiler(profile)
     pending: tuple[int, int, Any] | None = None
 
     def drain() -> None:
@@ -104,27 +102,33 @@ def train(
             first, count, metrics = pending
             pending = None
             rows = {name: v[:count] for name, v in jax.device_get(metrics).items()}
-            _check_finite(first, rows, steps_per_epoch)
-            on_metrics(first, rows)
+            good = _finite_steps(rows)
+            on_metrics(first, {name: v[: good + 1] for name, v in rows.items()})
+            if good < count:
+                _stop(first + good, {name: v[good] for name, v in rows.items()}, steps_per_epoch)
 
-    for step, count in _blocks(int(state.step), total_steps, steps_per_dispatch, boundaries):
-        profiler.before(count)
-        block = source.block(step, count)
-        rows = {k: _padded_rows(v, step, count, steps_per_dispatch) for k, v in schedule.items()}
-        state, metrics = run(state, block, rows, key, count)
-        drain()  # the previous block's metrics, while the device works on this one
-        pending = (step, count, metrics)
-        profiler.after(state)
-        done = step + count
-        epoch_ended = done % steps_per_epoch == 0
-        save_due = done % checkpoint_every == 0 or done == total_steps
-        if epoch_ended or save_due:
-            drain()
-        if epoch_ended:
-            on_epoch_end(done // steps_per_epoch, state)
-        if save_due:
-            save(done, state)
-    profiler.stop()
+    first = int(state.step)
+    skipped = 1 if total_steps - first > steps_per_dispatch else 0  # a block that compiles
+    with _Profiler(profile, skipped) as profiler:
+        for step, count in _blocks(first, total_steps, steps_per_dispatch, boundaries):
+            profiler.before(count)
+            block = source.block(step, count)
+            rows = {
+                k: _padded_rows(v, step, count, steps_per_dispatch) for k, v in schedule.items()
+            }
+            state, metrics = run(state, block, rows, key, count)
+            drain()  # the previous block's metrics, while the device works on this one
+            pending = (step, count, metrics)
+            profiler.after(state)
+            done = step + count
+            epoch_ended = done % steps_per_epoch == 0
+            save_due = done % checkpoint_every == 0 or done == total_steps
+            if epoch_ended or save_due:
+                drain()
+            if epoch_ended:
+                on_epoch_end(done // steps_per_epoch, state)
+            if save_due:
+                save(done, state)
     return state
 
 
@@ -144,42 +148,51 @@ def _padded_rows(values: np.ndarray, step: int, count: int, rows: int) -> np.nda
     return np.pad(part, (0, rows - count)).astype(part.dtype if part.dtype == bool else np.float32)
 
 
-def _check_finite(first_step: int, rows: Metrics, steps_per_epoch: int) -> None:
-    """Raises at the first step with a metric that is infinite or not a number."""
-    for i in range(len(next(iter(rows.values())))):
-        bad = {name: values[i] for name, values in rows.items() if not math.isfinite(values[i])}
-        if bad:
-            name, value = next(iter(bad.items()))
-            done = first_step + i
-            raise TrainingDivergedError(
-                f"The {name.replace('_', ' ')} became {value} at step {done + 1} (epoch "
-                f"{done // steps_per_epoch + 1}); checkpoints written before it are untouched: "
-                "start again in a new workdir with a lower learning rate, a longer warm-up or "
-                "runtime.precision=float32."
-            )
+def _finite_steps(rows: Metrics) -> int:
+    """How many steps come before the first with a metric that is infinite or not a number."""
+    finite = np.all([np.isfinite(values) for values in rows.values()], axis=0)
+    return len(finite) if finite.all() else int(np.argmin(finite))
+
+
+def _stop(step: int, metrics: Metrics, steps_per_epoch: int) -> NoReturn:
+    """Raises for the step after `step` finished ones, whose metrics are given."""
+    name, value = next((k, v) for k, v in metrics.items() if not np.isfinite(v))
+    raise TrainingDivergedError(
+        f"the {name.replace('_', ' ')} became {value} at step {step + 1} (epoch "
+        f"{step // steps_per_epoch + 1}); checkpoints written before it are untouched: start again "
+        "in a new workdir with a lower learning rate, a longer warm-up or runtime.precision=float32"
+    )
 
 
 class _Profiler:
-    """Traces a number of steps from the second block on, so that compilation stays out."""
+    """Traces a number of steps after skipping some blocks, so that compilation stays out."""
 
-    def __init__(self, profile: tuple[Path, int] | None):
+    def __init__(self, profile: tuple[Path, int] | None, skipped: int):
         self._folder, self._left = profile or (None, 0)
-        self._blocks = 0
+        self._skipped = skipped
         self._active = False
 
+    def __enter__(self) -> "_Profiler":
+        return self
+
     def before(self, count: int) -> None:
-        if self._left > 0 and self._blocks == 1:
-            jax.profiler.start_trace(str(self._folder))
-            self._active = True
-        self._blocks += 1
-        self._left -= count if self._active else 0
+        if self._skipped:
+            self._skipped -= 1
+        elif self._left > 0:
+            if not self._active:
+                jax.profiler.start_trace(str(self._folder))
+                self._active = True
+            self._left -= count
 
     def after(self, state: Any) -> None:
         if self._active and self._left <= 0:
             jax.block_until_ready(state)
-            self.stop()
+            self._stop()
 
-    def stop(self) -> None:
+    def __exit__(self, *_) -> None:
+        self._stop()
+
+    def _stop(self) -> None:
         if self._active:
             jax.profiler.stop_trace()
             self._active = False

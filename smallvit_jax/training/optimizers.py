@@ -13,8 +13,6 @@ import optax
 
 from smallvit_jax.errors import UserError, did_you_mean
 
-NAMES = ("adamw", "sgd", "lars")
-
 
 def make_optimizer(
     name: str,
@@ -38,10 +36,10 @@ def make_optimizer(
     Raises:
       UserError: unknown name.
     """
-    if name not in NAMES:
+    if name not in _RULES:
         raise UserError(
-            f'The optimizer is "{name}"{did_you_mean(name, NAMES)}; choose one of '
-            f"{', '.join(NAMES)}."
+            f'the optimizer is "{name}"{did_you_mean(name, _RULES)}; choose one of '
+            f"{', '.join(_RULES)}"
         )
     inner = _RULES[name](decay_vectors)
     if clip:

@@ -2,7 +2,6 @@
 
 import os
 import zlib
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -15,11 +14,14 @@ def prepare(precision: str, compilation_cache: str):
       precision: "float32" (matrix products in full float32 everywhere), "bfloat16", or "auto":
         bfloat16 on GPU and TPU, float32 on CPU. Parameters, softmax, norms' statistics and
         losses stay float32.
-      compilation_cache: folder for compiled programs; empty: none.
+      compilation_cache: folder for compiled programs; empty: none. The environment's
+        JAX_COMPILATION_CACHE_DIR comes first.
+
+    Both settings are JAX's own, for the whole process.
     """
-    if compilation_cache:
-        folder = Path(os.path.expanduser(compilation_cache))
-        jax.config.update("jax_compilation_cache_dir", str(folder))
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        folder = os.path.expanduser(compilation_cache) or None
+        jax.config.update("jax_compilation_cache_dir", folder)
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
     if precision == "auto":
         precision = "float32" if jax.default_backend() == "cpu" else "bfloat16"

@@ -56,6 +56,8 @@ def fit_warmup(warmup_epochs: float, epochs: int, field: str, *, whole: bool = F
     if warmup_epochs < epochs or warmup_epochs == 0:
         return warmup_epochs
     fitted = math.ceil(epochs / 10) if whole else epochs / 10
+    if fitted == warmup_epochs:
+        return fitted
     warnings.warn(
         f"{epochs} epochs are too few for {field} = {warmup_epochs}; using {fitted:g} instead",
         stacklevel=2,

@@ -9,14 +9,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from smallvit_jax.errors import UserError
+from smallvit_jax.data.placement import Source
 from smallvit_jax.training import logs
+from smallvit_jax.training.checkpoint_format import read_meta
 from smallvit_jax.training.checkpoints import CheckpointStore
-from smallvit_jax.training.logs import write_result
 from smallvit_jax.training.loop import Metrics, Schedule, StepFunction, train
 from smallvit_jax.training.progress import Progress
-
-__all__ = ["Outcome", "Schedule", "Stage", "finished_result", "run_stage", "write_result"]
 
 Evaluations = Mapping[str, Mapping[str, float]]
 """Figures by split, for example {"test": {"top1": 97.1}}."""
@@ -55,6 +53,11 @@ class Stage:
     warn_about: Callable[[Mapping[str, float]], str | None] = lambda means: None
     best_split: str | None = None
 
+    @property
+    def total_steps(self) -> int:
+        """The length of training."""
+        return len(next(iter(self.schedule.values())))
+
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
@@ -66,40 +69,14 @@ class Outcome:
     last_metrics: dict[str, Any]
     """Of the last training step."""
     seconds: float
-    """Wall time of this process in the stage."""
+    """Wall time in the stage, up to an interruption's last checkpoint and after it."""
     images_per_second: float | None
-
-
-def finished_result(folder: Path, config: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The result of a stage that is done, None if it is not; refuses a folder of another config."""
-    claim_folder(folder, config)
-    return logs.read_result(folder)
-
-
-def claim_folder(folder: Path, config: Mapping[str, Any]) -> None:
-    """Writes `config.json`, or raises `UserError` if the folder holds a run that differs.
-
-    Fields under `runtime` may differ: they change how a run is done, not what it is.
-    """
-    old = logs.read_config(folder)
-    if old is not None:
-        differences = [
-            d for d in logs.config_differences(old, config) if not d[0].startswith("runtime.")
-        ]
-        if differences:
-            field, before, now = differences[0]
-            more = f" and {len(differences) - 1} more fields differ" if differences[1:] else ""
-            raise UserError(
-                f"{folder} holds a run with {field} = {before}, and this one has {now}{more}; "
-                "choose a new --workdir, or repeat the old command to continue the old run."
-            )
-    logs.write_config(folder, config)
 
 
 def run_stage(
     stage: Stage,
     state: Any,
-    source,
+    source: Source,
     key: jax.Array,
     *,
     steps_per_dispatch: int,
@@ -113,20 +90,19 @@ def run_stage(
     """
     started = time.monotonic()
     active = jax.process_index() == 0
-    total_steps = len(next(iter(stage.schedule.values())))
-    epochs = np.arange(1, total_steps + 1) / stage.steps_per_epoch
-
-    with CheckpointStore(
-        stage.folder / "checkpoints", keep_best=stage.best_split is not None
-    ) as store:
+    checkpoints = stage.folder / "checkpoints"
+    logs.write_config(stage.folder, stage.config)
+    with CheckpointStore(checkpoints, keep_best=stage.best_split is not None) as store:
         restored = store.restore(state)
         start, state = restored or (0, state)
+        if restored:
+            started -= read_meta(checkpoints / str(start)).get("seconds", 0.0)
         with (
             logs.RunLog(
                 stage.folder, restored_step=start if restored else None, active=active
             ) as log,
             Progress(
-                total_steps,
+                stage.total_steps,
                 stage.steps_per_epoch,
                 stage.batch_size,
                 stage.description,
@@ -134,37 +110,10 @@ def run_stage(
                 active=active,
             ) as progress,
         ):
-            progress.note(_summary(stage, source, total_steps, start))
-            means = _EpochMeans(stage, progress)
-
-            def on_metrics(first: int, rows: Metrics) -> None:
-                count = len(next(iter(rows.values())))
-                steps = range(first, first + count)
-                values = {k: v[first : first + count] for k, v in stage.schedule.items()} | rows
-                log.write_many(
-                    (step + 1, epochs[step], "train", {k: v[i] for k, v in values.items()})
-                    for i, step in enumerate(steps)
-                )
-                means.add(first, rows)
-                progress.update(first + count, float(rows["loss"][-1]))
-
-            held_out: dict[int, dict[str, float]] = {}  # step → what its checkpoint is judged by
-
-            def evaluate(epochs_done: int, state: Any) -> None:
-                step = epochs_done * stage.steps_per_epoch
-                for split, values in stage.evaluate(epochs_done, state).items():
-                    log.write(step, epochs_done, split, values)
-                    if split == stage.best_split:
-                        held_out[step] = {"accuracy": values["top1"]}
-                    progress.note(_line(stage.description, epochs_done, split, values))
-
-            def save(step: int, state: Any) -> None:
-                log.flush()
-                params = stage.params_of(state)
-                store.save(step, state, params, stage.meta, held_out.get(step))
-
+            progress.note(_summary(stage, source, start))
+            records = _Records(stage, store, log, progress, started)
             if start == 0:
-                evaluate(0, state)
+                records.evaluate(0, state)
             state = train(
                 stage.step_function,
                 state,
@@ -174,22 +123,72 @@ def run_stage(
                 steps_per_epoch=stage.steps_per_epoch,
                 steps_per_dispatch=steps_per_dispatch,
                 checkpoint_every=checkpoint_every,
-                on_metrics=on_metrics,
-                on_epoch_end=evaluate,
-                save=save,
+                on_metrics=records.write_metrics,
+                on_epoch_end=records.evaluate,
+                save=records.save,
                 profile=(stage.folder / "profile", profile_steps) if profile_steps else None,
             )
-            train_rows = log.read("train")
-            splits = {"knn", "test", "validation"}
-            evaluations = [row for split in splits for row in log.read(split)]
+            rows = log.read()
             rate = progress.images_per_second
     return Outcome(
         state=state,
-        evaluations=sorted(evaluations, key=lambda row: row["step"]),
-        last_metrics=train_rows[-1],
+        evaluations=[row for row in rows if row["split"] != "train"],
+        last_metrics=[row for row in rows if row["split"] == "train"][-1],
         seconds=time.monotonic() - started,
         images_per_second=rate,
     )
+
+
+class _Records:
+    """What a stage writes and shows while it trains."""
+
+    def __init__(
+        self,
+        stage: Stage,
+        store: CheckpointStore,
+        log: logs.RunLog,
+        progress: Progress,
+        started: float,
+    ):
+        self._stage, self._store, self._log, self._progress = stage, store, log, progress
+        self._started = started
+        self._means = _EpochMeans(stage, progress)
+        self._epochs = np.arange(1, stage.total_steps + 1) / stage.steps_per_epoch
+        self._held_out: dict[int, float] = {}  # step → accuracy its checkpoint is judged by
+        before = log.read(stage.best_split) if stage.best_split else []
+        self._best = max((row["top1"] for row in before), default=-np.inf)
+
+    def write_metrics(self, first: int, rows: Metrics) -> None:
+        """Logs the metrics and schedule values of the steps from `first` on."""
+        count = len(next(iter(rows.values())))
+        values = {k: v[first : first + count] for k, v in self._stage.schedule.items()} | rows
+        self._log.write_many(
+            (first + i + 1, self._epochs[first + i], "train", {k: v[i] for k, v in values.items()})
+            for i in range(count)
+        )
+        self._means.add(first, rows)
+        self._progress.update(first + count, float(rows["loss"][-1]))
+
+    def evaluate(self, epochs_done: int, state: Any) -> None:
+        """Evaluates, logs and shows the figures; the best state so far is saved at once."""
+        step = epochs_done * self._stage.steps_per_epoch
+        figures = self._stage.evaluate(epochs_done, state)
+        for split, values in figures.items():
+            self._log.write(step, epochs_done, split, values)
+            self._progress.note(_line(self._stage.description, epochs_done, split, values))
+        if self._stage.best_split in figures:
+            self._held_out[step] = figures[self._stage.best_split]["top1"]
+            if self._held_out[step] >= self._best:
+                self._best = self._held_out[step]
+                self.save(step, state)
+
+    def save(self, step: int, state: Any) -> None:
+        """Saves a checkpoint after making every line before it durable."""
+        self._log.flush()
+        meta = {**self._stage.meta, "seconds": round(time.monotonic() - self._started, 1)}
+        accuracy = self._held_out.get(step)
+        metrics = None if accuracy is None else {"accuracy": accuracy}
+        self._store.save(step, state, self._stage.params_of(state), meta, metrics)
 
 
 class _EpochMeans:
@@ -213,14 +212,14 @@ class _EpochMeans:
             self._warned = warning is not None
 
 
-def _summary(stage: Stage, source, total_steps: int, start: int) -> str:
+def _summary(stage: Stage, source: Source, start: int) -> str:
     options = stage.meta["model"]
     devices = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
     begin = f", continuing after step {start}" if start else ""
     return (
         f"{stage.description}: {options['name']} for {options['image_size']} px images, "
-        f"{source.order.num_examples:,} images in {source.placement} memory, {total_steps:,} steps "
-        f"of {stage.batch_size} on {devices}{begin}; the first step compiles"
+        f"{source.order.num_examples:,} images in {source.placement} memory, {stage.total_steps:,} "
+        f"steps of {stage.batch_size} on {devices}{begin}; the first step compiles"
     )
 
 

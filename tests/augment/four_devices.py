@@ -27,7 +27,7 @@ def main():
     split_key = jax.device_put(key, NamedSharding(mesh, P()))
     for name, function in {
         "views": lambda x, k: multi_crop(x, k, ViewSettings(local_crops=2)),
-        "finetune": lambda x, k: augment_batch(x, k, AugmentSettings()),
+        "finetune": lambda x, k: augment_batch(x, k, AugmentSettings(policy="cifar10")),
         "evaluation": lambda x, k: evaluation_batch(x, 48, CIFAR10_MEAN, CIFAR10_STD),
     }.items():
         program = jax.jit(function).lower(split, split_key).compile()

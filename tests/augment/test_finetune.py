@@ -1,4 +1,5 @@
 import dataclasses
+import types
 
 import jax
 import numpy as np
@@ -6,7 +7,15 @@ import pytest
 
 from smallvit_jax.augment import geometry
 from smallvit_jax.augment.finetune import AugmentSettings, augment_batch, evaluation_batch
-from tests.augment.reference_ops import CIFAR10_MEAN, CIFAR10_STD, recorded
+from smallvit_jax.config import default_config
+from smallvit_jax.data.datasets import get_dataset
+from smallvit_jax.finetune import augment_settings
+from tests.augment.reference_ops import (
+    CIFAR10_MEAN,
+    CIFAR10_STD,
+    assert_same_moments,
+    recorded,
+)
 
 # Normalisation only divides by 255, so outputs can be read as levels.
 LEVELS = AugmentSettings(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), erase=0.0)
@@ -60,6 +69,27 @@ def test_erasing_happens_as_often_as_asked_and_fills_as_asked(maps):
     np.testing.assert_array_equal(other[~erased], out[~erased])
 
 
+@pytest.mark.parametrize("policy", ["CIFAR10", "SVHN", "ImageNet"])
+def test_whole_pipeline_is_distributed_as_the_references(policy, golden):
+    expected = golden("augment_distribution")
+    image = np.broadcast_to(recorded()["image32"], (COUNT, 32, 32, 3))
+    settings = AugmentSettings(policy=policy.lower(), mean=CIFAR10_MEAN, std=CIFAR10_STD)
+    out = np.asarray(jitted(image, jax.random.key(0), settings))
+    recorded_moments = expected[f"finetune_{policy}Policy"]
+    for name, figures in (("image_mean", out.mean((1, 2))), ("image_std", out.std((1, 2)))):
+        mean, sd = recorded_moments[name], recorded_moments[f"{name}_sd"]
+        assert_same_moments(figures, mean, sd, expected["n"])
+
+
+def test_policy_acts_on_the_cropped_image_before_normalising():
+    # All black, all inverted by some sub-policies: none of the values is grey from outside.
+    settings = dataclasses.replace(LEVELS, policy="svhn", crop_padding=0)
+    black = np.zeros((200, 32, 32, 3), np.uint8)
+    out = np.asarray(jitted(black, jax.random.key(0), settings))
+    levels = np.unique(np.rint(out * 255))
+    assert set(levels) == {0, 127, 128, 255}
+
+
 def test_nothing_but_normalisation_is_left_when_all_is_switched_off():
     settings = AugmentSettings(flip=0.0, crop_padding=0, erase=0.0)
     batch = recorded()["image32"][None]
@@ -84,6 +114,19 @@ def test_an_images_result_depends_on_its_own_key_alone():
     first = jitted(batch, jax.random.key(3), settings)
     second = jitted(np.stack([255 - batch[0], batch[1]]), jax.random.key(3), settings)
     np.testing.assert_array_equal(first[1], second[1])
+
+
+@pytest.mark.parametrize("dataset", ["cifar10", "digits"])
+def test_the_policy_is_the_datasets_unless_the_config_names_one(dataset):
+    config = default_config()
+    config.dataset.name = dataset
+    spec = get_dataset(dataset)
+    data = types.SimpleNamespace(info=spec)  # of which only mean and std matter
+    assert spec.policy == {"cifar10": "cifar10", "digits": "none"}[dataset]
+    expected = AugmentSettings(policy=spec.policy, mean=spec.mean, std=spec.std)
+    assert augment_settings(config, 32, data) == expected
+    config.finetune.augment.policy = "svhn"
+    assert augment_settings(config, 32, data) == dataclasses.replace(expected, policy="svhn")
 
 
 def test_planes_round_trip():

@@ -1,0 +1,283 @@
+"""AutoAugment: a random sub-policy of two operations for each image (see `policies`).
+
+The 14 operations are seven kinds of change with parameters. The parameters depend on the policy
+and the image size alone: they are tables, made ahead in double precision, as Pillow reckons. Every
+image goes through all seven kinds and keeps one; a batch has images of each kind anyway.
+
+Images are planes (see `geometry`), square. The operations are Pillow's as the reference uses them
+(utils/autoaug.py, utils/transforms.py); what comes from outside the image is grey 128.
+"""
+
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from smallvit_jax.augment import color
+from smallvit_jax.augment.policies import POLICIES, Step
+
+NUMBERS = 5  # uniform numbers behind one image: sub-policy, whether and which sign for each step
+FILL = 128.0
+FIXED = 65536  # Pillow's rotation counts in 65536ths of a pixel
+TURN, SHIFT, MAP, ADJUST, SHARPEN, AUTOCONTRAST, EQUALIZE = range(7)
+
+_STRENGTHS = np.linspace(0.0, 0.9, 10)
+_NONE = np.zeros(10)
+# What the levels 0 to 9 of each operation stand for: slopes, parts of the image's side, degrees
+# counter-clockwise, changes of the factor, bits that are kept, the first value to be inverted.
+MAGNITUDES = {
+    "shearX": np.linspace(0.0, 0.3, 10),
+    "shearY": np.linspace(0.0, 0.3, 10),
+    "translateX": np.linspace(0.0, 150 / 331, 10),
+    "translateY": np.linspace(0.0, 150 / 331, 10),
+    "rotate": np.linspace(0.0, 30.0, 10),
+    "color": _STRENGTHS,
+    "posterize": np.array([8, 8, 7, 7, 6, 6, 5, 5, 4, 4]),
+    "solarize": np.linspace(256.0, 0.0, 10),
+    "contrast": _STRENGTHS,
+    "sharpness": _STRENGTHS,
+    "brightness": _STRENGTHS,
+    "autocontrast": _NONE,
+    "equalize": _NONE,
+    "invert": _NONE,
+}
+ADJUSTMENTS = {
+    "brightness": color.BRIGHTNESS,
+    "contrast": color.CONTRAST,
+    "color": color.SATURATION,
+}
+
+
+class Parameters(NamedTuple):
+    """One operation: its kind and the parameters of that kind; those of the others are neutral.
+
+    TURN: pixel (x, y) shows what is at (a x + b y + c, d x + e y + f), where `turn` is
+    (a, b, c, d, e, f) in 65536ths of a pixel. SHIFT: row y, or column if `vertical`, moves by
+    `shift` + `part` pixels, the part below 1. MAP: values lose what is below a multiple of `step`,
+    and are inverted from `threshold` on. ADJUST: `adjustment` is one of `color`'s, by `factor`.
+    SHARPEN: by `factor`.
+    """
+
+    kind: Int[Array, ""]
+    turn: Int[Array, "6"]
+    vertical: Bool[Array, ""]
+    shift: Int[Array, " size"]
+    part: Float[Array, " size"]
+    step: Float[Array, ""]
+    threshold: Float[Array, ""]
+    adjustment: Int[Array, ""]
+    factor: Float[Array, ""]
+
+
+def autoaugment(
+    planes: Float[Array, "size 3 size"], uniform: Float[Array, "5"], policy: str
+) -> Float[Array, "size 3 size"]:
+    """Applies a random sub-policy, chosen by `NUMBERS` numbers uniform in [0, 1).
+
+    `policy` is a name in `policies.POLICIES`.
+    """
+    steps = [step for sub_policy in POLICIES[policy] for step in sub_policy]
+    table = parameter_table(steps, planes.shape[0])
+    probability = jnp.array([probability for _, probability, _ in steps], jnp.float32)
+    sub_policy = jnp.floor(uniform[0] * len(POLICIES[policy])).astype(jnp.int32)
+
+    def change(planes, drawn):
+        place, happens, sign = drawn
+        step = 2 * sub_policy + place
+        row = jnp.where(happens < probability[step], 2 * step + (sign < 0.5), 2 * len(steps))
+        return apply(planes, jax.tree.map(lambda values: jnp.asarray(values)[row], table)), None
+
+    # A loop, because XLA computes what goes in and comes out only once then: on a CPU the two
+    # changes written out, between cropping and normalising, took four times as long.
+    return jax.lax.scan(change, planes, (jnp.arange(2), uniform[1:3], uniform[3:5]))[0]
+
+
+def parameter_table(steps: list[Step], size: int) -> Parameters:
+    """Stacks each step's parameters with sign -1 and with sign 1 in turn, and the neutral ones."""
+    rows = [
+        parameters(name, MAGNITUDES[name][level], sign, size)
+        for name, _, level in steps
+        for sign in (-1, 1)
+    ]
+    return jax.tree.map(lambda *values: np.stack(values), *rows, neutral(size))
+
+
+def neutral(size: int) -> Parameters:
+    """Returns parameters that leave an image of `size` pixels per side as it is."""
+    return Parameters(
+        kind=np.int32(MAP),
+        turn=np.array([FIXED, 0, 0, 0, FIXED, 0], np.int32),
+        vertical=np.bool_(False),
+        shift=np.zeros(size, np.int32),
+        part=np.zeros(size, np.float32),
+        step=np.float32(1.0),
+        threshold=np.float32(256.0),
+        adjustment=np.int32(color.BRIGHTNESS),
+        factor=np.float32(1.0),
+    )
+
+
+def parameters(name: str, magnitude: float, sign: int, size: int) -> Parameters:
+    """Returns an operation's parameters for square images of `size` pixels per side.
+
+    `sign` (-1 or 1) acts on shears, translations and enhancements only: the reference always
+    rotates counter-clockwise. `magnitude` (see `MAGNITUDES`) acts on all but the last three.
+    """
+    signed = sign * float(magnitude)
+    vertical = np.bool_(name.endswith("Y"))
+    if name in ("shearX", "shearY"):
+        distance = signed * (np.arange(size) + 0.5)
+        change = dict(kind=SHIFT, vertical=vertical, **_whole_and_part(distance))
+    elif name in ("translateX", "translateY"):
+        distance = np.full(size, np.floor(signed * size + 0.5))  # the nearest pixel
+        change = dict(kind=SHIFT, vertical=vertical, **_whole_and_part(distance))
+    elif name == "rotate":
+        change = dict(kind=TURN, turn=_rotation(magnitude, size))
+    elif name == "posterize":
+        change = dict(step=np.float32(2 ** (8 - magnitude)))
+    elif name in ("solarize", "invert"):
+        change = dict(threshold=np.float32(magnitude if name == "solarize" else 0))
+    elif name in ADJUSTMENTS:
+        adjustment, factor = np.int32(ADJUSTMENTS[name]), np.float32(1 + signed)
+        change = dict(kind=ADJUST, adjustment=adjustment, factor=factor)
+    elif name == "sharpness":
+        change = dict(kind=SHARPEN, factor=np.float32(1 + signed))
+    else:
+        change = dict(kind={"autocontrast": AUTOCONTRAST, "equalize": EQUALIZE}[name])
+    change["kind"] = np.int32(change.get("kind", MAP))
+    return neutral(size)._replace(**change)
+
+
+def apply(
+    planes: Float[Array, "size 3 size"], parameters: Parameters
+) -> Float[Array, "size 3 size"]:
+    """Changes an image as the parameters say."""
+    p = parameters
+    changed = {
+        TURN: turn(planes, p.turn),
+        SHIFT: shift_rows(planes, p.shift, p.part, p.vertical),
+        # The step is a power of two: exact.
+        MAP: color.solarize(jnp.floor(planes / p.step) * p.step, p.threshold),
+        ADJUST: color.adjust(planes, p.adjustment, p.factor),
+        SHARPEN: sharpen(planes, p.factor),
+        AUTOCONTRAST: stretch(planes),
+        EQUALIZE: equalize(planes),
+    }
+    return jax.lax.select_n(p.kind, *(changed[kind] for kind in range(len(changed))))
+
+
+def turn(planes: Float[Array, "size 3 size"], turn: Int[Array, "6"]) -> Float[Array, "size 3 size"]:
+    """Takes each pixel from the nearest place that an affine map names (see `Parameters`)."""
+    size = planes.shape[0]
+    index = jnp.arange(size)
+    x = (turn[0] * index + turn[1] * index[:, None] + turn[2]) >> 16
+    y = (turn[3] * index + turn[4] * index[:, None] + turn[5]) >> 16
+    inside = (x >= 0) & (x < size) & (y >= 0) & (y < size)
+    image = _pick(planes, jnp.clip(y, 0, size - 1), jnp.clip(x, 0, size - 1))
+    return jnp.where(inside[:, None], image, FILL)
+
+
+def shift_rows(
+    planes: Float[Array, "size 3 size"],
+    shift: Int[Array, " size"],
+    part: Float[Array, " size"],
+    vertical: Bool[Array, ""] | bool,
+) -> Float[Array, "size 3 size"]:
+    """Row y shows, at x, what was at x + shift[y] + part[y]; columns if `vertical`.
+
+    Between pixels it takes the cubic through four neighbours, a = -1, whose result is cut to a
+    whole number; beyond the edge, neighbours are copies of the last pixel (Pillow's transform).
+    """
+    size = planes.shape[0]
+    index = jnp.arange(size)
+    along = jnp.where(vertical, index[:, None], index)
+    across = jnp.where(vertical, index, index[:, None])
+    start, t = along + shift[across], part[across]
+
+    def neighbor(offset: int) -> Float[Array, "size 3 size"]:
+        place = jnp.clip(start + offset, 0, size - 1)
+        y, x = jnp.where(vertical, place, across), jnp.where(vertical, across, place)
+        return _pick(planes, y, x)
+
+    before, here, after, next_after = (neighbor(offset) for offset in (-1, 0, 1, 2))
+    square = 2.0 * (before - here) + after - next_after
+    cube = here - before + next_after - after
+    nearest = start + (t >= 0.5)
+    inside = (nearest >= 0) & (nearest < size)
+    t = t[:, None]
+    moved = here + t * (after - before + t * (square + t * cube))  # exact where all are equal
+    return jnp.where(inside[:, None], jnp.floor(jnp.clip(moved, 0.0, 255.0)), FILL)
+
+
+def sharpen(
+    planes: Float[Array, "size 3 size"], factor: Float[Array, ""]
+) -> Float[Array, "size 3 size"]:
+    """Moves the image away from a smoothed one by a factor (Pillow's `Sharpness`).
+
+    Smoothing takes 5 parts of 13 of the pixel and one of each of its eight neighbours; pixels on
+    the edge stay.
+    """
+    index = jnp.arange(planes.shape[0])
+    near = (jnp.abs(index[:, None] - index) <= 1).astype(jnp.float32)
+    # As matrix products: sums of slices made the whole of `apply` two and a half times as slow on a
+    # CPU, as XLA computed them several times over.
+    exact = jax.lax.Precision.HIGHEST
+    rows = jnp.einsum("hcw,ph->pcw", planes, near, precision=exact)
+    box = jnp.einsum("pcw,ow->pco", rows, near, precision=exact)
+    inside = (index > 0) & (index < index[-1])
+    smooth = jnp.floor((box + 4.0 * planes) / 13.0 + 0.5)
+    smooth = jnp.where(inside[:, None, None] & inside, smooth, planes)
+    # The inner clip changes no value, but keeps XLA from fusing product and sum into one operation
+    # that rounds once. Pillow rounds twice; 2 % of the values would be a level off.
+    change = jnp.clip(factor * (planes - smooth), -512.0, 512.0)
+    return jnp.floor(jnp.clip(smooth + change, 0.0, 255.0))
+
+
+def stretch(planes: Float[Array, "height 3 width"]) -> Float[Array, "height 3 width"]:
+    """Stretches each channel to the full range (Pillow's `autocontrast`).
+
+    Where the exact result is a whole number, Pillow's rounding sometimes takes it for the one
+    below: in 0.4 % of all cases, among them the highest value of 15 % of all channels.
+    """
+    low = planes.min((0, 2), keepdims=True)
+    span = planes.max((0, 2), keepdims=True) - low
+    stretched = jnp.floor((planes - low) * 255.0 / jnp.maximum(span, 1.0) + 1e-3)
+    return jnp.where(span > 0, stretched, planes)
+
+
+def equalize(planes: Float[Array, "height 3 width"]) -> Float[Array, "height 3 width"]:
+    """Makes the values of each channel about equally frequent (Pillow's `equalize`)."""
+    values = planes.astype(jnp.int32) + 256 * jnp.arange(3)[:, None]
+    # Whole numbers: adding them up in any order gives the same, on a GPU too.
+    counts = jnp.zeros(3 * 256, jnp.int32).at[values].add(1).reshape(3, 256)
+    below = jnp.cumsum(counts, axis=1) - counts
+    # The halves keep quotients that are whole from being rounded to below.
+    step = jnp.floor((jnp.where(counts > 0, below, 0).max(1, keepdims=True) + 0.5) / 255.0)
+    level = jnp.floor((jnp.floor(step / 2.0) + below + 0.5) / jnp.maximum(step, 1.0))
+    level = jnp.where(step > 0.0, jnp.minimum(level, 255.0), jnp.arange(256.0))
+    return level.reshape(-1)[values]
+
+
+def _pick(
+    planes: Float[Array, "size 3 size"], y: Int[Array, "size size"], x: Int[Array, "size size"]
+) -> Float[Array, "size 3 size"]:
+    size = planes.shape[0]
+    place = y * (3 * size) + x
+    return planes.reshape(-1)[place[:, None] + size * jnp.arange(3)[:, None]]
+
+
+def _whole_and_part(distance: np.ndarray) -> dict[str, np.ndarray]:
+    whole = np.floor(distance)
+    return {"shift": whole.astype(np.int32), "part": (distance - whole).astype(np.float32)}
+
+
+def _rotation(degrees: float, size: int) -> np.ndarray:
+    """The affine map of a rotation about the center, between the corners of pixel grids."""
+    cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+    center = size / 2
+    x = center + cos * (0.5 - center) - sin * (0.5 - center)
+    y = center + sin * (0.5 - center) + cos * (0.5 - center)
+    return np.floor(np.array([cos, -sin, x, sin, cos, y]) * FIXED + 0.5).astype(np.int32)

@@ -1,0 +1,294 @@
+"""The reference's CaiT: talking heads and layer scale, the class token only at the end."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from smallvit_jax.errors import UserError, did_you_mean
+from smallvit_jax.models.initializers import Scheme, get_scheme
+from smallvit_jax.models.layers import (
+    Mlp,
+    Tokens,
+    classifier,
+    cut_patches,
+    drop_path,
+    layer_norm,
+    resize_position_embedding,
+)
+
+LAYER_SCALE = 1e-5  # what every gamma starts from
+CLASS_MLP_RATIO = 4.0  # of the class blocks, whatever that of the others (models/cait.py)
+POSITION_RESIZES = ("slice", "interpolate")
+
+
+class CaiT(nnx.Module):
+    """Class-attention image transformer for small images (Touvron et al., 2021).
+
+    The defaults are the reference's (models/cait.py, train_ssl.py:242-246): width 192, 24 blocks
+    of self-attention and 2 of class attention, 4 heads, MLP ratio 2 (class blocks 4), layer scale
+    from 1e-5, drop path of 0.1 in each of the 24 blocks and none in the class blocks. With a
+    `patch_size` of 4 at 32 pixels it has 8,051,520 parameters without the classifier.
+
+    An image of another size than `image_size` gets, in the reference, the first of the position
+    embeddings in row-major order, whatever their place was; it cannot be larger.
+    `position_resize="interpolate"` resizes them instead, as the ViT does, for any size.
+    """
+
+    PATCHES_PER_SIDE = 8  # of small images
+    PHOTOGRAPH_PATCH = 16  # own choice: pixels per side of a patch of large ones
+
+    def __init__(
+        self,
+        *,
+        image_size: int = 32,
+        patch_size: int | None = None,
+        num_classes: int = 0,
+        width: int = 192,
+        depth: int = 24,
+        class_depth: int = 2,
+        heads: int = 4,
+        mlp_ratio: float = 2.0,
+        drop_path: float = 0.1,
+        position_resize: str = "slice",
+        init: str = "reference",
+        dtype=jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        if position_resize not in POSITION_RESIZES:
+            raise UserError(
+                f'model.position_resize is "{position_resize}"'
+                f"{did_you_mean(position_resize, POSITION_RESIZES)}; choose one of "
+                f"{', '.join(POSITION_RESIZES)}."
+            )
+        patch_size = patch_size or image_size // self.PATCHES_PER_SIDE
+        scheme = get_scheme(init)
+        shared = {"scheme": scheme, "dtype": dtype, "rngs": rngs}
+        self.grid = image_size // patch_size
+        self.patch_size = patch_size
+        self.num_features = width
+        self.position_resize = position_resize
+        self.patch_embed = LinearPatchEmbed(patch_size, width, **shared)
+        self.cls_token = nnx.Param(scheme.token(rngs.params(), (1, 1, width)))
+        self.pos_embed = nnx.Param(scheme.token(rngs.params(), (1, self.grid**2, width)))
+        self.blocks = nnx.List(
+            CaiTBlock(width, heads, mlp_ratio, drop_path, **shared) for _ in range(depth)
+        )
+        self.blocks_token_only = nnx.List(
+            ClassBlock(width, heads, CLASS_MLP_RATIO, **shared) for _ in range(class_depth)
+        )
+        self.norm = layer_norm(width, dtype=dtype, rngs=rngs)
+        self.head = classifier(width, num_classes, dtype=dtype, rngs=rngs)
+
+    def __call__(
+        self,
+        images: Float[Array, "batch height width 3"],
+        *,
+        train: bool = False,
+        rngs: nnx.Rngs | None = None,
+    ) -> Float[Array, "batch outputs"]:
+        """Logits, or features when the model has no classifier; float32.
+
+        `images` are normalised, their sides multiples of the patch size. Drop path acts only when
+        `rngs` is given; `train` is there for families with batch statistics. Raises `UserError`
+        for images too large for the position embedding.
+        """
+        features = self.features(images, train=train, rngs=rngs)
+        return features if self.head is None else self.head(features).astype(jnp.float32)
+
+    def features(
+        self,
+        images: Float[Array, "batch height width 3"],
+        *,
+        train: bool = False,
+        rngs: nnx.Rngs | None = None,
+    ) -> Float[Array, "batch width"]:
+        """The class token behind the last norm, float32."""
+        del train  # no batch statistics
+        x = self._embed(self.patch_embed(images), images)
+        x = _apply_all(self.blocks, x, rngs)
+        cls = self._class_token(x)
+        for block in self.blocks_token_only:
+            cls = block(cls, x)
+        return self.norm(cls)[:, 0].astype(jnp.float32)
+
+    def intermediates(self, images: Float[Array, "batch height width 3"]) -> dict[str, Tokens]:
+        """All tokens after each layer, by the layer's name in evaluation mode.
+
+        Class blocks change the class token alone, so theirs is one token.
+        """
+        outputs = {"patch_embed": self.patch_embed(images)}
+        x = outputs["block_input"] = self._embed(outputs["patch_embed"], images)
+        for i, block in enumerate(self.blocks):
+            x = outputs[f"blocks.{i}"] = block(x)
+        cls = self._class_token(x)
+        for i, block in enumerate(self.blocks_token_only):
+            cls = outputs[f"blocks_token_only.{i}"] = block(cls, x)
+        outputs["norm"] = self.norm(jnp.concatenate([cls, x], axis=1))
+        return outputs
+
+    def _class_token(self, x: Tokens) -> Float[Array, "batch 1 width"]:
+        return jnp.broadcast_to(self.cls_token[...], (len(x), 1, self.num_features)).astype(x.dtype)
+
+    def _embed(self, patches: Tokens, images: Float[Array, "batch height width 3"]) -> Tokens:
+        """Adds positions to the patch tokens; there is no class token yet."""
+        rows, columns = (side // self.patch_size for side in images.shape[1:3])
+        positions = self.pos_embed[...]
+        if (rows, columns) == (self.grid, self.grid):
+            pass
+        elif self.position_resize == "interpolate":
+            grid = positions.reshape(self.grid, self.grid, -1)
+            grid = resize_position_embedding(grid, rows, columns)
+            positions = grid.reshape(1, rows * columns, -1)
+        elif rows * columns > self.grid**2:
+            raise UserError(
+                f"cait was built for {self.grid**2} patches, but images of {images.shape[1]} x "
+                f"{images.shape[2]} pixels have {rows * columns}; build it with their image_size "
+                'or with position_resize="interpolate".'
+            )
+        else:
+            positions = positions[:, : rows * columns]
+        return patches + positions.astype(patches.dtype)
+
+
+class LinearPatchEmbed(nnx.Module):
+    """Cuts an image into patches and projects each one by a linear layer like any other."""
+
+    def __init__(self, patch_size: int, width: int, *, scheme: Scheme, dtype, rngs: nnx.Rngs):
+        self.patch_size = patch_size
+        self.linear = nnx.Linear(
+            3 * patch_size**2, width, kernel_init=scheme.kernel, dtype=dtype, rngs=rngs
+        )
+
+    def __call__(self, images: Float[Array, "batch height width 3"]) -> Tokens:
+        """Returns one token per patch, row by row."""
+        return self.linear(cut_patches(images, self.patch_size))
+
+
+class CaiTBlock(nnx.Module):
+    """Pre-norm block with talking heads; residual branches with layer scale and drop path."""
+
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        mlp_ratio: float,
+        drop_path_rate: float,
+        *,
+        scheme: Scheme,
+        dtype,
+        rngs: nnx.Rngs,
+    ):
+        shared = {"scheme": scheme, "dtype": dtype, "rngs": rngs}
+        self.gamma_1 = nnx.Param(jnp.full(width, LAYER_SCALE))
+        self.gamma_2 = nnx.Param(jnp.full(width, LAYER_SCALE))
+        self.norm1 = layer_norm(width, dtype=dtype, rngs=rngs)
+        self.attn = TalkingHeads(width, heads, **shared)
+        self.norm2 = layer_norm(width, dtype=dtype, rngs=rngs)
+        self.mlp = Mlp(width, int(width * mlp_ratio), **shared)
+        self.drop_path_rate = drop_path_rate
+
+    def __call__(self, x: Tokens, rngs: nnx.Rngs | None = None) -> Tokens:
+        branch = self.attn(self.norm1(x)) * self.gamma_1[...].astype(x.dtype)
+        x = x + drop_path(branch, self.drop_path_rate, rngs)
+        branch = self.mlp(self.norm2(x)) * self.gamma_2[...].astype(x.dtype)
+        return x + drop_path(branch, self.drop_path_rate, rngs)
+
+
+def _apply_all(blocks: nnx.List, x: Tokens, rngs: nnx.Rngs | None) -> Tokens:
+    """Applies equal blocks one after another, as one loop: 24 copies take minutes to compile."""
+    graph = nnx.graphdef(blocks[0])
+    weights = jax.tree.map(lambda *w: jnp.stack(w), *(nnx.state(block) for block in blocks))
+    keys = None if rngs is None else jax.random.split(rngs.drop_path(), len(blocks))
+    return jax.lax.scan(_loop_body(graph), x, (weights, keys))[0]
+
+
+@functools.cache  # the same function object each time, else every call outside jit would compile
+def _loop_body(graph: nnx.GraphDef):
+    def body(x, weights_and_key):
+        weights, key = weights_and_key
+        block = nnx.merge(graph, weights)
+        return block(x, None if key is None else nnx.Rngs(key)), None
+
+    return body
+
+
+class TalkingHeads(nnx.Module):
+    """Self-attention whose heads are mixed linearly before and after the softmax.
+
+    Shazeer et al., "Talking-Heads Attention", 2020.
+    """
+
+    def __init__(self, width: int, heads: int, *, scheme: Scheme, dtype, rngs: nnx.Rngs):
+        self.heads = heads
+        linear = {"kernel_init": scheme.kernel, "dtype": dtype, "rngs": rngs}
+        self.qkv = nnx.Linear(width, 3 * width, **linear)
+        self.proj = nnx.Linear(width, width, **linear)
+        self.proj_l = nnx.Linear(heads, heads, **linear)
+        self.proj_w = nnx.Linear(heads, heads, **linear)
+
+    def __call__(self, x: Tokens) -> Tokens:
+        q, k, v = jnp.split(self.qkv(x), 3, axis=-1)
+        q, k, v = (t.reshape(*t.shape[:2], self.heads, -1) for t in (q, k, v))
+        logits = jnp.einsum("bqhd,bkhd->bhqk", q * q.shape[-1] ** -0.5, k)
+        logits = _mix_heads(self.proj_l, logits)
+        weights = jax.nn.softmax(logits.astype(jnp.float32), axis=-1).astype(v.dtype)
+        weights = _mix_heads(self.proj_w, weights)
+        mixed = jnp.einsum("bhqk,bkhd->bqhd", weights, v)
+        return self.proj(mixed.reshape(x.shape))
+
+
+def _mix_heads(
+    linear: nnx.Linear, x: Float[Array, "batch heads queries keys"]
+) -> Float[Array, "batch heads queries keys"]:
+    """Applies a linear layer to the axis of heads, leaving it where it is."""
+    kernel, bias = linear.kernel[...].astype(x.dtype), linear.bias[...].astype(x.dtype)
+    return jnp.einsum("bhqk,hg->bgqk", x, kernel) + bias[:, None, None]
+
+
+class ClassBlock(nnx.Module):
+    """Pre-norm block that changes the class token alone, which attends to itself and the patches.
+
+    Without drop path, in the reference too.
+    """
+
+    def __init__(
+        self, width: int, heads: int, mlp_ratio: float, *, scheme: Scheme, dtype, rngs: nnx.Rngs
+    ):
+        shared = {"scheme": scheme, "dtype": dtype, "rngs": rngs}
+        self.gamma_1 = nnx.Param(jnp.full(width, LAYER_SCALE))
+        self.gamma_2 = nnx.Param(jnp.full(width, LAYER_SCALE))
+        self.norm1 = layer_norm(width, dtype=dtype, rngs=rngs)
+        self.attn = ClassAttention(width, heads, **shared)
+        self.norm2 = layer_norm(width, dtype=dtype, rngs=rngs)
+        self.mlp = Mlp(width, int(width * mlp_ratio), **shared)
+
+    def __call__(
+        self, cls: Float[Array, "batch 1 width"], patches: Tokens
+    ) -> Float[Array, "batch 1 width"]:
+        """Returns the new class token."""
+        tokens = self.norm1(jnp.concatenate([cls, patches], axis=1))
+        cls = cls + self.attn(tokens) * self.gamma_1[...].astype(cls.dtype)
+        return cls + self.mlp(self.norm2(cls)) * self.gamma_2[...].astype(cls.dtype)
+
+
+class ClassAttention(nnx.Module):
+    """Multi-head attention from the first token to all."""
+
+    def __init__(self, width: int, heads: int, *, scheme: Scheme, dtype, rngs: nnx.Rngs):
+        self.heads = heads
+        linear = {"kernel_init": scheme.kernel, "dtype": dtype, "rngs": rngs}
+        self.q = nnx.Linear(width, width, **linear)
+        self.k = nnx.Linear(width, width, **linear)
+        self.v = nnx.Linear(width, width, **linear)
+        self.proj = nnx.Linear(width, width, **linear)
+
+    def __call__(self, x: Tokens) -> Float[Array, "batch 1 width"]:
+        q, k, v = (self.q(x[:, :1]), self.k(x), self.v(x))
+        q, k, v = (t.reshape(*t.shape[:2], self.heads, -1) for t in (q, k, v))
+        logits = jnp.einsum("bqhd,bkhd->bhqk", q * q.shape[-1] ** -0.5, k)
+        weights = jax.nn.softmax(logits.astype(jnp.float32), axis=-1).astype(v.dtype)
+        mixed = jnp.einsum("bhqk,bkhd->bqhd", weights, v)
+        return self.proj(mixed.reshape(len(x), 1, -1))

@@ -1,0 +1,350 @@
+"""The reference's Swin transformer: attention in shifted windows, three stages, mean pooling."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.nn import initializers
+from jaxtyping import Array, Float, Int
+
+from smallvit_jax.errors import UserError, did_you_mean
+from smallvit_jax.models.initializers import Scheme, get_scheme
+from smallvit_jax.models.layers import Mlp, PatchEmbed, Tokens, classifier, drop_path, layer_norm
+
+Grid = Float[Array, "batch rows columns width"]
+
+WINDOW = 4  # tokens per side of a window, in every setting of the reference
+MASKED = -100.0  # what a logit between regions gets (models/swin.py)
+PADDINGS = ("unmasked", "masked")
+
+
+class Swin(nnx.Module):
+    """Swin transformer for small images (Liu et al., 2021).
+
+    The defaults are the reference's (models/swin.py, train_ssl.py:228-236): width 96, doubled
+    after each stage, stages of 2, 6 and 4 blocks with 3, 6 and 12 heads, windows of 4 x 4, MLP
+    ratio 2, drop path rising linearly to 0.1 over all blocks. With a `patch_size` of 2 at 32
+    pixels it has 7,044,762 parameters without the classifier; features are 384 wide.
+
+    Windows and shifts follow from `image_size` and stay the same at other sizes. Where a grid is
+    smaller than its window, or no multiple of it, it is padded with zeros behind the first norm.
+    In the reference they take part in the attention; `window_padding="masked"` shuts them out.
+    """
+
+    PATCHES_PER_SIDE = 16  # of small images
+    PHOTOGRAPH_PATCH = 4  # own choice: pixels per side of a patch of large ones
+
+    def __init__(
+        self,
+        *,
+        image_size: int = 32,
+        patch_size: int | None = None,
+        num_classes: int = 0,
+        width: int = 96,
+        depths: tuple[int, ...] = (2, 6, 4),
+        heads: int = 3,
+        mlp_ratio: float = 2.0,
+        drop_path: float = 0.1,
+        window_padding: str = "unmasked",
+        init: str = "reference",
+        dtype=jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        patch_size = patch_size or image_size // self.PATCHES_PER_SIDE
+        grid = image_size // patch_size
+        _check(grid, depths, window_padding)
+        shared = {"scheme": get_scheme(init), "dtype": dtype, "rngs": rngs}
+        self.patch_size = patch_size
+        self.num_features = width * 2 ** (len(depths) - 1)
+        self.patch_embed = NormedPatchEmbed(patch_size, width, dtype=dtype, rngs=rngs)
+        rates = iter(np.linspace(0.0, drop_path, sum(depths)).tolist())
+        self.layers = nnx.List(
+            Stage(
+                width * 2**i,
+                heads * 2**i,
+                grid // 2**i,
+                mlp_ratio,
+                [next(rates) for _ in range(depth)],
+                merge=i + 1 < len(depths),
+                mask_padding=window_padding == "masked",
+                **shared,
+            )
+            for i, depth in enumerate(depths)
+        )
+        self.norm = layer_norm(self.num_features, dtype=dtype, rngs=rngs)
+        self.head = classifier(self.num_features, num_classes, dtype=dtype, rngs=rngs)
+
+    def __call__(
+        self,
+        images: Float[Array, "batch height width 3"],
+        *,
+        train: bool = False,
+        rngs: nnx.Rngs | None = None,
+    ) -> Float[Array, "batch outputs"]:
+        """Logits, or features when the model has no classifier; float32.
+
+        `images` are normalised, their sides multiples of the patch size. Drop path acts only when
+        `rngs` is given; `train` is there for families with batch statistics.
+        """
+        features = self.features(images, train=train, rngs=rngs)
+        return features if self.head is None else self.head(features).astype(jnp.float32)
+
+    def features(
+        self,
+        images: Float[Array, "batch height width 3"],
+        *,
+        train: bool = False,
+        rngs: nnx.Rngs | None = None,
+    ) -> Float[Array, "batch features"]:
+        """The mean over all tokens behind the last norm, float32."""
+        del train  # no batch statistics
+        x = self._embed(images)
+        for stage in self.layers:
+            for block in stage.blocks:
+                x = block(x, rngs)
+            if stage.downsample is not None:
+                x = stage.downsample(x)
+        return self.norm(x).astype(jnp.float32).mean(axis=(1, 2))
+
+    def intermediates(self, images: Float[Array, "batch height width 3"]) -> dict[str, Tokens]:
+        """All tokens after each layer, row by row, by the layer's name in evaluation mode."""
+        x = self._embed(images)
+        outputs = {"patch_embed": x, "block_input": x}
+        for i, stage in enumerate(self.layers):
+            for j, block in enumerate(stage.blocks):
+                x = outputs[f"layers.{i}.blocks.{j}"] = block(x)
+            if stage.downsample is not None:
+                x = outputs[f"layers.{i}.downsample"] = stage.downsample(x)
+        outputs["norm"] = self.norm(x)
+        return {name: x.reshape(len(x), -1, x.shape[-1]) for name, x in outputs.items()}
+
+    def _embed(self, images: Float[Array, "batch height width 3"]) -> Grid:
+        batch, height, width, _ = images.shape
+        rows, columns = height // self.patch_size, width // self.patch_size
+        return self.patch_embed(images).reshape(batch, rows, columns, -1)
+
+
+def _check(grid: int, depths: tuple[int, ...], window_padding: str) -> None:
+    if grid < 2 ** (len(depths) - 1):
+        raise UserError(
+            f"swin halves its grid of {grid} x {grid} patches {len(depths) - 1} times, which "
+            "leaves nothing; choose a smaller model.patch_size or a larger model.image_size."
+        )
+    if window_padding not in PADDINGS:
+        raise UserError(
+            f'model.window_padding is "{window_padding}"{did_you_mean(window_padding, PADDINGS)}; '
+            f"choose one of {', '.join(PADDINGS)}."
+        )
+
+
+class NormedPatchEmbed(PatchEmbed):
+    """Patches projected linearly, with a LayerNorm behind."""
+
+    def __init__(self, patch_size: int, width: int, *, dtype, rngs: nnx.Rngs):
+        super().__init__(patch_size, width, dtype=dtype, rngs=rngs)
+        self.norm = layer_norm(width, dtype=dtype, rngs=rngs)
+
+    def __call__(self, images: Float[Array, "batch height width 3"]) -> Tokens:
+        """Returns one token per patch, row by row."""
+        return self.norm(super().__call__(images))
+
+
+class Stage(nnx.Module):
+    """Blocks on one grid size, every other one with shifted windows, then perhaps a merging."""
+
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        grid: int,
+        mlp_ratio: float,
+        drop_path_rates: list[float],
+        *,
+        merge: bool,
+        mask_padding: bool,
+        scheme: Scheme,
+        dtype,
+        rngs: nnx.Rngs,
+    ):
+        shared = {"scheme": scheme, "dtype": dtype, "rngs": rngs}
+        # One window that covers the whole grid has nothing to shift.
+        window = min(grid, WINDOW)
+        self.blocks = nnx.List(
+            SwinBlock(
+                width,
+                heads,
+                window,
+                window // 2 if i % 2 and grid > window else 0,
+                mlp_ratio,
+                rate,
+                mask_padding=mask_padding,
+                **shared,
+            )
+            for i, rate in enumerate(drop_path_rates)
+        )
+        self.downsample = PatchMerging(width, **shared) if merge else None
+
+
+class SwinBlock(nnx.Module):
+    """Pre-norm block: attention within windows and MLP, residual branches with drop path."""
+
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        window: int,
+        shift: int,
+        mlp_ratio: float,
+        drop_path_rate: float,
+        *,
+        mask_padding: bool,
+        scheme: Scheme,
+        dtype,
+        rngs: nnx.Rngs,
+    ):
+        shared = {"scheme": scheme, "dtype": dtype, "rngs": rngs}
+        self.norm1 = layer_norm(width, dtype=dtype, rngs=rngs)
+        self.attn = WindowAttention(width, heads, window, shift, mask_padding, **shared)
+        self.norm2 = layer_norm(width, dtype=dtype, rngs=rngs)
+        self.mlp = Mlp(width, int(width * mlp_ratio), **shared)
+        self.drop_path_rate = drop_path_rate
+
+    def __call__(self, x: Grid, rngs: nnx.Rngs | None = None) -> Grid:
+        x = x + drop_path(self.attn(self.norm1(x)), self.drop_path_rate, rngs)
+        return x + drop_path(self.mlp(self.norm2(x)), self.drop_path_rate, rngs)
+
+
+class WindowAttention(nnx.Module):
+    """Multi-head self-attention within windows, with a learned bias per relative position.
+
+    `shift` moves the windows by that many tokens down and right.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        window: int,
+        shift: int,
+        mask_padding: bool,
+        *,
+        scheme: Scheme,
+        dtype,
+        rngs: nnx.Rngs,
+    ):
+        self.heads, self.window, self.shift = heads, window, shift
+        self.mask_padding = mask_padding
+        linear = {"kernel_init": scheme.kernel, "dtype": dtype, "rngs": rngs}
+        self.qkv = nnx.Linear(width, 3 * width, **linear)
+        self.proj = nnx.Linear(width, width, **linear)
+        # Added to logits, so small in every scheme.
+        table_shape = ((2 * window - 1) ** 2, heads)
+        self.relative_position_bias_table = nnx.Param(
+            initializers.normal(0.02)(rngs.params(), table_shape)
+        )
+
+    def __call__(self, x: Grid) -> Grid:
+        """Attends within each window of the grid."""
+        batch, rows, columns, width = x.shape
+        qkv = self._project(x)
+        padded_rows, padded_columns = qkv.shape[1:3]
+        if self.shift:
+            qkv = jnp.roll(qkv, (-self.shift, -self.shift), axis=(1, 2))
+        qkv = _to_windows(qkv, self.window)
+        q, k, v = jnp.split(qkv.reshape(*qkv.shape[:3], 3 * self.heads, -1), 3, axis=3)
+        logits = jnp.einsum("bwqhd,bwkhd->bwhqk", q * q.shape[-1] ** -0.5, k)
+        logits = logits.astype(jnp.float32) + self._bias(rows, columns)
+        weights = jax.nn.softmax(logits, axis=-1).astype(v.dtype)
+        mixed = jnp.einsum("bwhqk,bwkhd->bwqhd", weights, v).reshape(*qkv.shape[:3], width)
+        mixed = _from_windows(mixed, self.window, padded_rows, padded_columns)
+        if self.shift:
+            mixed = jnp.roll(mixed, (self.shift, self.shift), axis=(1, 2))
+        return self.proj(mixed[:, :rows, :columns])
+
+    def _project(self, x: Grid) -> Float[Array, "batch padded_rows padded_columns qkv"]:
+        """Queries, keys and values of the tokens and of the zeros that make the windows whole.
+
+        Those of a zero are the bias alone, so only the tokens go through the matrix product.
+        """
+        x, kernel, bias = (
+            jnp.asarray(a, self.qkv.dtype) for a in (x, self.qkv.kernel[...], self.qkv.bias[...])
+        )
+        missing = (-x.shape[1] % self.window, -x.shape[2] % self.window)
+        return jnp.pad(x @ kernel, ((0, 0), (0, missing[0]), (0, missing[1]), (0, 0))) + bias
+
+    def _bias(self, rows: int, columns: int) -> Float[Array, "_ heads tokens tokens"]:
+        """What is added to the logits: the learned bias, and the mask of each window."""
+        bias = self.relative_position_bias_table[...][relative_position_index(self.window)]
+        mask = window_mask(rows, columns, self.window, self.shift, self.mask_padding)
+        return bias.transpose(2, 0, 1) + (np.zeros((1, 1, 1)) if mask is None else mask)[:, None]
+
+
+class PatchMerging(nnx.Module):
+    """Four neighbouring tokens become one of twice the width; odd sides are padded with zeros."""
+
+    def __init__(self, width: int, *, scheme: Scheme, dtype, rngs: nnx.Rngs):
+        self.norm = layer_norm(4 * width, dtype=dtype, rngs=rngs)
+        self.reduction = nnx.Linear(
+            4 * width, 2 * width, use_bias=False, kernel_init=scheme.kernel, dtype=dtype, rngs=rngs
+        )
+
+    def __call__(self, x: Grid) -> Float[Array, "batch half_rows half_columns double_width"]:
+        """Neighbours (row, column) are joined in the order (0,0), (1,0), (0,1), (1,1)."""
+        x = jnp.pad(x, ((0, 0), (0, x.shape[1] % 2), (0, x.shape[2] % 2), (0, 0)))
+        batch, rows, columns, width = x.shape
+        x = x.reshape(batch, rows // 2, 2, columns // 2, 2, width).transpose(0, 1, 3, 4, 2, 5)
+        return self.reduction(self.norm(x.reshape(batch, rows // 2, columns // 2, 4 * width)))
+
+
+def relative_position_index(window: int) -> Int[np.ndarray, "tokens tokens"]:
+    """The row of the bias table for each pair of tokens (query, key) of a window.
+
+    Offsets query - key in (rows, columns), counted from 1 - window, row by row.
+    """
+    row, column = np.divmod(np.arange(window**2), window)
+    rows = row[:, None] - row + window - 1
+    columns = column[:, None] - column + window - 1
+    return rows * (2 * window - 1) + columns
+
+
+def window_mask(
+    rows: int, columns: int, window: int, shift: int, mask_padding: bool
+) -> Float[np.ndarray, "windows tokens tokens"] | None:
+    """What to add to the logits of a padded and shifted grid; None where that is nothing.
+
+    A shifted grid is rolled around, so a window at its border holds tokens from both ends; those
+    must not see each other. With `mask_padding` nobody sees the padding.
+    """
+    padded_rows, padded_columns = rows + -rows % window, columns + -columns % window
+    padded = (padded_rows, padded_columns) != (rows, columns)
+    if not shift and not (mask_padding and padded):
+        return None
+    regions = _regions(padded_rows, window, shift)[:, None] * 3
+    regions = regions + _regions(padded_columns, window, shift)
+    regions = _to_windows(regions[None, :, :, None], window)[0, :, :, 0]
+    apart = regions[:, :, None] != regions[:, None, :]
+    if mask_padding:
+        real = np.zeros((padded_rows, padded_columns), bool)
+        real[:rows, :columns] = True
+        real = np.roll(real, (-shift, -shift), axis=(0, 1))
+        apart = apart | ~_to_windows(real[None, :, :, None], window)[0, :, None, :, 0]
+    return np.where(apart, np.float32(MASKED), np.float32(0))
+
+
+def _regions(size: int, window: int, shift: int) -> Int[np.ndarray, " size"]:
+    """Of a side that is rolled by `shift`: all but the last window, its old and its new part."""
+    position = np.arange(size)
+    return (position >= size - window).astype(int) + (position >= size - shift)
+
+
+def _to_windows(x, window: int):
+    """[batch, rows, columns, width] → [batch, windows, window², width]."""
+    batch, rows, columns, width = x.shape
+    x = x.reshape(batch, rows // window, window, columns // window, window, width)
+    return x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, -1, window**2, width)
+
+
+def _from_windows(x, window: int, rows: int, columns: int):
+    """Undoes `_to_windows`."""
+    x = x.reshape(len(x), rows // window, columns // window, window, window, -1)
+    return x.transpose(0, 1, 3, 2, 4, 5).reshape(len(x), rows, columns, -1)

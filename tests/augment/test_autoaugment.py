@@ -1,0 +1,160 @@
+import functools
+import itertools
+import re
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image, ImageEnhance, ImageOps
+
+from smallvit_jax.augment import autoaugment, geometry
+from smallvit_jax.augment.autoaugment import MAGNITUDES, parameters
+from smallvit_jax.augment.policies import POLICIES
+from tests.augment.reference_ops import difference, recorded_notes
+from tests.conftest import GOLDEN
+
+SIGNED = re.compile("shear|translate|color|contrast|sharpness|brightness")
+apply = jax.jit(autoaugment.apply)
+apply_each = jax.jit(jax.vmap(autoaugment.apply))
+
+
+@functools.cache
+def recorded():
+    with np.load(GOLDEN / "augment_autoaug.npz") as arrays:
+        return dict(arrays)
+
+
+def result(image, name, magnitude, sign=1):
+    change = parameters(name, magnitude, sign, len(image))
+    return geometry.from_planes(apply(geometry.to_planes(image), change))
+
+
+def largest_share_off_by_one(name):
+    """Of values that may be a level off: where Pillow reckons in double precision."""
+    if name.startswith("shear"):
+        return 5e-3
+    return 0.03 if name == "autocontrast" else 0.0
+
+
+def assert_as_exact_as_promised(got, expected, name):
+    levels = difference(got, expected)
+    assert levels.max() <= 1
+    assert (levels > 0).mean() <= largest_share_off_by_one(name)
+
+
+@pytest.mark.parametrize("key", [key for key in recorded() if re.match(r"aa_\w+_m\d", key)])
+def test_operation_at_its_level(key):
+    name, level, sign = re.fullmatch(r"aa_(\w+)_m(\d)(_pos|_neg)?", key).groups()
+    assert (sign is not None) == bool(SIGNED.match(name))
+    magnitude = MAGNITUDES[name][int(level)]
+    got = result(recorded()["image32"], name, magnitude, -1 if sign == "_neg" else 1)
+    assert_as_exact_as_promised(got, recorded()[key], name)
+
+
+@pytest.mark.parametrize("name", ["autocontrast", "equalize"])
+def test_operation_on_an_image_of_low_contrast(name):
+    got = result(recorded()["image32_lowcontrast"], name, 0)
+    assert_as_exact_as_promised(got, recorded()[f"aa_{name}_lowcontrast"], name)
+
+
+@pytest.mark.parametrize("name", ["rotate", "shearX", "translateY"])
+def test_operation_at_64_pixels(name):
+    magnitude = float(recorded_notes()[f"aa64_{name}"].rsplit(" ", 1)[1])
+    got = result(recorded()["image64"], name, magnitude)
+    assert_as_exact_as_promised(got, recorded()[f"aa64_{name}"], name)
+
+
+def test_levels_stand_for_the_references_magnitudes():
+    ranges = recorded_notes()["aa_ranges"]
+    assert set(ranges) == set(MAGNITUDES)
+    for name, magnitudes in ranges.items():
+        np.testing.assert_allclose(MAGNITUDES[name], magnitudes, atol=1e-12)
+
+
+def pillow(image, name, magnitude, sign):
+    """What the reference does, in terms of Pillow."""
+    amount, grey = sign * magnitude, (128, 128, 128)
+    enhance = {
+        "color": ImageEnhance.Color,
+        "contrast": ImageEnhance.Contrast,
+        "sharpness": ImageEnhance.Sharpness,
+        "brightness": ImageEnhance.Brightness,
+    }
+    affine = {
+        "shearX": (1, amount, 0, 0, 1, 0),
+        "shearY": (1, 0, 0, amount, 1, 0),
+        "translateX": (1, 0, amount * image.width, 0, 1, 0),
+        "translateY": (1, 0, 0, 0, 1, amount * image.width),
+    }
+    if name in enhance:
+        return enhance[name](image).enhance(1 + amount)
+    if name in affine:
+        cubic = Image.BICUBIC if name.startswith("shear") else Image.NEAREST
+        return image.transform(image.size, Image.AFFINE, affine[name], cubic, fillcolor=grey)
+    if name == "rotate":
+        return image.rotate(magnitude, fillcolor=grey)
+    if name == "posterize":
+        return ImageOps.posterize(image, int(magnitude))
+    if name == "solarize":
+        return ImageOps.solarize(image, magnitude)
+    return getattr(ImageOps, name)(image)
+
+
+@pytest.mark.parametrize("size", [32, 48])
+def test_every_operation_at_every_level_is_pillows(size):
+    noise = np.random.default_rng(size).integers(0, 256, (size, size, 3))
+    row, column = np.mgrid[:size, :size]
+    smooth = np.stack([3 * row, 4 * column + 9, row * column // 9], -1) % 256
+    images = [image.astype(np.uint8) for image in (noise, smooth)]
+    cases = list(itertools.product(images, MAGNITUDES, range(10), (-1, 1)))
+    changes = [parameters(name, MAGNITUDES[name][i], sign, size) for _, name, i, sign in cases]
+    changes = jax.tree.map(lambda *values: np.stack(values), *changes)
+    planes = geometry.to_planes(np.stack([image for image, *_ in cases]))
+    got = geometry.from_planes(apply_each(planes, changes))
+    for (image, name, level, sign), one in zip(cases, got, strict=True):
+        expected = np.asarray(pillow(Image.fromarray(image), name, MAGNITUDES[name][level], sign))
+        levels = difference(one, expected)
+        assert levels.max() <= 1, (name, level, sign)
+        # The adjustments round where XLA fuses a product with a sum; see `sharpen`.
+        share = 0.1 if name in ("color", "contrast") else largest_share_off_by_one(name)
+        assert (levels > 0).mean() <= share, (name, level, sign)
+
+
+@pytest.mark.parametrize("values", [(7,), (0, 255), (3, 4, 5), tuple(range(0, 256, 2))])
+@pytest.mark.parametrize("name", ["autocontrast", "equalize"])
+def test_few_values(name, values):
+    # Channels of one value are left alone; at 16 pixels equalize would pass 255.
+    image = np.random.default_rng(0).choice(values, (16, 16, 3)).astype(np.uint8)
+    expected = np.asarray(getattr(ImageOps, name)(Image.fromarray(image)))
+    assert_as_exact_as_promised(result(image, name, 0), expected, name)
+
+
+def test_neutral_parameters_change_nothing():
+    image = recorded()["image32"]
+    got = apply(geometry.to_planes(image), autoaugment.neutral(32))
+    np.testing.assert_array_equal(geometry.from_planes(got), image)
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_policies_are_25_pairs_of_steps(policy):
+    assert len(POLICIES[policy]) == 25
+    for name, probability, level in itertools.chain(*POLICIES[policy]):
+        assert name in MAGNITUDES and 0 <= probability <= 1 and level in range(10)
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_numbers_choose_sub_policy_steps_and_signs(policy):
+    augment = jax.jit(autoaugment.autoaugment, static_argnums=2)
+    image = geometry.to_planes(recorded()["image32"])
+    rng = np.random.default_rng(0)
+    for i, steps in enumerate(POLICIES[policy]):
+        expected, uniform = image, np.array([(i + rng.uniform()) / 25, 0, 0, 0, 0])
+        for place, (name, probability, level) in enumerate(steps):
+            happens, sign = rng.uniform() < 0.7, rng.choice([-1, 1])
+            happens = bool(probability) and (happens or probability == 1)
+            uniform[1 + place] = probability + (-0.01 if happens else 0.0)
+            uniform[3 + place] = 0.49 if sign == 1 else 0.51
+            if happens:
+                expected = apply(expected, parameters(name, MAGNITUDES[name][level], sign, 32))
+        got = augment(image, uniform.astype(np.float32), policy)
+        np.testing.assert_array_equal(got, expected)
