@@ -80,7 +80,7 @@ class CaiT(nnx.Module):
             ClassBlock(width, heads, CLASS_MLP_RATIO, **shared) for _ in range(class_depth)
         )
         self.norm = layer_norm(width, dtype=dtype, rngs=rngs)
-        self.head = classifier(width, num_classes, dtype=dtype, rngs=rngs)
+        self.head = classifier(width, num_classes, rngs=rngs)
 
     def __call__(
         self,
@@ -288,7 +288,9 @@ class ClassAttention(nnx.Module):
     def __call__(self, x: Tokens) -> Float[Array, "batch 1 width"]:
         q, k, v = (self.q(x[:, :1]), self.k(x), self.v(x))
         q, k, v = (t.reshape(*t.shape[:2], self.heads, -1) for t in (q, k, v))
-        logits = jnp.einsum("bqhd,bkhd->bhqk", q * q.shape[-1] ** -0.5, k)
+        logits = jnp.einsum(
+            "bqhd,bkhd->bhqk", q * q.shape[-1] ** -0.5, k, preferred_element_type=jnp.float32
+        )
         weights = jax.nn.softmax(logits.astype(jnp.float32), axis=-1).astype(v.dtype)
         mixed = jnp.einsum("bhqk,bkhd->bqhd", weights, v)
         return self.proj(mixed.reshape(len(x), 1, -1))

@@ -31,7 +31,9 @@ class WeightNormLinear(nnx.Module):
         return self.weight_g[...] * v / jnp.linalg.norm(v, axis=0, keepdims=True)
 
     def __call__(self, x: Float[Array, "batch width"]) -> Float[Array, "batch outputs"]:
-        return x.astype(self.dtype) @ self.kernel().astype(self.dtype)
+        x, kernel = x.astype(self.dtype), self.kernel().astype(self.dtype)
+        # A score is divided by a temperature of .04: it must not be rounded to bfloat16.
+        return jnp.matmul(x, kernel, preferred_element_type=jnp.float32)
 
 
 class ProjectionHead(nnx.Module):
@@ -81,7 +83,7 @@ class ProjectionHead(nnx.Module):
                 x = jax.nn.gelu(x, approximate=False)
         x = x.astype(jnp.float32)
         x = x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), 1e-12)
-        return self.last_layer(x).astype(jnp.float32)
+        return self.last_layer(x)
 
 
 class ViewNetwork(nnx.Module):

@@ -23,15 +23,15 @@ def layer_norm(width: int, *, dtype, rngs: nnx.Rngs) -> nnx.LayerNorm:
     )
 
 
-def classifier(features: int, num_classes: int, *, dtype, rngs: nnx.Rngs) -> nnx.Linear | None:
+def classifier(features: int, num_classes: int, *, rngs: nnx.Rngs) -> nnx.Linear | None:
     """The linear layer from features to logits, or None for no classes.
 
-    It starts at std .02 in every scheme: small logits, as the reference.
+    It computes in float32 and starts at std .02 in every scheme: small logits, as the reference.
     """
     if not num_classes:
         return None
     kernel_init = get_scheme("reference").kernel
-    return nnx.Linear(features, num_classes, kernel_init=kernel_init, dtype=dtype, rngs=rngs)
+    return nnx.Linear(features, num_classes, kernel_init=kernel_init, rngs=rngs)
 
 
 def drop_path(
@@ -98,8 +98,10 @@ class Attention(nnx.Module):
         else:
             q, k, v = self._project_apart(x, queries)
         q, k, v = (t.reshape(*t.shape[:2], self.heads, -1) for t in (q, k, v))
-        logits = jnp.einsum("bqhd,bkhd->bhqk", q * q.shape[-1] ** -0.5, k)
-        weights = jax.nn.softmax(logits.astype(jnp.float32), axis=-1).astype(v.dtype)
+        logits = jnp.einsum(
+            "bqhd,bkhd->bhqk", q * q.shape[-1] ** -0.5, k, preferred_element_type=jnp.float32
+        )
+        weights = jax.nn.softmax(logits, axis=-1).astype(v.dtype)
         mixed = jnp.einsum("bhqk,bkhd->bqhd", weights, v)
         return self.proj(mixed.reshape(*mixed.shape[:2], -1))
 

@@ -26,9 +26,9 @@ class Swin(nnx.Module):
     ratio 2, drop path rising linearly to 0.1 over all blocks. With a `patch_size` of 2 at 32
     pixels it has 7,044,762 parameters without the classifier; features are 384 wide.
 
-    Windows and shifts follow from `image_size` and stay the same at other sizes. Where a grid is
-    smaller than its window, or no multiple of it, it is padded with zeros behind the first norm.
-    In the reference they take part in the attention; `window_padding="masked"` shuts them out.
+    Windows and shifts follow from `image_size` and stay the same at other sizes. A grid that is no
+    multiple of its window is padded with zeros behind the first norm, and in the reference these
+    take part in the attention; `window_padding="masked"` shuts them out.
     """
 
     PATCHES_PER_SIDE = 16  # of small images
@@ -72,7 +72,7 @@ class Swin(nnx.Module):
             for i, depth in enumerate(depths)
         )
         self.norm = layer_norm(self.num_features, dtype=dtype, rngs=rngs)
-        self.head = classifier(self.num_features, num_classes, dtype=dtype, rngs=rngs)
+        self.head = classifier(self.num_features, num_classes, rngs=rngs)
 
     def __call__(
         self,
@@ -245,14 +245,16 @@ class WindowAttention(nnx.Module):
 
     def __call__(self, x: Grid) -> Grid:
         """Attends within each window of the grid."""
-        batch, rows, columns, width = x.shape
+        rows, columns, width = x.shape[1:]
         qkv = self._project(x)
         padded_rows, padded_columns = qkv.shape[1:3]
         if self.shift:
             qkv = jnp.roll(qkv, (-self.shift, -self.shift), axis=(1, 2))
         qkv = _to_windows(qkv, self.window)
         q, k, v = jnp.split(qkv.reshape(*qkv.shape[:3], 3 * self.heads, -1), 3, axis=3)
-        logits = jnp.einsum("bwqhd,bwkhd->bwhqk", q * q.shape[-1] ** -0.5, k)
+        logits = jnp.einsum(
+            "bwqhd,bwkhd->bwhqk", q * q.shape[-1] ** -0.5, k, preferred_element_type=jnp.float32
+        )
         logits = logits.astype(jnp.float32) + self._bias(rows, columns)
         weights = jax.nn.softmax(logits, axis=-1).astype(v.dtype)
         mixed = jnp.einsum("bwhqk,bwkhd->bwqhd", weights, v).reshape(*qkv.shape[:3], width)

@@ -60,7 +60,7 @@ class ViT(nnx.Module):
             for rate in np.linspace(0.0, drop_path, depth)
         )
         self.norm = layer_norm(width, dtype=dtype, rngs=rngs)
-        self.head = classifier(width, num_classes, dtype=dtype, rngs=rngs)
+        self.head = classifier(width, num_classes, rngs=rngs)
 
     def __call__(
         self,

@@ -1,0 +1,179 @@
+"""Recorded training of the reference: its inputs, and the comparison step for step."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+from smallvit_jax import finetune, pretrain
+from smallvit_jax.augment import mixing
+from smallvit_jax.interop import torch_weights
+from smallvit_jax.models.heads import ProjectionHead, ViewNetwork
+from smallvit_jax.models.parameters import Functional
+from smallvit_jax.training.optimizers import clip_each_tensor, make_optimizer
+from tests.golden_formulas import fill, image_batch
+
+OUT_DIM = 64
+TEMPERATURES = np.linspace(0.04, 0.07, 10)  # of the teacher, by epoch
+LABELS = jnp.asarray([1, 4, 7, 0])
+PERMUTATION = jnp.asarray([2, 0, 3, 1])
+LAM, CUT_CENTER = 0.3, (20, 6)
+# A recording is a few steps long, so its program is not optimised.
+quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+
+
+def l2(x) -> float:
+    return float(np.linalg.norm(np.asarray(x, np.float64)))
+
+
+def fill_weights(model: nnx.Module) -> None:
+    """Sets every weight to its formula, in place."""
+    shapes = {k: v.shape for k, v in torch_weights.state_dict(model).items()}
+    torch_weights.load_state_dict(model, {k: fill(k, s) for k, s in shapes.items()})
+
+
+def view_network(backbone: nnx.Module) -> ViewNetwork:
+    """The backbone with the recorded projection head, both with their formula weights."""
+    head = ProjectionHead(backbone.num_features, out_dim=OUT_DIM, rngs=nnx.Rngs(0))
+    network = ViewNetwork(backbone, head)
+    fill_weights(network)
+    return network
+
+
+_keep_gradients = optax.GradientTransformation(
+    lambda params: jax.tree.map(jnp.zeros_like, params),
+    lambda updates, state, params=None: (updates, updates),
+)
+
+
+def pretraining_optimizer(clip) -> optax.GradientTransformationExtraArgs:
+    """AdamW with clipping, whose state begins with the last step's gradients.
+
+    Clipping stands outside so that it may be traced: one program for every golden file.
+    """
+    adamw = make_optimizer("adamw", freezable=pretrain.is_last_layer)
+    return optax.chain(_keep_gradients, clip_each_tensor(clip), adamw)
+
+
+def make_pretraining_step(network: ViewNetwork):
+    """One compiled step for every recording of this network, without drop path."""
+    functional = Functional(network)
+
+    @quick_jit
+    def step(state, views, schedule, clip):
+        return pretrain.update(
+            state,
+            views,
+            None,
+            schedule,
+            network=functional,
+            optimizer=pretraining_optimizer(clip),
+            student_temperature=0.1,
+            center_momentum=0.9,
+            teacher_drop_path=True,
+        )
+
+    return step
+
+
+def recorded_views(step: int):
+    """The recorded crops: two global and two local views of four images, behind the batch axis."""
+
+    def group(size, letter):
+        views = [image_batch(4, size, f"s{step}{letter}{i}") for i in (0, 1)]
+        return jnp.asarray(np.stack(views, axis=1).transpose(0, 1, 3, 4, 2))
+
+    return [group(32, "g"), group(16, "l")]
+
+
+def check_pretraining(recorded, network: ViewNetwork, step) -> None:
+    """Takes the recorded steps and compares losses, parameters, centre and gradients."""
+    clip = recorded["clip"]
+    ours = {key: name for name, key in torch_weights.reference_keys(network).items()}
+    state = pretrain.initial_state(Functional(network), pretraining_optimizer(clip), OUT_DIM)
+    for expected in recorded["steps_recorded"]:
+        number = expected["global_it"]
+        schedule = {
+            "learning_rate": expected["lr"],
+            "weight_decay": expected["wd"],
+            "teacher_momentum": recorded["momentum_schedule"][number],
+            "teacher_temperature": TEMPERATURES[expected["epoch"]],
+            "frozen": expected["epoch"] < recorded["freeze"],
+        }
+        state, metrics = step(state, recorded_views(number), schedule, clip)
+        assert int(state.step) == number + 1
+        assert float(metrics["loss"]) == pytest.approx(expected["loss"], rel=1e-5)
+        for network_name, arrays in (("student", state.student), ("teacher", state.teacher)):
+            for key, value in expected[network_name].items():
+                where = f"{network_name} {key} after step {number}"
+                assert l2(arrays[ours[key]]) == pytest.approx(value["l2"], rel=1e-6), where
+        assert l2(state.center) == pytest.approx(expected["center"]["l2"], rel=1e-5)
+        gradients = state.optimizer[0]
+        for key, norm in expected["grad_norms_before_clip"].items():
+            assert l2(gradients[ours[key]]) == pytest.approx(norm, rel=2e-5), (key, number)
+        whole = np.sqrt(sum(l2(g) ** 2 for g in gradients.values()))
+        assert float(metrics["gradient_norm"]) == pytest.approx(whole, rel=1e-5)
+        clipped = sum(l2(g) + 1e-6 > clip for g in gradients.values())
+        assert clipped == expected["n_clipped_params"]
+
+    counts = _adam_counts(state.optimizer[-1])
+    for key, count in recorded["adam_step_count_after"].items():
+        expected = 0 if count is None else count
+        group = "freezable" if pretrain.is_last_layer(ours[key]) else "moving"
+        assert counts[group] == expected
+
+
+def _adam_counts(optimizer_state) -> dict[str, int]:
+    """The step counts of the two groups of parameters."""
+    return {
+        group: int(optax.tree.get(inner, "count"))
+        for group, inner in optimizer_state.inner_states.items()
+    }
+
+
+def recorded_batch(step: int, kind: str):
+    """A fine-tuning step's images after mixing, and the share of `LABELS` in them."""
+    images = jnp.asarray(image_batch(4, 32, f"ft{step}").transpose(0, 2, 3, 1))
+    if kind == "mixup":
+        return mixing.mixup(images, PERMUTATION, LAM), LAM
+    if kind == "cutmix":
+        box, share = mixing.cut_box(LAM, *CUT_CENTER, 32, 32)
+        return mixing.cutmix(images, PERMUTATION, box), float(share)
+    return images, 1.0
+
+
+def check_finetuning(recorded, network: nnx.Module) -> None:
+    """Takes the recorded steps from formula weights; compares losses, gradients, parameters."""
+    fill_weights(network)
+    ours = {key: name for name, key in torch_weights.reference_keys(network).items()}
+    model = Functional(network)
+    optimizer = optax.chain(_keep_gradients, make_optimizer("adamw", decay_vectors=True))
+    step = quick_jit(
+        functools.partial(finetune.update, model=model, optimizer=optimizer, label_smoothing=0.1)
+    )
+    state = finetune.initial_state(model, optimizer)
+    for expected in recorded["steps"]:
+        number = expected["step"]
+        images, share = recorded_batch(number, expected["kind"])
+        assert l2(images) == pytest.approx(expected["input_after_mix"]["l2"], rel=1e-6)
+        if expected["lam_used"] is not None:
+            assert share == pytest.approx(expected["lam_used"], rel=1e-6)
+        other_labels = LABELS if expected["kind"] == "none" else LABELS[PERMUTATION]
+        schedule = {"learning_rate": expected["lr_used"], "weight_decay": 0.05}
+        state, metrics = step(
+            state, images, LABELS, other_labels, jnp.float32(share), None, schedule
+        )
+        assert float(metrics["loss"]) == pytest.approx(expected["loss"], rel=1e-5)
+        logits = np.reshape(expected["logits"]["values"], expected["logits"]["shape"])
+        right = (logits.argmax(axis=1) == LABELS).mean() * 100
+        assert float(metrics["accuracy"]) == pytest.approx(right)
+        gradients = state.optimizer[0]
+        for key, value in expected["grads"].items():
+            assert l2(gradients[ours[key]]) == pytest.approx(value["l2"], rel=1e-4), (key, number)
+        for key, value in expected["params_after"].items():
+            assert l2(state.params[ours[key]]) == pytest.approx(value["l2"], rel=1e-6), key
+    assert int(state.step) == len(recorded["steps"])

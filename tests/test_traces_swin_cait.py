@@ -1,0 +1,23 @@
+"""Pre-training and fine-tuning of Swin and CaiT against the reference, step for step."""
+
+import pytest
+
+from smallvit_jax.models import create_model
+from tests.reference_traces import (
+    check_finetuning,
+    check_pretraining,
+    make_pretraining_step,
+    view_network,
+)
+
+
+@pytest.mark.parametrize("family", ["swin", "cait"])
+def test_pretraining_equals_the_reference(golden, family):
+    network = view_network(create_model(family))
+    recorded = golden(f"trace_ssl_{family}_unfrozen")
+    check_pretraining(recorded, network, make_pretraining_step(network))
+
+
+@pytest.mark.parametrize("family", ["swin", "cait"])
+def test_finetuning_equals_the_reference(golden, family):
+    check_finetuning(golden(f"trace_finetune_{family}"), create_model(family, num_classes=10))
