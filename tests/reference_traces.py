@@ -156,7 +156,7 @@ def check_finetuning(recorded, network: nnx.Module) -> None:
         functools.partial(finetune.update, model=model, optimizer=optimizer, label_smoothing=0.1)
     )
     state = finetune.initial_state(model, optimizer)
-    for expected in recorded["steps"]:
+    for expected, loss in zip(recorded["steps"], recorded["losses_float64"], strict=True):
         number = expected["step"]
         images, share = recorded_batch(number, expected["kind"])
         assert l2(images) == pytest.approx(expected["input_after_mix"]["l2"], rel=1e-6)
@@ -167,7 +167,8 @@ def check_finetuning(recorded, network: nnx.Module) -> None:
         state, metrics = step(
             state, images, LABELS, other_labels, jnp.float32(share), None, schedule
         )
-        assert float(metrics["loss"]) == pytest.approx(expected["loss"], rel=1e-5)
+        # After Adam's first step the reference's own float32 losses are up to 7.5e-6 off these.
+        assert float(metrics["loss"]) == pytest.approx(loss, rel=1e-5)
         logits = np.reshape(expected["logits"]["values"], expected["logits"]["shape"])
         right = (logits.argmax(axis=1) == LABELS).mean() * 100
         assert float(metrics["accuracy"]) == pytest.approx(right)

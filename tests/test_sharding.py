@@ -84,9 +84,12 @@ def test_pretraining_moves_the_weights_alike(runs):
             assert_close(a, b, f"{network} {name}")
             moved += np.linalg.norm(a) > 1e-3 * max(np.linalg.norm(value), 1)
     assert moved > len(start)
+    assert_close(one["center"], eight["center"], "center")
+    # The last gradient has seen the rounding of all steps: of one device, compiled with and without
+    # optimisations, it differs by up to 3e-4.
     for name in one:
-        if name == "center" or "buffers" in name or name.startswith("optimizer"):
-            assert_close(one[name], eight[name], name, noise=5e-6)
+        if "buffers" in name or name.startswith("optimizer"):
+            assert_close(one[name], eight[name], name, rel=5e-4, noise=5e-6)
     assert np.linalg.norm(one["center"]) > 1e-3
 
 

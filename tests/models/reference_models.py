@@ -1,0 +1,113 @@
+"""Models with formula weights, compared with what is recorded of the reference."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from smallvit_jax.interop.torch_weights import load_state_dict, state_dict
+from smallvit_jax.models import create_model
+from smallvit_jax.models.parameters import get_arrays
+from tests.golden_formulas import fill, image_batch
+from tests.reference_traces import fill_weights, view_network
+
+TOLERANCE = 1e-5
+# Part of the golden file, image size, tag of its images.
+RESOLUTIONS = [("full_res", 32, "img"), ("half_res", 16, "local")]
+
+
+def filled_model(name: str, **options) -> nnx.Module:
+    model = create_model(name, **options)
+    fill_weights(model)
+    return model
+
+
+def recorded_images(count: int, size: int, tag: str) -> jax.Array:
+    return jnp.asarray(image_batch(count, size, tag).transpose(0, 2, 3, 1))
+
+
+def check_outputs(model: nnx.Module, recorded, size: int, tag: str) -> None:
+    """Features, logits and the tokens after each layer."""
+    images = recorded_images(4, size, tag)
+    features = np.ravel(model.features(images))
+    assert np.abs(features - recorded["features"]["values"]).max() < TOLERANCE
+    logits = model.head(jnp.reshape(features, (4, -1)))
+    assert np.abs(np.ravel(logits) - recorded["logits10"]["values"]).max() < TOLERANCE
+    layers = model.intermediates(images)
+    assert list(layers) == list(recorded["intermediate_norms"])
+    for name, tokens in layers.items():
+        expected = recorded["intermediate_norms"][name]
+        norm = np.linalg.norm(np.asarray(tokens, np.float64))
+        assert norm == pytest.approx(expected["l2"], rel=1e-6), name
+        np.testing.assert_allclose(tokens.ravel()[:4], expected["first"], atol=2e-5, err_msg=name)
+
+
+def check_state_dict(model: nnx.Module, recorded) -> None:
+    """The reference's keys in its order, with its shapes and types; weights go in and out."""
+    back = state_dict(model)
+    found = [[key, list(weight.shape), str(weight.dtype)] for key, weight in back.items()]
+    assert found == recorded["state_dict"]
+    shifted = {key: weight + 1 for key, weight in back.items()}
+    other = create_model(recorded["arch"], num_classes=10)
+    load_state_dict(other, shifted)
+    for key, weight in state_dict(other).items():
+        if weight.dtype == np.float32:
+            np.testing.assert_array_equal(weight, shifted[key], err_msg=key)
+
+
+def check_parameter_counts(model: nnx.Module, recorded) -> None:
+    """Of the model with its 10 classes, and of the backbone alone."""
+    sizes = {name: array.size for name, array in get_arrays(model).items()}
+    head = sizes["head.kernel"] + sizes["head.bias"]
+    counts = recorded["parameter_counts"]
+    assert sum(sizes.values()) == counts["classes_10"]
+    assert sum(sizes.values()) - head == counts["backbone"]
+
+
+def check_epsilon(model: nnx.Module, recorded) -> None:
+    """Zero images and faint tokens, so that the LayerNorm epsilon decides."""
+    weights = {k: fill(k, v.shape) for k, v in state_dict(model).items()}
+    for key in weights.keys() & {"pos_embed", "cls_token"}:
+        weights[key] = weights[key] * np.float32(0.01)
+    load_state_dict(model, weights)
+    features = np.ravel(model.features(jnp.zeros((1, 32, 32, 3))))
+    fill_weights(model)
+    assert np.abs(features - recorded["values"]).max() < TOLERANCE
+
+
+def check_multi_crop(name: str, recorded) -> None:
+    """Two global and two local views through backbone and projection head."""
+    views = [
+        jnp.stack([recorded_images(2, size, f"{letter}{i}") for i in (0, 1)], axis=1)
+        for size, letter in ((32, "g"), (16, "l"))
+    ]
+    output = view_network(create_model(name))(views)
+    expected = recorded["multicrop_output"]["values"]
+    assert np.abs(np.asarray(output).swapaxes(0, 1).ravel() - expected).max() < TOLERANCE
+
+
+def check_initialisation(weights: dict[str, np.ndarray], recorded) -> None:
+    """Mean within 5 standard errors, spread within 5 of its own; constants exactly.
+
+    `recorded` may hold the first of several equal blocks alone.
+    """
+    for key, weight in weights.items():
+        if weight.dtype != np.float32:
+            continue
+        full_key = f"classifier.{key}" if key.startswith("head.") else f"backbone.{key}"
+        if full_key not in recorded:
+            _, _, rest = key.removeprefix("blocks.").partition(".")
+            full_key = f"backbone.blocks.0.{rest}"
+        reference = recorded[full_key]
+        assert list(weight.shape) == reference["shape"], key
+        if reference["std"] == 0:
+            assert (weight == np.float32(reference["mean"])).all(), key
+            continue
+        # Two samples are compared, so the variance of their difference is twice one's.
+        error = reference["std"] * np.sqrt(2 / weight.size)
+        assert abs(weight.mean() - reference["mean"]) < 5 * error, key
+        assert abs(weight.std() - reference["std"]) < 5 * error / np.sqrt(2), key
+        if weight.size > 100:
+            bound = max(abs(reference["min"]), abs(reference["max"]))
+            assert np.abs(weight).max() < 1.6 * bound, key

@@ -1,0 +1,139 @@
+"""CaiT against the reference's outputs with the same weights."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from smallvit_jax.errors import UserError
+from smallvit_jax.interop.torch_weights import state_dict
+from smallvit_jax.models import create_model
+from smallvit_jax.models.parameters import get_arrays, set_arrays
+from tests.models.reference_models import (
+    RESOLUTIONS,
+    check_epsilon,
+    check_initialisation,
+    check_multi_crop,
+    check_outputs,
+    check_parameter_counts,
+    check_state_dict,
+    filled_model,
+    recorded_images,
+)
+
+TINY = {"width": 16, "depth": 2, "class_depth": 1}
+
+
+@pytest.fixture(scope="module")
+def fresh():
+    return create_model("cait", num_classes=10)
+
+
+@pytest.fixture(scope="module")
+def cait():
+    return filled_model("cait", num_classes=10)
+
+
+@pytest.mark.parametrize(("part", "size", "tag"), RESOLUTIONS)
+def test_outputs_and_every_layer_equal_the_reference(cait, golden, part, size, tag):
+    check_outputs(cait, golden("model_cait_32")[part], size, tag)
+
+
+def test_multi_crop_network_equals_the_reference(golden):
+    check_multi_crop("cait", golden("model_cait_32"))
+
+
+def test_layer_norm_epsilon_is_1e_6(cait, golden):
+    check_epsilon(cait, golden("eps_probe")["cait"])
+
+
+def test_state_dict_is_the_references(cait, golden):
+    check_state_dict(cait, golden("model_cait_32"))
+
+
+def test_parameter_counts(fresh, golden):
+    check_parameter_counts(fresh, golden("model_cait_32"))
+
+
+def test_initialisation_has_the_reference_statistics(fresh, golden):
+    check_initialisation(state_dict(fresh), golden("init_stats_cait_32"))
+
+
+def test_drop_path_is_the_same_in_every_block(fresh):
+    assert [block.drop_path_rate for block in fresh.blocks] == [0.1] * 24
+
+
+def test_every_branch_of_every_block_is_dropped_by_itself():
+    """Two blocks of two branches: with and without each of them makes 16 outputs."""
+    model = create_model("cait", **TINY, drop_path=0.5, init="fan_in")
+    images = jnp.tile(recorded_images(1, 32, "img"), (256, 1, 1, 1))
+    arrays = get_arrays(model)
+    set_arrays(model, {k: v + 1 if "gamma" in k else v for k, v in arrays.items()})
+    assert len(np.unique(model.features(images, train=True), axis=0)) == 1
+    assert len(np.unique(model.features(images, rngs=nnx.Rngs(0)), axis=0)) == 16
+
+
+def test_interpolated_positions(cait):
+    """At full size nothing changes; at half size much does, and a larger image is possible."""
+    resized = filled_model("cait", num_classes=10, position_resize="interpolate")
+    change = {
+        size: np.abs(resized.features(images) - cait.features(images)).max()
+        for size, images in ((s, recorded_images(4, s, tag)) for _, s, tag in RESOLUTIONS)
+    }
+    assert change[32] == 0
+    assert change[16] > 0.3  # the recorded effect of resizing by another formula is .379
+    assert np.isfinite(resized.features(jnp.zeros((1, 40, 24, 3)))).all()
+
+
+def test_smaller_images_take_the_first_positions():
+    """4 x 2 patches: whatever stands behind the eighth position has no influence."""
+    model = create_model("cait", **TINY, init="fan_in")
+    images = jnp.asarray(recorded_images(2, 16, "img")[:, :, :8])
+    before = model.features(images)
+    arrays = get_arrays(model)
+    positions = arrays["pos_embed"]
+    set_arrays(model, arrays | {"pos_embed": positions.at[:, 8:].set(7.0)})
+    np.testing.assert_array_equal(model.features(images), before)
+    set_arrays(model, arrays | {"pos_embed": positions.at[:, 7:].set(7.0)})
+    assert np.abs(model.features(images) - before).max() > 0
+
+
+def test_images_with_more_patches_than_positions_are_refused():
+    model = create_model("cait", **TINY)
+    assert model.features(jnp.zeros((1, 16, 64, 3))).shape == (1, 16)  # 64 patches still
+    with pytest.raises(UserError, match="built for 64 patches, but images of 32 x 36 pixels"):
+        model.features(jnp.zeros((1, 32, 36, 3)))
+
+
+def test_64_pixels_are_the_same_with_patches_twice_as_large():
+    """Each pixel repeated 2 x 2, each weight of a patch a quarter: the same tokens."""
+    small, large = (create_model("cait", image_size=size, **TINY) for size in (32, 64))
+    weights = get_arrays(small)
+    kernel = weights["patch_embed.linear.kernel"].reshape(4, 4, 3, -1) / 4
+    kernel = kernel.repeat(2, axis=0).repeat(2, axis=1).reshape(192, -1)
+    set_arrays(large, weights | {"patch_embed.linear.kernel": kernel})
+    for size in (32, 16):
+        images = recorded_images(2, size, "img")
+        double = images.repeat(2, axis=1).repeat(2, axis=2)
+        np.testing.assert_allclose(large.features(double), small.features(images), atol=1e-5)
+
+
+def test_bfloat16_stays_near_float32(golden):
+    model = filled_model("cait", dtype=jnp.bfloat16)
+    features = np.ravel(model.features(recorded_images(4, 32, "img")))
+    expected = np.asarray(golden("model_cait_32")["full_res"]["features"]["values"])
+    assert features.dtype == np.float32
+    assert np.linalg.norm(features - expected) / np.linalg.norm(expected) < 0.02
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"position_resize": "interpolated"}, 'did you mean "interpolate"'),
+        ({"width": 66}, "does not divide"),
+        ({"window_padding": "masked"}, "has no option"),
+    ],
+)
+def test_mistakes_get_one_sentence(options, words):
+    with pytest.raises(UserError, match=words):
+        create_model("cait", **options)
