@@ -3,7 +3,6 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 
 from smallvit_jax.errors import UserError
 from smallvit_jax.interop.torch_weights import state_dict
@@ -17,6 +16,7 @@ from tests.models.reference_models import (
     check_outputs,
     check_parameter_counts,
     check_state_dict,
+    features_of,
     filled_model,
     recorded_images,
 )
@@ -69,40 +69,40 @@ def test_every_branch_of_every_block_is_dropped_by_itself():
     images = jnp.tile(recorded_images(1, 32, "img"), (256, 1, 1, 1))
     arrays = get_arrays(model)
     set_arrays(model, {k: v + 1 if "gamma" in k else v for k, v in arrays.items()})
-    assert len(np.unique(model.features(images, train=True), axis=0)) == 1
-    assert len(np.unique(model.features(images, rngs=nnx.Rngs(0)), axis=0)) == 16
+    assert len(np.unique(features_of(model, images), axis=0)) == 1
+    assert len(np.unique(features_of(model, images, seed=0), axis=0)) == 16
 
 
 def test_interpolated_positions(cait):
     """At full size nothing changes; at half size much does, and a larger image is possible."""
     resized = filled_model("cait", num_classes=10, position_resize="interpolate")
     change = {
-        size: np.abs(resized.features(images) - cait.features(images)).max()
+        size: np.abs(features_of(resized, images) - features_of(cait, images)).max()
         for size, images in ((s, recorded_images(4, s, tag)) for _, s, tag in RESOLUTIONS)
     }
     assert change[32] == 0
     assert change[16] > 0.3  # the recorded effect of resizing by another formula is .379
-    assert np.isfinite(resized.features(jnp.zeros((1, 40, 24, 3)))).all()
+    assert np.isfinite(features_of(resized, jnp.zeros((1, 40, 24, 3)))).all()
 
 
 def test_smaller_images_take_the_first_positions():
     """4 x 2 patches: whatever stands behind the eighth position has no influence."""
     model = create_model("cait", **TINY, init="fan_in")
     images = jnp.asarray(recorded_images(2, 16, "img")[:, :, :8])
-    before = model.features(images)
+    before = features_of(model, images)
     arrays = get_arrays(model)
     positions = arrays["pos_embed"]
     set_arrays(model, arrays | {"pos_embed": positions.at[:, 8:].set(7.0)})
-    np.testing.assert_array_equal(model.features(images), before)
+    np.testing.assert_array_equal(features_of(model, images), before)
     set_arrays(model, arrays | {"pos_embed": positions.at[:, 7:].set(7.0)})
-    assert np.abs(model.features(images) - before).max() > 0
+    assert np.abs(features_of(model, images) - before).max() > 0
 
 
 def test_images_with_more_patches_than_positions_are_refused():
     model = create_model("cait", **TINY)
-    assert model.features(jnp.zeros((1, 16, 64, 3))).shape == (1, 16)  # 64 patches still
+    assert features_of(model, jnp.zeros((1, 16, 64, 3))).shape == (1, 16)  # 64 patches still
     with pytest.raises(UserError, match="built for 64 patches, but images of 32 x 36 pixels"):
-        model.features(jnp.zeros((1, 32, 36, 3)))
+        features_of(model, jnp.zeros((1, 32, 36, 3)))
 
 
 def test_64_pixels_are_the_same_with_patches_twice_as_large():
@@ -115,12 +115,14 @@ def test_64_pixels_are_the_same_with_patches_twice_as_large():
     for size in (32, 16):
         images = recorded_images(2, size, "img")
         double = images.repeat(2, axis=1).repeat(2, axis=2)
-        np.testing.assert_allclose(large.features(double), small.features(images), atol=1e-5)
+        np.testing.assert_allclose(
+            features_of(large, double), features_of(small, images), atol=1e-5
+        )
 
 
 def test_bfloat16_stays_near_float32(golden):
     model = filled_model("cait", dtype=jnp.bfloat16)
-    features = np.ravel(model.features(recorded_images(4, 32, "img")))
+    features = np.ravel(features_of(model, recorded_images(4, 32, "img")))
     expected = np.asarray(golden("model_cait_32")["full_res"]["features"]["values"])
     assert features.dtype == np.float32
     assert np.linalg.norm(features - expected) / np.linalg.norm(expected) < 0.02

@@ -3,7 +3,6 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 
 from smallvit_jax.errors import UserError
 from smallvit_jax.interop.torch_weights import state_dict
@@ -18,6 +17,7 @@ from tests.models.reference_models import (
     check_outputs,
     check_parameter_counts,
     check_state_dict,
+    features_of,
     filled_model,
     recorded_images,
 )
@@ -68,8 +68,8 @@ def test_drop_path_rises_over_all_blocks(fresh):
 def test_drop_path_acts_only_with_random_numbers():
     model = create_model("swin", **TINY, drop_path=0.9, init="fan_in")
     images = jnp.tile(recorded_images(1, 32, "img"), (8, 1, 1, 1))
-    assert len(np.unique(model.features(images, train=True), axis=0)) == 1
-    assert len(np.unique(model.features(images, rngs=nnx.Rngs(0)), axis=0)) > 1
+    assert len(np.unique(features_of(model, images), axis=0)) == 1
+    assert len(np.unique(features_of(model, images, seed=0), axis=0)) > 1
 
 
 def test_masked_padding_changes_small_crops_by_the_recorded_amount(swin, golden):
@@ -77,7 +77,7 @@ def test_masked_padding_changes_small_crops_by_the_recorded_amount(swin, golden)
     masked = filled_model("swin", num_classes=10, window_padding="masked")
     for part, size, tag in RESOLUTIONS:
         recorded = np.asarray(golden("model_swin_32")[part]["features"]["values"])
-        features = np.ravel(masked.features(recorded_images(4, size, tag)))
+        features = np.ravel(features_of(masked, recorded_images(4, size, tag)))
         change = np.abs(features - recorded).max()
         assert change == pytest.approx(0 if size == 32 else 2.43880415, abs=1e-5)
 
@@ -111,20 +111,22 @@ def test_64_pixels_are_the_same_with_patches_twice_as_large():
     for size in (32, 16):
         images = recorded_images(2, size, "img")
         double = images.repeat(2, axis=1).repeat(2, axis=2)
-        np.testing.assert_allclose(large.features(double), small.features(images), atol=1e-5)
+        np.testing.assert_allclose(
+            features_of(large, double), features_of(small, images), atol=1e-5
+        )
 
 
 @pytest.mark.parametrize("padding", ["unmasked", "masked"])
 @pytest.mark.parametrize("shape", [(24, 24), (16, 32), (40, 12)])
 def test_other_sizes_work(shape, padding):
     model = create_model("swin", **TINY, window_padding=padding)
-    features = model.features(jnp.ones((1, *shape, 3)))
+    features = features_of(model, jnp.ones((1, *shape, 3)))
     assert features.shape == (1, 48) and np.isfinite(features).all()
 
 
 def test_bfloat16_stays_near_float32(golden):
     model = filled_model("swin", dtype=jnp.bfloat16)
-    features = np.ravel(model.features(recorded_images(4, 32, "img")))
+    features = np.ravel(features_of(model, recorded_images(4, 32, "img")))
     expected = np.asarray(golden("model_swin_32")["full_res"]["features"]["values"])
     assert features.dtype == np.float32
     assert np.linalg.norm(features - expected) / np.linalg.norm(expected) < 0.02
