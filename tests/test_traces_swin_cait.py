@@ -20,4 +20,9 @@ def test_pretraining_equals_the_reference(golden, family):
 
 @pytest.mark.parametrize("family", ["swin", "cait"])
 def test_finetuning_equals_the_reference(golden, family):
-    check_finetuning(golden(f"trace_finetune_{family}"), create_model(family, num_classes=10))
+    # Swin's recorded float32 loss is 7.5e-6 off its float64 one, ours 3.9e-6 to the other side.
+    check_finetuning(
+        golden(f"trace_finetune_{family}"),
+        create_model(family, num_classes=10),
+        float32_loss=2e-5 if family == "swin" else 1e-5,
+    )
