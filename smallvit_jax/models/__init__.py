@@ -33,7 +33,7 @@ def create_model(
         sixteenth), or 16 (swin: 4) above 96 pixels.
       num_classes: outputs of the classifier; 0 leaves it out, so that the model gives features.
       seed: of the initialisation.
-      **options: further arguments of the family (`width`, `heads`, `drop_path`, `dtype`, ...).
+      **options: further arguments of the family (`width`, `heads`, `dtype`, `remat`, ...).
 
     Raises:
       UserError: unknown family or option, or sizes that do not divide.
@@ -47,7 +47,7 @@ def resolve_options(name: str, **options) -> dict[str, Any]:
     """All of a model's options, the family's defaults included, ready for `create_model`.
 
     Checkpoints store these, so that they stay the same model when a default changes. Only
-    `dtype` is left out unless given: it is how a model computes, not what it is. Raises
+    `dtype` and `remat` are left out unless given: how a model computes, not what it is. Raises
     `UserError` as `create_model` does.
     """
     if name not in FAMILIES:
@@ -69,6 +69,8 @@ def resolve_options(name: str, **options) -> dict[str, Any]:
             )
     if "dtype" not in options:
         del defaults["dtype"]
+    if "remat" not in options:
+        del defaults["remat"]
     resolved = {"name": name, **defaults, **options}
     image_size = resolved["image_size"]
     patch_size = resolved["patch_size"] or _default_patch_size(family, image_size)

@@ -1,15 +1,16 @@
 """The reference's CaiT: talking heads and layer scale, the class token only at the end."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
 from smallvit_jax.errors import UserError, did_you_mean
+from smallvit_jax.models.attention import softmax
+from smallvit_jax.models.block_loop import apply_blocks, keep
 from smallvit_jax.models.initializers import Scheme, get_scheme
 from smallvit_jax.models.layers import (
+    Linear,
     Mlp,
     Tokens,
     classifier,
@@ -55,6 +56,7 @@ class CaiT(nnx.Module):
         position_resize: str = "slice",
         init: str = "reference",
         dtype=jnp.float32,
+        remat: bool = False,
         rngs: nnx.Rngs,
     ):
         if position_resize not in POSITION_RESIZES:
@@ -70,6 +72,7 @@ class CaiT(nnx.Module):
         self.patch_size = patch_size
         self.num_features = width
         self.position_resize = position_resize
+        self.remat = remat
         self.patch_embed = LinearPatchEmbed(patch_size, width, **shared)
         self.cls_token = nnx.Param(scheme.token(rngs.params(), (1, 1, width)))
         self.pos_embed = nnx.Param(scheme.token(rngs.params(), (1, self.grid**2, width)))
@@ -108,7 +111,7 @@ class CaiT(nnx.Module):
         """The class token behind the last norm, float32."""
         del train  # no batch statistics
         x = self._embed(self.patch_embed(images), images)
-        x = _apply_all(self.blocks, x, rngs)
+        x = apply_blocks(self.blocks, x, rngs, self.remat)
         cls = self._class_token(x)
         for block in self.blocks_token_only:
             cls = block(cls, x)
@@ -158,7 +161,7 @@ class LinearPatchEmbed(nnx.Module):
 
     def __init__(self, patch_size: int, width: int, *, scheme: Scheme, dtype, rngs: nnx.Rngs):
         self.patch_size = patch_size
-        self.linear = nnx.Linear(
+        self.linear = Linear(
             3 * patch_size**2, width, kernel_init=scheme.kernel, dtype=dtype, rngs=rngs
         )
 
@@ -192,27 +195,9 @@ class CaiTBlock(nnx.Module):
 
     def __call__(self, x: Tokens, rngs: nnx.Rngs | None = None) -> Tokens:
         branch = self.attn(self.norm1(x)) * self.gamma_1[...].astype(x.dtype)
-        x = x + drop_path(branch, self.drop_path_rate, rngs)
+        x = keep(x + drop_path(branch, self.drop_path_rate, rngs))
         branch = self.mlp(self.norm2(x)) * self.gamma_2[...].astype(x.dtype)
         return x + drop_path(branch, self.drop_path_rate, rngs)
-
-
-def _apply_all(blocks: nnx.List, x: Tokens, rngs: nnx.Rngs | None) -> Tokens:
-    """Applies equal blocks one after another, as one loop: 24 copies take minutes to compile."""
-    graph = nnx.graphdef(blocks[0])
-    weights = jax.tree.map(lambda *w: jnp.stack(w), *(nnx.state(block) for block in blocks))
-    keys = None if rngs is None else jax.random.split(rngs.drop_path(), len(blocks))
-    return jax.lax.scan(_loop_body(graph), x, (weights, keys))[0]
-
-
-@functools.cache  # the same function object each time, else every call outside jit would compile
-def _loop_body(graph: nnx.GraphDef):
-    def body(x, weights_and_key):
-        weights, key = weights_and_key
-        block = nnx.merge(graph, weights)
-        return block(x, None if key is None else nnx.Rngs(key)), None
-
-    return body
 
 
 class TalkingHeads(nnx.Module):
@@ -224,20 +209,20 @@ class TalkingHeads(nnx.Module):
     def __init__(self, width: int, heads: int, *, scheme: Scheme, dtype, rngs: nnx.Rngs):
         self.heads = heads
         linear = {"kernel_init": scheme.kernel, "dtype": dtype, "rngs": rngs}
-        self.qkv = nnx.Linear(width, 3 * width, **linear)
-        self.proj = nnx.Linear(width, width, **linear)
+        self.qkv = Linear(width, 3 * width, **linear)
+        self.proj = Linear(width, width, **linear)
         self.proj_l = nnx.Linear(heads, heads, **linear)
         self.proj_w = nnx.Linear(heads, heads, **linear)
 
     def __call__(self, x: Tokens) -> Tokens:
-        q, k, v = jnp.split(self.qkv(x), 3, axis=-1)
+        q, k, v = jnp.split(keep(self.qkv(x)), 3, axis=-1)
         q, k, v = (t.reshape(*t.shape[:2], self.heads, -1) for t in (q, k, v))
         logits = jnp.einsum("bqhd,bkhd->bhqk", q * q.shape[-1] ** -0.5, k)
         logits = _mix_heads(self.proj_l, logits)
-        weights = jax.nn.softmax(logits.astype(jnp.float32), axis=-1).astype(v.dtype)
+        weights = softmax(logits.astype(jnp.float32)).astype(v.dtype)
         weights = _mix_heads(self.proj_w, weights)
         mixed = jnp.einsum("bhqk,bkhd->bqhd", weights, v)
-        return self.proj(mixed.reshape(x.shape))
+        return self.proj(keep(mixed.reshape(x.shape)))
 
 
 def _mix_heads(
@@ -280,10 +265,10 @@ class ClassAttention(nnx.Module):
     def __init__(self, width: int, heads: int, *, scheme: Scheme, dtype, rngs: nnx.Rngs):
         self.heads = heads
         linear = {"kernel_init": scheme.kernel, "dtype": dtype, "rngs": rngs}
-        self.q = nnx.Linear(width, width, **linear)
-        self.k = nnx.Linear(width, width, **linear)
-        self.v = nnx.Linear(width, width, **linear)
-        self.proj = nnx.Linear(width, width, **linear)
+        self.q = Linear(width, width, **linear)
+        self.k = Linear(width, width, **linear)
+        self.v = Linear(width, width, **linear)
+        self.proj = Linear(width, width, **linear)
 
     def __call__(self, x: Tokens) -> Float[Array, "batch 1 width"]:
         q, k, v = (self.q(x[:, :1]), self.k(x), self.v(x))

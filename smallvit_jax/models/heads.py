@@ -8,6 +8,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from smallvit_jax.models.initializers import get_scheme, uniform_fan_in
+from smallvit_jax.models.layers import Linear
 
 
 class FixedParam(nnx.Variable):
@@ -59,9 +60,9 @@ class ProjectionHead(nnx.Module):
         linear = {"kernel_init": get_scheme(init).kernel, "dtype": dtype, "rngs": rngs}
         self.linears = nnx.List(
             [
-                nnx.Linear(features, hidden_dim, **linear),
-                nnx.Linear(hidden_dim, hidden_dim, **linear),
-                nnx.Linear(hidden_dim, bottleneck_dim, **linear),
+                Linear(features, hidden_dim, **linear),
+                Linear(hidden_dim, hidden_dim, **linear),
+                Linear(hidden_dim, bottleneck_dim, **linear),
             ]
         )
         self.norms = nnx.List(

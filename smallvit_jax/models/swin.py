@@ -9,7 +9,15 @@ from jaxtyping import Array, Float, Int
 
 from smallvit_jax.errors import UserError, did_you_mean
 from smallvit_jax.models.initializers import Scheme, get_scheme
-from smallvit_jax.models.layers import Mlp, PatchEmbed, Tokens, classifier, drop_path, layer_norm
+from smallvit_jax.models.layers import (
+    Linear,
+    Mlp,
+    PatchEmbed,
+    Tokens,
+    classifier,
+    drop_path,
+    layer_norm,
+)
 
 Grid = Float[Array, "batch rows columns width"]
 
@@ -48,6 +56,7 @@ class Swin(nnx.Module):
         window_padding: str = "unmasked",
         init: str = "reference",
         dtype=jnp.float32,
+        remat: bool = False,
         rngs: nnx.Rngs,
     ):
         patch_size = patch_size or image_size // self.PATCHES_PER_SIDE
@@ -56,6 +65,7 @@ class Swin(nnx.Module):
         shared = {"scheme": get_scheme(init), "dtype": dtype, "rngs": rngs}
         self.patch_size = patch_size
         self.num_features = width * 2 ** (len(depths) - 1)
+        self.remat = remat
         self.patch_embed = NormedPatchEmbed(patch_size, width, dtype=dtype, rngs=rngs)
         rates = iter(np.linspace(0.0, drop_path, sum(depths)).tolist())
         self.layers = nnx.List(
@@ -101,7 +111,7 @@ class Swin(nnx.Module):
         x = self._embed(images)
         for stage in self.layers:
             for block in stage.blocks:
-                x = block(x, rngs)
+                x = _apply(block, x, rngs, self.remat)
             if stage.downsample is not None:
                 x = stage.downsample(x)
         return self.norm(x).astype(jnp.float32).mean(axis=(1, 2))
@@ -122,6 +132,17 @@ class Swin(nnx.Module):
         batch, height, width, _ = images.shape
         rows, columns = height // self.patch_size, width // self.patch_size
         return self.patch_embed(images).reshape(batch, rows, columns, -1)
+
+
+def _apply(block: nnx.Module, x: Grid, rngs: nnx.Rngs | None, remat: bool) -> Grid:
+    """Applies a block; with `remat` it keeps nothing but its input for the backward pass."""
+    graph, weights = nnx.split(block)
+
+    def apply(weights, x, key):
+        return nnx.merge(graph, weights)(x, None if key is None else nnx.Rngs(key))
+
+    apply = jax.checkpoint(apply) if remat else apply
+    return apply(weights, x, None if rngs is None else rngs.drop_path())
 
 
 def _check(grid: int, depths: tuple[int, ...], window_padding: str) -> None:
@@ -235,8 +256,8 @@ class WindowAttention(nnx.Module):
         self.heads, self.window, self.shift = heads, window, shift
         self.mask_padding = mask_padding
         linear = {"kernel_init": scheme.kernel, "dtype": dtype, "rngs": rngs}
-        self.qkv = nnx.Linear(width, 3 * width, **linear)
-        self.proj = nnx.Linear(width, width, **linear)
+        self.qkv = Linear(width, 3 * width, **linear)
+        self.proj = Linear(width, width, **linear)
         # Added to logits, so small in every scheme.
         table_shape = ((2 * window - 1) ** 2, heads)
         self.relative_position_bias_table = nnx.Param(
@@ -286,7 +307,7 @@ class PatchMerging(nnx.Module):
 
     def __init__(self, width: int, *, scheme: Scheme, dtype, rngs: nnx.Rngs):
         self.norm = layer_norm(4 * width, dtype=dtype, rngs=rngs)
-        self.reduction = nnx.Linear(
+        self.reduction = Linear(
             4 * width, 2 * width, use_bias=False, kernel_init=scheme.kernel, dtype=dtype, rngs=rngs
         )
 

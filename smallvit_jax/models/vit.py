@@ -5,6 +5,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
+from smallvit_jax.models.block_loop import apply_blocks
 from smallvit_jax.models.initializers import get_scheme
 from smallvit_jax.models.layers import (
     EncoderBlock,
@@ -43,12 +44,14 @@ class ViT(nnx.Module):
         drop_path: float = 0.1,
         init: str = "reference",
         dtype=jnp.float32,
+        remat: bool = False,
         rngs: nnx.Rngs,
     ):
         patch_size = patch_size or image_size // self.PATCHES_PER_SIDE
         scheme = get_scheme(init)
         self.grid = image_size // patch_size
         self.patch_size = patch_size
+        self.remat = remat
         self.num_features = width
         self.cls_token = nnx.Param(scheme.token(rngs.params(), (1, 1, width)))
         self.pos_embed = nnx.Param(scheme.token(rngs.params(), (1, 1 + self.grid**2, width)))
@@ -91,8 +94,7 @@ class ViT(nnx.Module):
         del train  # no batch statistics
         x = self._embed(images)
         *first_blocks, last_block = self.blocks
-        for block in first_blocks:
-            x = block(x, rngs)
+        x = apply_blocks(first_blocks, x, rngs, self.remat)
         x = last_block(x, rngs, queries=1)
         return self.norm(x)[:, 0].astype(jnp.float32)
 

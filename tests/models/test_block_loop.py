@@ -1,0 +1,58 @@
+"""Blocks in a loop, against the same blocks one after another."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from smallvit_jax.models import create_model
+from smallvit_jax.models.block_loop import apply_blocks
+from smallvit_jax.models.parameters import Functional
+
+
+class Chain(nnx.Module):
+    """The blocks of a small ViT with drop path rates of 0, .15 and .3, looped or not."""
+
+    def __init__(self, looped: bool, remat: bool = False):
+        model = create_model("vit", image_size=8, width=24, depth=3, heads=2, drop_path=0.3)
+        self.blocks, self.looped, self.remat = model.blocks, looped, remat
+
+    def __call__(self, x, rngs=None):
+        if self.looped:
+            return apply_blocks(self.blocks, x, rngs, self.remat)
+        for block in self.blocks:
+            x = block(x, rngs)
+        return x
+
+
+def outputs_and_gradients(looped, remat=False):
+    chain = Functional(Chain(looped, remat))
+    x = jax.random.normal(jax.random.key(0), (2, 5, 24))
+
+    def loss(weights):
+        return jnp.square(chain(weights, {}, x)[0]).sum()
+
+    return jax.value_and_grad(loss)(chain.trainable)
+
+
+@pytest.mark.parametrize("remat", [False, True])
+def test_a_loop_computes_what_the_blocks_compute(remat):
+    (value, gradients), (expected, expected_gradients) = (
+        outputs_and_gradients(True, remat),
+        outputs_and_gradients(False),
+    )
+    np.testing.assert_allclose(value, expected, rtol=1e-6)
+    for name, gradient in gradients.items():
+        np.testing.assert_allclose(gradient, expected_gradients[name], rtol=1e-4, atol=1e-5)
+
+
+def test_each_block_keeps_its_own_drop_path_rate():
+    """A block whose branches are dropped hands its input on: how often tells the rate."""
+    model = create_model("vit", image_size=8, width=24, depth=2, heads=2, drop_path=0.9)
+    x = jax.random.normal(jax.random.key(0), (4000, 1, 24))
+    for rate, blocks in ((0.0, [model.blocks[0]]), (0.9, [model.blocks[1]])):
+        out = apply_blocks(blocks, x, nnx.Rngs(3))
+        unchanged = (out == x).all(axis=(1, 2)).mean()
+        assert unchanged == pytest.approx(rate**2, abs=0.025)  # both branches of the block
+    assert apply_blocks([], x, None) is x
