@@ -4,10 +4,14 @@ PyTorch is needed only here (`pip install 'smallvit_jax[torch]'`).
 """
 
 import argparse
+import contextlib
 import math
 import os
 import pickle
-from collections.abc import Mapping
+import re
+import warnings
+import zipfile
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,23 +31,27 @@ def read_file(path: str | os.PathLike, network: str = "teacher") -> dict[str, np
 
     Only tensors, plain containers and the `argparse.Namespace` of pre-training's checkpoints are
     unpickled; a file that holds any other object is refused (`torch.load(weights_only=True)`).
-    Raises `UserError` for a path or file that is none of these.
+    Weights of any precision become float32. Raises `UserError` for a path or file that is none of
+    these, or holds values that are not finite.
     """
     content = _load(Path(path))
     if not isinstance(content, Mapping):
-        raise UserError(f"{path} holds a {type(content).__name__}, not weights by name")
+        raise UserError(
+            f"{path} holds an object of type {type(content).__name__}, not weights by name"
+        )
     if any(name in content for name in NETWORKS):
         if network not in content:
-            raise UserError(f"{path} has no {network}; choose the other network")
-        weights = _without_prefixes(content[network])
+            other = next(name for name in NETWORKS if name in content)
+            raise UserError(f"{path} has no {network}; give --config.convert.network={other}")
+        weights = _without_prefixes(content[network], f"{path}'s {network}")
         weights = {k: v for k, v in weights.items() if not k.startswith("mlphead.")}
+    elif "model_state_dict" in content:
+        weights = _without_prefixes(content["model_state_dict"], f"{path}'s model_state_dict")
     else:
-        weights = _without_prefixes(content.get("model_state_dict", content))
-    wrong = [k for k, v in weights.items() if not hasattr(v, "numpy")]
-    if wrong or not weights:
-        found = f"{wrong[0]!r} among its weights" if wrong else "no weights"
-        raise UserError(f"{path} is not a file of the reference: it holds {found}")
-    return {k: v.detach().cpu().numpy() for k, v in weights.items()}
+        weights = _without_prefixes(content, str(path))
+    if not weights:
+        raise UserError(f"{path} is not a file of the reference: it holds no weights")
+    return {name: _to_numpy(value, name, path) for name, value in weights.items()}
 
 
 def write_file(path: str | os.PathLike, weights: Mapping[str, np.ndarray]) -> None:
@@ -70,13 +78,17 @@ def infer_model(weights: Mapping[str, np.ndarray], source: str) -> dict[str, Any
     """Finds out from the weights' names and shapes which model they are of.
 
     Returns arguments of `create_model`. What shapes do not tell is the reference's: the ViT's
-    heads (12), and the Swin's image size (16 patches per side).
+    heads (12), and the Swin's image size (16 patches per side). An option whose weight is missing
+    or has another number of axes is left out, so that loading names that weight with all others
+    that do not fit.
     """
     for name, signs in _SIGNS.items():
         if all(key in weights for key in signs):
-            options = _INFER[name](weights)
-            classes = len(weights["head.bias"]) if "head.bias" in weights else 0
-            return {"name": name, "num_classes": classes, **options}
+            options = {"name": name, "num_classes": _classes(weights)}
+            for option, infer in _INFER[name].items():
+                with contextlib.suppress(KeyError, IndexError, ValueError, ZeroDivisionError):
+                    options[option] = infer(weights)
+            return options
     first = ", ".join(list(weights)[:3])
     raise UserError(
         f"{source} is of no model known here (its first entries are {first}); "
@@ -91,43 +103,59 @@ _SIGNS = {
 }
 
 
-def _infer_vit(weights: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    width, _, patch_size, _ = weights["patch_embed.proj.weight"].shape
-    grid = math.isqrt(weights["pos_embed"].shape[1] - 1)
-    return {
-        "image_size": grid * patch_size,
-        "patch_size": patch_size,
-        "width": width,
-        "depth": _count(weights, "blocks."),
-        "mlp_ratio": weights["blocks.0.mlp.fc1.weight"].shape[0] / width,
-    }
+# How each option is told by the weights.
+_INFER: dict[str, dict[str, Callable[[Mapping[str, np.ndarray]], Any]]] = {
+    "vit": {
+        "image_size": lambda w: math.isqrt(w["pos_embed"].shape[1] - 1) * _patch_side(w),
+        "patch_size": lambda w: _patch_side(w),
+        "width": lambda w: w["patch_embed.proj.weight"].shape[0],
+        "depth": lambda w: _count(w, "blocks."),
+        "mlp_ratio": lambda w: _mlp_ratio(w, "blocks.0"),
+    },
+    "cait": {
+        "image_size": lambda w: math.isqrt(w["pos_embed"].shape[1]) * _flat_patch_side(w),
+        "patch_size": lambda w: _flat_patch_side(w),
+        "width": lambda w: w["patch_embed.1.weight"].shape[0],
+        "depth": lambda w: _count(w, "blocks."),
+        "class_depth": lambda w: _count(w, "blocks_token_only."),
+        "heads": lambda w: _side(w["blocks.0.attn.proj_l.weight"]),
+        "mlp_ratio": lambda w: _mlp_ratio(w, "blocks.0"),
+    },
+    "swin": {
+        "image_size": lambda w: 16 * _patch_side(w),
+        "patch_size": lambda w: _patch_side(w),
+        "width": lambda w: w["patch_embed.proj.weight"].shape[0],
+        "depths": lambda w: tuple(
+            _count(w, f"layers.{i}.blocks.") for i in range(_count(w, "layers."))
+        ),
+        "heads": lambda w: w[_SIGNS["swin"][0]].shape[1],
+        "mlp_ratio": lambda w: _mlp_ratio(w, "layers.0.blocks.0"),
+    },
+}
 
 
-def _infer_cait(weights: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    width, patch_values = weights["patch_embed.1.weight"].shape
-    patch_size = math.isqrt(patch_values // 3)
-    grid = math.isqrt(weights["pos_embed"].shape[1])
-    return {
-        "image_size": grid * patch_size,
-        "patch_size": patch_size,
-        "width": width,
-        "depth": _count(weights, "blocks."),
-        "heads": weights["blocks.0.attn.proj_l.weight"].shape[0],
-        "mlp_ratio": weights["blocks.0.mlp.fc1.weight"].shape[0] / width,
-    }
+def _patch_side(weights: Mapping[str, np.ndarray]) -> int:
+    return weights["patch_embed.proj.weight"].shape[2]
 
 
-def _infer_swin(weights: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    width, _, patch_size, _ = weights["patch_embed.proj.weight"].shape
-    return {
-        "image_size": 16 * patch_size,
-        "patch_size": patch_size,
-        "width": width,
-        "mlp_ratio": weights["layers.0.blocks.0.mlp.fc1.weight"].shape[0] / width,
-    }
+def _flat_patch_side(weights: Mapping[str, np.ndarray]) -> int:
+    return math.isqrt(weights["patch_embed.1.weight"].shape[1] // 3)
 
 
-_INFER = {"vit": _infer_vit, "cait": _infer_cait, "swin": _infer_swin}
+def _side(square: np.ndarray) -> int:
+    side, _ = square.shape
+    return side
+
+
+def _mlp_ratio(weights: Mapping[str, np.ndarray], block: str) -> float:
+    hidden, width = weights[f"{block}.mlp.fc1.weight"].shape
+    return hidden / width
+
+
+def _classes(weights: Mapping[str, np.ndarray]) -> int:
+    """Of the classifier; either of its two arrays tells that there is one."""
+    found = [weights[key] for key in ("head.bias", "head.weight") if key in weights]
+    return len(found[0]) if found and found[0].ndim else 0
 
 
 def _count(weights: Mapping[str, np.ndarray], prefix: str) -> int:
@@ -136,9 +164,33 @@ def _count(weights: Mapping[str, np.ndarray], prefix: str) -> int:
     return len(numbers)
 
 
-def _without_prefixes(weights: Mapping[str, Any]) -> dict[str, Any]:
-    """As the reference's finetune.py:146-148 does."""
+def _without_prefixes(weights: Any, place: str) -> dict[str, Any]:
+    """As the reference's finetune.py:146-148 does; raises `UserError` for all but weights."""
+    if not isinstance(weights, Mapping):
+        raise UserError(f"{place} is not weights by name, but a {type(weights).__name__}")
+    for name, value in weights.items():
+        if isinstance(value, Mapping):
+            raise UserError(
+                f"{place} holds weights only within {name!r}, which the reference's files do not "
+                "have; save that entry alone with torch.save"
+            )
+        if not isinstance(name, str) or not hasattr(value, "numpy"):
+            found = type(value).__name__
+            raise UserError(f"{place} is not weights by name: its {name!r} is of type {found}")
     return {k.replace("module.", "").replace("backbone.", ""): v for k, v in weights.items()}
+
+
+def _to_numpy(tensor: Any, name: str, path: str | os.PathLike) -> np.ndarray:
+    try:
+        tensor = tensor.detach().cpu()
+        array = (tensor.float() if tensor.is_floating_point() else tensor).numpy()
+    except (RuntimeError, TypeError) as error:  # sparse, quantised, complex, ...
+        raise UserError(f"{path}: {name} is not a plain tensor ({tensor.layout})") from error
+    if not np.isfinite(array).all():
+        raise UserError(
+            f"{path}: {name} holds values that are not finite; take an earlier checkpoint"
+        )
+    return array
 
 
 def _load(path: Path) -> Any:
@@ -146,17 +198,29 @@ def _load(path: Path) -> Any:
         raise UserError(f"there is no file {path}; give the path of a .pth file")
     torch = _import_torch()
     try:
-        with torch.serialization.safe_globals([argparse.Namespace]):
+        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # it warns of files that it then refuses
+            _check_sums(path)
             return torch.load(path, map_location="cpu", weights_only=True)
+    except PermissionError as error:
+        raise UserError(f"{path} may not be read: {error.strerror}") from error
     except pickle.UnpicklingError as error:
-        if "Unsupported global" in str(error):
+        if named := re.search(r"GLOBAL (\S+)", str(error)):
             raise UserError(
-                f"{path} holds objects other than weights, which could run code when read, and is "
+                f"{path} holds objects of {named[1]}, which could run code when read, and is "
                 "refused; save its state_dict alone"
             ) from error
-        raise UserError(f"{path} is not a file that torch.save wrote") from error
-    except (RuntimeError, EOFError, OSError, KeyError, ValueError) as error:
         raise UserError(f"{path} is not a file that torch.save wrote, or is damaged") from error
+    except Exception as error:  # whatever a damaged file does to the reader
+        raise UserError(f"{path} is not a file that torch.save wrote, or is damaged") from error
+
+
+def _check_sums(path: Path) -> None:
+    """Raises `ValueError` for a file with changed bytes, which torch.load does not notice."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as file:
+            if changed := file.testzip():
+                raise ValueError(f"{changed} is damaged")
 
 
 def _import_torch():

@@ -9,8 +9,9 @@ import pytest
 from smallvit_jax import load_checkpoint
 from smallvit_jax.errors import UserError
 from smallvit_jax.interop.torch_files import infer_model, read_file
-from smallvit_jax.interop.torch_weights import state_dict
+from smallvit_jax.interop.torch_weights import load_state_dict, state_dict
 from smallvit_jax.main import main
+from smallvit_jax.models import create_model, resolve_options
 from tests.golden_formulas import fill
 
 torch = pytest.importorskip("torch")
@@ -85,26 +86,29 @@ def test_a_checkpoint_becomes_a_file_in_the_references_order(files, weights, tmp
         assert torch.equal(value, weights[key]), key
 
 
-def test_the_model_is_found_from_the_weights():
-    shapes = {
-        "cls_token": (1, 1, 64),
-        "pos_embed": (1, 65, 64),
-        "patch_embed.proj.weight": (64, 3, 8, 8),
-        "blocks.0.attn.qkv.weight": (192, 64),
-        "blocks.0.mlp.fc1.weight": (256, 64),
-        "blocks.1.mlp.fc1.weight": (256, 64),
-        "head.bias": (200,),
-    }
-    options = infer_model({k: np.zeros(s) for k, s in shapes.items()}, "x.pth")
-    assert options == {
-        "name": "vit",
-        "num_classes": 200,
-        "image_size": 64,
-        "patch_size": 8,
-        "width": 64,
-        "depth": 2,
-        "mlp_ratio": 4.0,
-    }
+TINY = {
+    "vit": {"image_size": 64, "patch_size": 8, "width": 24, "depth": 2, "mlp_ratio": 4.0},
+    "swin": {"image_size": 64, "patch_size": 4, "width": 12, "depths": (1, 2), "heads": 2},
+    "cait": {"image_size": 16, "patch_size": 4, "width": 16, "depth": 2, "class_depth": 1},
+}
+
+
+@pytest.mark.parametrize("family", TINY)
+def test_the_model_is_found_from_the_weights(family):
+    weights = state_dict(create_model(family, num_classes=7, **TINY[family]))
+    found = infer_model(weights, "x.pth")
+    options = resolve_options(**found)
+    assert found.items() >= {"name": family, "num_classes": 7, **TINY[family]}.items()
+    assert options["heads"] == {"vit": 12, "swin": 2, "cait": 4}[family]
+    load_state_dict(create_model(**options), weights)
+
+
+def test_weights_of_half_precision_become_float32(weights, tmp_path):
+    torch.save({k: v.bfloat16() for k, v in weights.items()}, tmp_path / "half.pth")
+    read = read_file(tmp_path / "half.pth")
+    assert all(value.dtype == np.float32 for value in read.values())
+    expected = weights["norm.weight"].bfloat16().float().numpy()
+    np.testing.assert_array_equal(read["norm.weight"], expected)
 
 
 class Surprise:
@@ -113,22 +117,44 @@ class Surprise:
 
 def test_other_objects_are_refused(tmp_path):
     torch.save({"model_state_dict": {}, "extra": Surprise()}, tmp_path / "x.pth")
-    with pytest.raises(UserError, match="could run code when read, and is refused"):
+    with pytest.raises(UserError, match=r"objects of .*Surprise, which could run code when read"):
         read_file(tmp_path / "x.pth")
 
 
 def test_what_is_no_weights_file_is_named(tmp_path, files):
     (tmp_path / "text.pth").write_text("not a file of torch")
     (tmp_path / "short.pth").write_bytes((files / "bare.pth").read_bytes()[:5000])
-    torch.save([1, 2], tmp_path / "list.pth")
+    changed = bytearray((files / "bare.pth").read_bytes())
+    changed[len(changed) // 2] ^= 1
+    (tmp_path / "changed.pth").write_bytes(changed)
+    contents = {
+        "list": [1, 2],
+        "empty": {"model_state_dict": {}},
+        "tensors": {"model_state_dict": [torch.zeros(1)]},
+        "wrapped": {"model": {"cls_token": torch.zeros(1)}},
+        "student": {"student": {"cls_token": torch.zeros(1)}},
+        "number": {"cls_token": 5},
+        "sparse": {"cls_token": torch.zeros(2).to_sparse()},
+        "nan": {"cls_token": torch.full((2,), torch.nan)},
+    }
+    for name, content in contents.items():
+        torch.save(content, tmp_path / f"{name}.pth")
     for name, words in {
-        "text.pth": "not a file that torch.save wrote",
-        "short.pth": "not a file that torch.save wrote",
-        "list.pth": "holds a list, not weights by name",
-        "none.pth": "there is no file",
+        "text": "not a file that torch.save wrote",
+        "short": "not a file that torch.save wrote",
+        "changed": "is damaged",
+        "list": "of type list, not weights by name",
+        "empty": "holds no weights",
+        "tensors": "model_state_dict is not weights by name, but a list",
+        "wrapped": r"only within 'model'.*save that entry alone",
+        "student": "has no teacher; give --config.convert.network=student",
+        "number": "its 'cls_token' is of type int",
+        "sparse": "cls_token is not a plain tensor",
+        "nan": "cls_token holds values that are not finite",
+        "none": "there is no file",
     }.items():
         with pytest.raises(UserError, match=words):
-            read_file(tmp_path / name)
+            read_file(tmp_path / f"{name}.pth")
 
 
 def test_all_that_does_not_fit_is_listed_together(files, weights, tmp_path, capsys):
@@ -141,6 +167,27 @@ def test_all_that_does_not_fit_is_listed_together(files, weights, tmp_path, caps
     message = capsys.readouterr().err
     for words in ("missing norm.bias", "unexpected blocks.0.extra", "cls_token has shape"):
         assert words in message
+
+
+@pytest.mark.parametrize("change", ["missing", "another number of axes"])
+@pytest.mark.parametrize(
+    ("family", "key"),
+    [
+        ("vit", "blocks.0.mlp.fc1.weight"),
+        ("vit", "pos_embed"),
+        ("cait", "blocks.0.attn.proj_l.weight"),
+        ("swin", "layers.0.blocks.0.mlp.fc1.weight"),
+    ],
+)
+def test_a_bad_weight_that_tells_an_option_is_named(family, key, change):
+    """The option is then the family's default, and loading lists what does not fit."""
+    weights = state_dict(create_model(family, **TINY[family]))
+    weights[key] = np.zeros(5, np.float32)
+    if change == "missing":
+        del weights[key]
+    words = "of no model known here" if (key, change) == ("pos_embed", "missing") else key
+    with pytest.raises(UserError, match=words):
+        load_state_dict(create_model(**infer_model(weights, "x.pth")), weights)
 
 
 def test_another_number_of_classes_names_the_way_out(files, tmp_path, capsys):
