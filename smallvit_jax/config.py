@@ -122,6 +122,9 @@ def _model() -> ml_collections.ConfigDict:
 
 def _pretrain() -> ml_collections.ConfigDict:
     pretrain = ml_collections.ConfigDict()
+    # stage folder or checkpoint of an earlier pre-training whose student, teacher and centre to
+    # start from; empty: from scratch
+    pretrain.init_from = ""
     pretrain.epochs = 200  # passes over the images
     pretrain.batch_size = 512  # images per step, over all devices
     pretrain.student_temperature = 0.1  # softmax temperature of the student
@@ -179,8 +182,8 @@ def _finetune() -> ml_collections.ConfigDict:
 
     finetune.augment = ml_collections.ConfigDict()
     finetune.augment.flip = 0.5  # probability of a horizontal flip
-    # black pixels added on each side before the random crop; 0: no crop
-    finetune.augment.crop_padding = 4
+    # black pixels added on each side before the random crop; 0: no crop; None: the dataset's
+    finetune.augment.crop_padding = placeholder(int)
     # AutoAugment policy: none | cifar10 | svhn | imagenet | auto: the dataset's
     finetune.augment.policy = "auto"
     finetune.augment.erase = 0.25  # probability of random erasing
@@ -235,5 +238,12 @@ def _runtime() -> ml_collections.ConfigDict:
     runtime.data_placement = "auto"
     runtime.checkpoint_every = 500  # steps between checkpoints; one is always written at the end
     runtime.compilation_cache = "~/.cache/smallvit_jax"  # folder of compiled programs; empty: none
+    # join the other processes of the run: auto (started by Slurm, Open MPI or with JAX_PROCESS_ID)
+    # | on (TPU slices and Kubernetes, too) | off
+    runtime.distributed = "auto"
+    # recompute each block's activations in the backward pass: less memory, a third more work
+    runtime.remat = False
+    # parts that a step's batch is taken in, one after another: less memory, the same result
+    runtime.accumulate = 1
     runtime.profile = 0  # training steps to trace into the stage's `profile/` folder; 0: none
     return runtime

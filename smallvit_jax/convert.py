@@ -37,7 +37,7 @@ def run(config: ConfigDict, workdir: Path, data_dir: str | None) -> dict[str, An
     into = _from_torch if source.is_file() else _to_torch
     result = {"job": "convert", "source": str(source), **into(config, source, workdir)}
     write_config(workdir, {k: config[k].to_dict() for k in ("dataset", "model", "convert")})
-    write_result(workdir, result)
+    result = write_result(workdir, result)
     print(f"{source} → {result['target']}: {result['model']['name']}, {result['values']:,} values")
     return result
 

@@ -53,7 +53,7 @@ def run(
     }
     result["seconds"] = round(time.monotonic() - started, 1)
     write_config(workdir, used)
-    write_result(workdir, result)
+    result = write_result(workdir, result)
     if config.job == "evaluate":
         shown = {k: v for k, v in result.items() if isinstance(v, float)}
         rows = [(name.replace("_", " "), f"{value:.2f}") for name, value in shown.items()]

@@ -1,6 +1,5 @@
 """Supervised training: from a pre-trained backbone or from scratch."""
 
-import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,13 +17,13 @@ from smallvit_jax.augment.mixing import mix_batch
 from smallvit_jax.data.batches import BatchOrder
 from smallvit_jax.data.datasets import get_dataset
 from smallvit_jax.data.placement import check_batch, make_source
-from smallvit_jax.errors import UserError
 from smallvit_jax.evaluation.accuracy import classification_figures
 from smallvit_jax.evaluation.forward import Forward
+from smallvit_jax.loading import load_backbone
 from smallvit_jax.models import create_model
-from smallvit_jax.models.parameters import Arrays, Functional, get_arrays, set_arrays
+from smallvit_jax.models.parameters import Arrays, Functional
 from smallvit_jax.training import runtime, schedules, stage
-from smallvit_jax.training.checkpoints import read_params_and_meta
+from smallvit_jax.training.accumulation import mean_over_parts
 from smallvit_jax.training.logs import write_result
 from smallvit_jax.training.optimizers import make_optimizer
 from smallvit_jax.training.sharding import make_mesh, replicate
@@ -73,27 +72,39 @@ def update(
     model: Functional,
     optimizer: optax.GradientTransformationExtraArgs,
     label_smoothing: float,
+    accumulate: int = 1,
 ) -> tuple[FinetuneState, dict[str, Float[Array, ""]]]:
     """One step from augmented, perhaps mixed images.
 
     `key` is of the drop path; None switches it off. `schedule` holds this step's
     `learning_rate` and `weight_decay`. The accuracy among the metrics is against `labels`, mixed
-    or not, as in finetune.py:352-376.
+    or not, as in finetune.py:352-376. The batch is taken in `accumulate` parts, one after another.
     """
 
-    def loss_of(params):
-        rngs = None if key is None else nnx.Rngs(key)  # NNX wants it made inside the gradient
-        logits, buffers = model(params, state.buffers, images, train=True, rngs=rngs)
-        loss = mixed_loss(logits, labels, other_labels, share, label_smoothing)
-        return loss, (logits, buffers)
+    def means_of(part, key):
+        images, labels, other_labels = part
 
-    (loss, (logits, buffers)), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.params)
+        def loss_of(params):
+            rngs = None if key is None else nnx.Rngs(key)  # NNX wants it made inside the gradient
+            logits, buffers = model(params, state.buffers, images, train=True, rngs=rngs)
+            loss = mixed_loss(logits, labels, other_labels, share, label_smoothing)
+            return loss, (logits, buffers)
+
+        (loss, (logits, buffers)), gradients = jax.value_and_grad(loss_of, has_aux=True)(
+            state.params
+        )
+        accuracy = jnp.mean(logits.argmax(axis=-1) == labels, dtype=jnp.float32) * 100
+        return (loss, gradients, accuracy), buffers
+
+    (loss, gradients, accuracy), buffers = mean_over_parts(
+        means_of, accumulate, (images, labels, other_labels), key
+    )
     updates, optimizer_state = optimizer.update(
         gradients, state.optimizer, state.params, **schedule
     )
     metrics = {
         "loss": loss,
-        "accuracy": jnp.mean(logits.argmax(axis=-1) == labels, dtype=jnp.float32) * 100,
+        "accuracy": accuracy,
         "gradient_norm": optax.tree.norm(gradients),
     }
     new_state = FinetuneState(
@@ -126,7 +137,7 @@ def plan(config: ConfigDict, data: inputs.Data) -> Plan:
         f.passes_per_epoch,
         field="finetune.batch_size",
     )
-    check_batch(order, make_mesh())
+    check_batch(order, make_mesh(), config.runtime.accumulate)
     options = inputs.model_options(config) | {"num_classes": data.info.num_classes}
     augment = augment_settings(config, options["image_size"], data)
     return Plan(images, order, options, augment, make_schedule(config, order.steps_per_epoch))
@@ -153,7 +164,7 @@ def run(
     mesh = make_mesh()
     data = inputs.load_data(config, data_dir)
     images, order, options, augment, schedule = plan(config, data)
-    classifier = create_model(**options, dtype=dtype, seed=config.seed)
+    classifier = create_model(**options, dtype=dtype, remat=config.runtime.remat, seed=config.seed)
     start = init_from or config.finetune.init_from
     if start and not holds_work(workdir):  # else the stage's own checkpoint holds more
         print(load_backbone(classifier, start, options))
@@ -213,6 +224,7 @@ def make_step(
             model=model,
             optimizer=optimizer,
             label_smoothing=f.label_smoothing,
+            accumulate=config.runtime.accumulate,
         )
 
     return step_function
@@ -222,42 +234,14 @@ MIXING = ("mix", "mixup_alpha", "cutmix_alpha")  # what happens to batches, not 
 
 
 def augment_settings(config: ConfigDict, image_size: int, data: inputs.Data) -> AugmentSettings:
-    """What `config.finetune.augment` does to single images; the policy "auto" is the dataset's."""
+    """What `config.finetune.augment` does to single images; the dataset fills what it leaves."""
     augment = {name: value for name, value in config.finetune.augment.items() if name not in MIXING}
+    spec = get_dataset(config.dataset.name)
     if augment["policy"] == "auto":
-        augment["policy"] = get_dataset(config.dataset.name).policy
+        augment["policy"] = spec.policy
+    if augment["crop_padding"] is None:
+        augment["crop_padding"] = spec.crop_padding
     return AugmentSettings(image_size=image_size, mean=data.info.mean, std=data.info.std, **augment)
-
-
-def load_backbone(model: nnx.Module, path: str | Path, options: dict[str, Any]) -> str:
-    """Sets all but the classifier from a checkpoint and returns a sentence that says so.
-
-    Raises `UserError` where the checkpoint is of another model, listing the options that differ,
-    or where any other array is missing, unexpected or misshapen.
-    """
-    arrays, meta = read_params_and_meta(path)
-    theirs, ours = (
-        json.loads(json.dumps({k: v for k, v in model.items() if k != "num_classes"}))
-        for model in (meta["model"], options)  # tuples are lists in JSON
-    )
-    # Drop path and initialisation shape how a model trains, not what fits into it.
-    differing = [
-        f"model.{k} = {theirs.get(k)} there and {ours.get(k)} here"
-        for k in sorted(theirs.keys() | ours.keys())
-        if theirs.get(k) != ours.get(k) and k not in ("drop_path", "init")
-    ]
-    if differing:
-        raise UserError(
-            f"finetune.init_from={path} holds another model ({', '.join(differing)}); give this "
-            "run the checkpoint's values"
-        )
-    fresh = {k: v for k, v in get_arrays(model).items() if k.startswith("head.")}
-    backbone = {k: v for k, v in arrays.items() if not k.startswith("head.")}
-    set_arrays(model, backbone | fresh, f"The checkpoint {path}")
-    return (
-        f"loaded {len(backbone)} arrays ({sum(v.size for v in backbone.values()):,} values) from "
-        f"{path} at step {meta['step']}; freshly initialised: {', '.join(fresh)}"
-    )
 
 
 def initial_state(
@@ -361,5 +345,4 @@ def _write_result(
         "seconds": round(outcome.seconds, 1),
         "images_per_second": outcome.images_per_second,
     }
-    write_result(workdir, result)
-    return result
+    return write_result(workdir, result)

@@ -1,7 +1,9 @@
 """Runs a job: `python -m smallvit_jax.main --config FILE[:ARGUMENT] --workdir FOLDER`.
 
 Exits with 0 when the job is done, 2 after a mistake that the user can mend (one line on stderr),
-130 when interrupted, and 1 after an error of the program's own (with its traceback).
+130 when interrupted by SIGINT and 143 by SIGTERM (training saves a checkpoint first; a second
+signal exits at once), 75 when another process of the run has ended, and 1 after an error of the
+program's own (with its traceback).
 """
 
 import importlib
@@ -17,10 +19,15 @@ from smallvit_jax.version import __version__
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line and returns the exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
-    return run_program(
+    code = run_program(
         lambda: _run(command_line.read_flags(words)),
         when_interrupted="the same command continues from the last checkpoint",
     )
+    if code and "jax" in sys.modules:
+        from smallvit_jax.training.runtime import leave_processes
+
+        leave_processes(code)
+    return code
 
 
 def _run(flags: command_line.Flags) -> None:
@@ -36,6 +43,10 @@ def _run(flags: command_line.Flags) -> None:
     config, workdir, data_dir = command_line.resolve(flags)
     validate(config)
     # Imported only now: JAX takes seconds, and neither --help nor a mistake should wait for it.
+    from smallvit_jax.training.runtime import join_processes, keep_freed_memory
+
+    keep_freed_memory()
+    join_processes(config.runtime.distributed)
     job = importlib.import_module(f"smallvit_jax.{config.job}")
     job.run(config, workdir, data_dir)
 

@@ -3,20 +3,9 @@
 DINO's loss (Caron et al., 2021, eq. 1-4) as the reference computes it (train_ssl.py:463-523).
 """
 
-from typing import NamedTuple
-
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
-
-
-class Information(NamedTuple):
-    """What the teacher's outputs say about the images, in nats."""
-
-    entropy: Float[Array, ""]
-    """Mean entropy of the teacher's distribution for one view."""
-    mutual_information: Float[Array, ""]
-    """Entropy of the mean distribution minus `entropy`: 0 when every image gets the same."""
 
 
 def teacher_probabilities(
@@ -47,20 +36,29 @@ def view_prediction_loss(
 
 def update_center(
     center: Float[Array, " out_dim"],
-    teacher: Float[Array, "batch global_views out_dim"],
+    teacher_mean: Float[Array, " out_dim"],
     momentum: float,
 ) -> Float[Array, " out_dim"]:
-    """Moving average of the raw teacher outputs; it takes effect in the next step."""
-    return center * momentum + teacher.mean(axis=(0, 1)) * (1 - momentum)
+    """Moving average of the batch's mean of raw teacher outputs; takes effect in the next step."""
+    return center * momentum + teacher_mean * (1 - momentum)
 
 
-def teacher_information(
+def mean_entropy(
     probabilities: Float[Array, "batch global_views out_dim"],
-) -> Information:
-    """Entropy and mutual information of a batch of teacher distributions."""
-    entropy = jax.scipy.special.entr(probabilities).sum(axis=-1).mean()
-    of_mean = jax.scipy.special.entr(probabilities.mean(axis=(0, 1))).sum()
-    return Information(entropy, of_mean - entropy)
+) -> Float[Array, ""]:
+    """Mean entropy of a batch of teacher distributions, in nats."""
+    return jax.scipy.special.entr(probabilities).sum(axis=-1).mean()
+
+
+def mutual_information(
+    mean_probabilities: Float[Array, " out_dim"], entropy: Float[Array, ""]
+) -> Float[Array, ""]:
+    """What the teacher's output says about the image, in nats.
+
+    Entropy of the batch's mean distribution minus `entropy`, the mean over its distributions: 0
+    when every image gets the same.
+    """
+    return jax.scipy.special.entr(mean_probabilities).sum() - entropy
 
 
 def describe_collapse(

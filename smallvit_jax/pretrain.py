@@ -1,7 +1,6 @@
-"""Self-supervised pre-training: student, teacher, centre and optimiser in one jitted step."""
+"""Self-supervised pre-training as a job: from the config to a trained stage in its folder."""
 
 import functools
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,7 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
-from jaxtyping import Array, Float, Int
 from ml_collections import ConfigDict
 
 from smallvit_jax import inputs, objective
@@ -23,124 +21,23 @@ from smallvit_jax.evaluation.accuracy import knn_accuracy
 from smallvit_jax.evaluation.forward import Forward
 from smallvit_jax.models import create_model
 from smallvit_jax.models.heads import ProjectionHead, ViewNetwork
-from smallvit_jax.models.parameters import Arrays, Functional
+from smallvit_jax.models.parameters import Functional
+from smallvit_jax.pretrain_step import (
+    PretrainState,
+    initial_state,
+    is_last_layer,
+    teacher_backbone,
+    update,
+)
 from smallvit_jax.training import runtime, schedules, stage
+from smallvit_jax.training.checkpoint_format import check_fits, flatten
+from smallvit_jax.training.checkpoints import read_params_and_meta
 from smallvit_jax.training.logs import write_result
 from smallvit_jax.training.optimizers import make_optimizer
 from smallvit_jax.training.sharding import make_mesh, replicate
-from smallvit_jax.training.stage_folder import finished_result
+from smallvit_jax.training.stage_folder import finished_result, holds_work
 
 MOST_RAW_BYTES = 2**30  # of float32 pixels that the kNN on raw pixels may hold
-
-
-class PretrainState(NamedTuple):
-    """Everything that pre-training needs to continue."""
-
-    step: Int[Array, ""]
-    student: Arrays
-    student_buffers: Arrays
-    teacher: Arrays
-    teacher_buffers: Arrays
-    center: Float[Array, " out_dim"]
-    optimizer: Any
-
-
-def is_last_layer(name: str) -> bool:
-    """Chooses the parameters that stand still in the first epochs."""
-    return ".last_layer." in name
-
-
-def initial_state(
-    network: Functional, optimizer: optax.GradientTransformation, out_dim: int
-) -> PretrainState:
-    """The state before the first step: the teacher is a copy of the student, the centre 0."""
-    return PretrainState(
-        step=jnp.zeros((), jnp.int32),
-        student=network.trainable,
-        student_buffers=network.buffers,
-        teacher=network.trainable,
-        teacher_buffers=network.buffers,
-        center=jnp.zeros(out_dim),
-        optimizer=optimizer.init(network.trainable),
-    )
-
-
-def update(
-    state: PretrainState,
-    views: Sequence[Float[Array, "batch _ _ _ 3"]],
-    key: jax.Array | None,
-    schedule: dict[str, Float[Array, ""]],
-    *,
-    network: Functional,
-    optimizer: optax.GradientTransformationExtraArgs,
-    student_temperature: float,
-    center_momentum: float,
-    teacher_drop_path: bool,
-) -> tuple[PretrainState, dict[str, Float[Array, ""]]]:
-    """One step from ready views: loss, gradients, optimiser, teacher and centre.
-
-    Args:
-      state: where training stands.
-      views: the two global views of each image, then the local ones if there are any.
-      key: of the drop path; None switches it off.
-      schedule: this step's `learning_rate`, `weight_decay`, `teacher_momentum`,
-        `teacher_temperature` and `frozen` (the last layer stands still).
-
-    Returns the new state and the step's metrics. Order as in train_ssl.py:360-430: the loss sees
-    the old centre; the teacher moves towards the student as it is after its update.
-    """
-    student_key, teacher_key = (None, None) if key is None else jax.random.split(key)
-    teacher_out, teacher_buffers = network(
-        state.teacher,
-        state.teacher_buffers,
-        views[:1],
-        train=True,
-        rngs=_rngs(teacher_key) if teacher_drop_path else None,
-    )
-    targets = objective.teacher_probabilities(
-        teacher_out, state.center, schedule["teacher_temperature"]
-    )
-
-    def loss_of(student):
-        student_out, buffers = network(
-            student, state.student_buffers, views, train=True, rngs=_rngs(student_key)
-        )
-        loss = objective.view_prediction_loss(student_out, targets, student_temperature)
-        return loss, buffers
-
-    (loss, student_buffers), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.student)
-    updates, optimizer_state = optimizer.update(
-        gradients,
-        state.optimizer,
-        state.student,
-        learning_rate=schedule["learning_rate"],
-        weight_decay=schedule["weight_decay"],
-        frozen=schedule["frozen"],
-    )
-    student = optax.apply_updates(state.student, updates)
-    momentum = schedule["teacher_momentum"]
-    teacher = jax.tree.map(lambda t, s: momentum * t + (1 - momentum) * s, state.teacher, student)
-    information = objective.teacher_information(targets)
-    metrics = {
-        "loss": loss,
-        "teacher_entropy": information.entropy,
-        "mutual_information": information.mutual_information,
-        "gradient_norm": optax.tree.norm(gradients),
-    }
-    new_state = PretrainState(
-        step=state.step + 1,
-        student=student,
-        student_buffers=student_buffers,
-        teacher=teacher,
-        teacher_buffers=teacher_buffers,
-        center=objective.update_center(state.center, teacher_out, center_momentum),
-        optimizer=optimizer_state,
-    )
-    return new_state, metrics
-
-
-def _rngs(key: jax.Array | None) -> nnx.Rngs | None:
-    return None if key is None else nnx.Rngs(key)
 
 
 class Plan(NamedTuple):
@@ -158,7 +55,7 @@ def plan(config: ConfigDict, data: inputs.Data) -> Plan:
     p = config.pretrain
     images = data.train.take(data.subsets.unlabelled)
     order = BatchOrder(len(images.labels), p.batch_size, config.seed, field="pretrain.batch_size")
-    check_batch(order, make_mesh())
+    check_batch(order, make_mesh(), config.runtime.accumulate)
     options = inputs.model_options(config)
     views = view_settings(config, options["image_size"], data)
     local_size = views.image_size / 2
@@ -192,6 +89,11 @@ def run(config: ConfigDict, workdir: Path, data_dir: str | None) -> dict[str, An
         clip=config.pretrain.optimizer.clip,
         freezable=is_last_layer,
     )
+    state = initial_state(network, optimizer, out_dim)
+    start = config.pretrain.init_from
+    if start and not holds_work(workdir):  # else the stage's own checkpoint holds more
+        state = load_networks(state, start)
+        print(f"student, teacher and centre are those of {start}; the optimiser begins anew")
     with make_source(*images, order, mesh, r.data_placement, r.steps_per_dispatch) as source:
         outcome = stage.run_stage(
             stage.Stage(
@@ -209,7 +111,7 @@ def run(config: ConfigDict, workdir: Path, data_dir: str | None) -> dict[str, An
                     means["mutual_information"], means["teacher_entropy"], out_dim
                 ),
             ),
-            replicate(initial_state(network, optimizer, out_dim), mesh),
+            replicate(state, mesh),
             source,
             runtime.stage_key(config.seed, "pretrain"),
             steps_per_dispatch=r.steps_per_dispatch,
@@ -223,7 +125,7 @@ def build_network(
     config: ConfigDict, options: dict[str, Any], dtype
 ) -> tuple[Functional, Functional]:
     """The freshly initialised student, and its backbone alone."""
-    backbone = create_model(**options, dtype=dtype, seed=config.seed)
+    backbone = create_model(**options, dtype=dtype, remat=config.runtime.remat, seed=config.seed)
     head = ProjectionHead(
         backbone.num_features,
         **config.pretrain.head,
@@ -232,6 +134,21 @@ def build_network(
         rngs=nnx.Rngs(runtime.stage_key(config.seed, "projection head")),
     )
     return Functional(ViewNetwork(backbone, head)), Functional(backbone)
+
+
+def load_networks(state: PretrainState, path: str | Path) -> PretrainState:
+    """A first state with the student, teacher and centre of an earlier pre-training.
+
+    Raises `UserError` where there is no sound checkpoint or it does not fit, naming arrays.
+    """
+    arrays, meta = read_params_and_meta(path, item="state")
+    loaded = state._asdict()
+    del loaded["step"], loaded["optimizer"]
+    leaves = flatten(loaded)
+    table = {k: row for k, row in meta["arrays"]["state"].items() if k.split(".")[0] in loaded}
+    check_fits(table, leaves, f"pretrain.init_from={path}")
+    values = [jnp.asarray(arrays[name]) for name in leaves]
+    return state._replace(**jax.tree.unflatten(jax.tree.structure(loaded), values))
 
 
 def make_step(
@@ -256,6 +173,7 @@ def make_step(
             student_temperature=p.student_temperature,
             center_momentum=p.teacher.center_momentum,
             teacher_drop_path=p.teacher.drop_path,
+            accumulate=config.runtime.accumulate,
         )
 
     return step_function
@@ -300,12 +218,6 @@ def make_schedule(config: ConfigDict, steps_per_epoch: int) -> stage.Schedule:
         ),
         "frozen": np.arange(steps) < p.freeze_last_layer_epochs * steps_per_epoch,
     }
-
-
-def teacher_backbone(state: PretrainState) -> Arrays:
-    """The teacher's backbone, weights and batch statistics, under the backbone's own names."""
-    prefix, arrays = "backbone.", state.teacher | state.teacher_buffers
-    return {k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)}
 
 
 class KnnEvaluator:
@@ -381,5 +293,4 @@ def _write_result(
         "seconds": round(outcome.seconds, 1),
         "images_per_second": outcome.images_per_second,
     }
-    write_result(workdir, result)
-    return result
+    return write_result(workdir, result)

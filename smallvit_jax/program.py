@@ -1,12 +1,14 @@
 """How every command of the package ends: an exit code, and one sentence if something is wrong."""
 
 import errno
+import signal
 import sys
 import traceback
 import warnings
 from collections.abc import Callable
 
 from smallvit_jax.errors import UserError
+from smallvit_jax.interruption import Interrupted, exit_code, raising_interrupted
 from smallvit_jax.version import __version__
 
 
@@ -14,13 +16,19 @@ def run_program(body: Callable[[], None], *, when_interrupted: str) -> int:
     """Runs a command's body and returns the exit code.
 
     0 when it is done, 2 after a mistake that the user can mend (one line on stderr), 130 when
-    interrupted (the line is `when_interrupted`), 141 when the reader of its output has gone, 1
-    after an error of the program's own (with its traceback).
+    interrupted by SIGINT and 143 by SIGTERM (the line ends with `when_interrupted`), 141 when the
+    reader of its output has gone, 75 when another process of the run has ended, 1 after an error of
+    the program's own (with its traceback).
     """
     warnings.formatwarning = _format_warning
     try:
-        body()
+        with raising_interrupted():
+            body()
         return 0
+    except Interrupted as stop:
+        saved = f"; {stop}" if str(stop) else ""
+        by = signal.Signals(stop.signum).name
+        return _fail(exit_code(stop.signum), f"interrupted by {by}{saved}; {when_interrupted}")
     except UserError as error:
         return _fail(2, str(error))
     except KeyboardInterrupt:
@@ -31,6 +39,13 @@ def run_program(body: Callable[[], None], *, when_interrupted: str) -> int:
     except Exception as error:
         if sentence := _disk_problem(error) or _memory_problem(error):
             return _fail(2, sentence)
+        if _lost_another_process(error):
+            reason = str(error).strip().splitlines()[0][:200]
+            return _fail(
+                75,
+                f"another process of this run has ended, and says why itself ({reason}); start all "
+                f"of them again: {when_interrupted}",
+            )
         traceback.print_exc()
         return _fail(
             1, f"this is a bug in smallvit_jax {__version__}; please report the lines above"
@@ -57,10 +72,21 @@ def _memory_problem(error: Exception) -> str | None:
     """Returns the sentence for memory that does not suffice, on the host or a device, else None."""
     if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
         return (
-            "out of memory; lower pretrain.batch_size, finetune.batch_size or "
-            "evaluate.batch_size, set runtime.data_placement=host, or choose a smaller model"
+            "out of memory; for the same result in less of it, set runtime.accumulate=2 (or more) "
+            "and runtime.remat=true, or runtime.data_placement=host; else lower "
+            "pretrain.batch_size, finetune.batch_size or evaluate.batch_size, or choose a smaller "
+            "model"
         )
     return None
+
+
+def _lost_another_process(error: Exception) -> bool:
+    """Whether work that several processes do together failed because one of them has gone."""
+    jax = sys.modules.get("jax")
+    if jax is None or not jax.distributed.is_initialized():
+        return False
+    signs = ("gloo", "nccl", "coordination service", "heartbeat", "barrier", "connection reset")
+    return any(sign in str(error).lower() for sign in signs)
 
 
 def _format_warning(message, category, *where, **more) -> str:

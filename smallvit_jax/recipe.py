@@ -7,7 +7,7 @@ from ml_collections import ConfigDict
 
 from smallvit_jax import evaluate, finetune, inputs, pretrain
 from smallvit_jax.training.logs import print_table, write_config, write_result
-from smallvit_jax.training.stage_folder import finished_result
+from smallvit_jax.training.stage_folder import finished_result, locked
 
 
 def run(config: ConfigDict, workdir: Path, data_dir: str | None) -> dict[str, Any]:
@@ -24,7 +24,16 @@ def run(config: ConfigDict, workdir: Path, data_dir: str | None) -> dict[str, An
     data = inputs.load_data(config, data_dir)
     pretrain.plan(config, data)  # so that a mistake about the second stage shows before the first
     finetune.plan(config, data)
-    write_config(workdir, config.to_dict())
+    with locked(workdir):
+        write_config(workdir, config.to_dict())
+        result = _sum_up(config, _run_stages(config, workdir, data_dir))
+        result = write_result(workdir, result)
+    _show(result, workdir)
+    return result
+
+
+def _run_stages(config: ConfigDict, workdir: Path, data_dir: str | None) -> dict[str, Any]:
+    """The results of all stages, by name."""
     stages: dict[str, dict[str, Any]] = {}
     stages["pretrain"] = pretrain.run(config, workdir / "pretrain", data_dir)
     stages["finetune"] = finetune.run(
@@ -35,7 +44,11 @@ def run(config: ConfigDict, workdir: Path, data_dir: str | None) -> dict[str, An
     stages["evaluate"] = evaluate.run(
         config, workdir / "evaluate", data_dir, checkpoint=workdir / "finetune"
     )
-    result = {
+    return stages
+
+
+def _sum_up(config: ConfigDict, stages: dict[str, Any]) -> dict[str, Any]:
+    return {
         "job": "recipe",
         "dataset": config.dataset.name,
         "seed": config.seed,
@@ -48,9 +61,6 @@ def run(config: ConfigDict, workdir: Path, data_dir: str | None) -> dict[str, An
         "seconds": round(sum(stage["seconds"] for stage in stages.values()), 1),
         "stages": stages,
     }
-    write_result(workdir, result)
-    _show(result, workdir)
-    return result
 
 
 def _show(result: dict[str, Any], workdir: Path) -> None:

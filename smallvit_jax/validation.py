@@ -91,6 +91,11 @@ def _check_together(config: ml_collections.ConfigDict) -> None:
             'the job "convert" needs convert.source: a .pth file of the reference or a stage '
             "folder, as in --config.convert.source=best.pth"
         )
+    if config.runtime.accumulate > 1 and config.pretrain.head.batch_norm:
+        raise UserError(
+            f"runtime.accumulate is {config.runtime.accumulate}, but pretrain.head.batch_norm "
+            "takes its statistics over the whole batch; set accumulate to 1 or batch_norm to false"
+        )
     augment = config.finetune.augment
     if augment.mix > 0 and augment.mixup_alpha == 0 and augment.cutmix_alpha == 0:
         raise UserError(
@@ -230,5 +235,7 @@ _RULES = {
     "runtime.steps_per_dispatch": _at_least(1),
     "runtime.data_placement": _one_of("auto", "device", "host"),
     "runtime.checkpoint_every": _at_least(1),
+    "runtime.distributed": _one_of("auto", "on", "off"),
+    "runtime.accumulate": _at_least(1),
     "runtime.profile": _at_least(0),
 }

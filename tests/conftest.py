@@ -1,7 +1,7 @@
 """Shared by all tests: exact float32 on the CPU, and golden files by name."""
 
-import json
 import os
+import signal
 from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -9,7 +9,13 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 import jax
 import pytest
 
-GOLDEN = Path(__file__).parent / "golden"
+from tests.golden_formulas import read_golden
+
+# Ignored where tests are started in the background of a script; the programs that tests start and
+# interrupt would inherit that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 # Real images beside a checkout, where they exist.
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
 
@@ -19,7 +25,7 @@ jax.config.update("jax_default_matmul_precision", "highest")
 @pytest.fixture(scope="session")
 def golden():
     """Returns a reader of `tests/golden/NAME.json`."""
-    return lambda name: json.loads((GOLDEN / f"{name}.json").read_text())
+    return read_golden
 
 
 @pytest.fixture(scope="session")

@@ -1,11 +1,22 @@
 """Deterministic weights and inputs as functions of their name.
 
-The golden files were recorded with them; `tests/golden/formula_selftest.json` checks this copy.
+The golden files, read here too, were recorded with them; `formula_selftest.json` among them checks
+this copy.
 """
 
+import json
 import zlib
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+def read_golden(name: str) -> Any:
+    """The content of `tests/golden/NAME.json`."""
+    return json.loads((GOLDEN / f"{name}.json").read_text())
 
 
 def unit(name: str, count: int) -> np.ndarray:

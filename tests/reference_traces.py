@@ -1,4 +1,4 @@
-"""Recorded training of the reference: its inputs, and the comparison step for step."""
+"""Recorded training of the reference: its inputs, and the differences step for step."""
 
 import functools
 
@@ -6,15 +6,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import pytest
 from flax import nnx
 
-from smallvit_jax import finetune, pretrain
+from smallvit_jax import finetune, pretrain_step
 from smallvit_jax.augment import mixing
 from smallvit_jax.interop import torch_weights
 from smallvit_jax.models.heads import ProjectionHead, ViewNetwork
 from smallvit_jax.models.parameters import Functional
 from smallvit_jax.training.optimizers import clip_each_tensor, make_optimizer
+from tests.differences import Differences
 from tests.golden_formulas import fill, image_batch
 
 OUT_DIM = 64
@@ -22,7 +22,7 @@ TEMPERATURES = np.linspace(0.04, 0.07, 10)  # of the teacher, by epoch
 LABELS = jnp.asarray([1, 4, 7, 0])
 PERMUTATION = jnp.asarray([2, 0, 3, 1])
 LAM, CUT_CENTER = 0.3, (20, 6)
-# A recording is a few steps long, so its program is not optimised.
+# For tests: a recording is a few steps long, so that compiling its program takes longest.
 quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
@@ -55,17 +55,17 @@ def pretraining_optimizer(clip) -> optax.GradientTransformationExtraArgs:
 
     Clipping stands outside so that it may be traced: one program for every golden file.
     """
-    adamw = make_optimizer("adamw", freezable=pretrain.is_last_layer)
+    adamw = make_optimizer("adamw", freezable=pretrain_step.is_last_layer)
     return optax.chain(_keep_gradients, clip_each_tensor(clip), adamw)
 
 
-def make_pretraining_step(network: ViewNetwork):
+def make_pretraining_step(network: ViewNetwork, jit=quick_jit):
     """One compiled step for every recording of this network, without drop path."""
     functional = Functional(network)
 
-    @quick_jit
+    @jit
     def step(state, views, schedule, clip):
-        return pretrain.update(
+        return pretrain_step.update(
             state,
             views,
             None,
@@ -90,13 +90,28 @@ def recorded_views(step: int):
     return [group(32, "g"), group(16, "l")]
 
 
-def check_pretraining(recorded, network: ViewNetwork, step) -> None:
-    """Takes the recorded steps and compares losses, parameters, centre and gradients."""
+# How far float32 may be from the recording; all but the counts relative.
+PRETRAINING_LIMITS = {
+    "loss": 1e-5,
+    "loss, float64": 1e-5,
+    "parameters": 1e-6,
+    "center": 1e-5,
+    "gradients": 2e-5,
+    "reported gradient norm": 1e-5,
+    "number of clipped gradients": 0,
+    "Adam's step counts": 0,
+}
+
+
+def pretraining_differences(recorded, network: ViewNetwork, step) -> Differences:
+    """Takes the recorded steps; of tensors the L2 norms are compared."""
+    found = Differences()
     clip = recorded["clip"]
     ours = {key: name for name, key in torch_weights.reference_keys(network).items()}
-    state = pretrain.initial_state(Functional(network), pretraining_optimizer(clip), OUT_DIM)
-    for expected in recorded["steps_recorded"]:
+    state = pretrain_step.initial_state(Functional(network), pretraining_optimizer(clip), OUT_DIM)
+    for expected, loss in zip(recorded["steps_recorded"], recorded["losses_float64"], strict=True):
         number = expected["global_it"]
+        where = f"at step {number}"
         schedule = {
             "learning_rate": expected["lr"],
             "weight_decay": expected["wd"],
@@ -106,25 +121,27 @@ def check_pretraining(recorded, network: ViewNetwork, step) -> None:
         }
         state, metrics = step(state, recorded_views(number), schedule, clip)
         assert int(state.step) == number + 1
-        assert float(metrics["loss"]) == pytest.approx(expected["loss"], rel=1e-5)
+        found.relative("loss", metrics["loss"], expected["loss"], where)
+        found.relative("loss, float64", metrics["loss"], loss, where)
         for network_name, arrays in (("student", state.student), ("teacher", state.teacher)):
             for key, value in expected[network_name].items():
-                where = f"{network_name} {key} after step {number}"
-                assert l2(arrays[ours[key]]) == pytest.approx(value["l2"], rel=1e-6), where
-        assert l2(state.center) == pytest.approx(expected["center"]["l2"], rel=1e-5)
+                place = f"in the {network_name}'s {key} {where}"
+                found.relative("parameters", l2(arrays[ours[key]]), value["l2"], place)
+        found.relative("center", l2(state.center), expected["center"]["l2"], where)
         gradients = state.optimizer[0]
         for key, norm in expected["grad_norms_before_clip"].items():
-            assert l2(gradients[ours[key]]) == pytest.approx(norm, rel=2e-5), (key, number)
+            found.relative("gradients", l2(gradients[ours[key]]), norm, f"in {key} {where}")
         whole = np.sqrt(sum(l2(g) ** 2 for g in gradients.values()))
-        assert float(metrics["gradient_norm"]) == pytest.approx(whole, rel=1e-5)
+        found.relative("reported gradient norm", metrics["gradient_norm"], whole, where)
         clipped = sum(l2(g) + 1e-6 > clip for g in gradients.values())
-        assert clipped == expected["n_clipped_params"]
+        expected_clipped = expected["n_clipped_params"]
+        found.absolute("number of clipped gradients", clipped, expected_clipped, where)
 
     counts = _adam_counts(state.optimizer[-1])
     for key, count in recorded["adam_step_count_after"].items():
-        expected = 0 if count is None else count
-        group = "freezable" if pretrain.is_last_layer(ours[key]) else "moving"
-        assert counts[group] == expected
+        group = "freezable" if pretrain_step.is_last_layer(ours[key]) else "moving"
+        found.absolute("Adam's step counts", counts[group], count or 0, f"of {key}")
+    return found
 
 
 def _adam_counts(optimizer_state) -> dict[str, int]:
@@ -146,39 +163,53 @@ def recorded_batch(step: int, kind: str):
     return images, 1.0
 
 
-def check_finetuning(recorded, network: nnx.Module, *, float32_loss: float = 1e-5) -> None:
-    """Takes the recorded steps from formula weights; compares losses, gradients, parameters.
+# As above. After Adam's first step the recorded float32 losses are themselves up to 7.5e-6 off
+# the recorded float64 ones.
+FINETUNING_LIMITS = {
+    "mixed images": 1e-6,
+    "share of the labels": 1e-6,
+    "loss": 1e-5,
+    "loss, float64": 1e-5,
+    "accuracy": 1e-6,
+    "gradients": 1e-4,
+    "parameters": 1e-6,
+}
 
-    `float32_loss` is the relative tolerance against the losses as recorded, in float32.
-    """
+
+def finetuning_differences(recorded, network: nnx.Module, jit=quick_jit) -> Differences:
+    """Takes the recorded steps from formula weights; of tensors the L2 norms are compared."""
+    found = Differences()
     fill_weights(network)
     ours = {key: name for name, key in torch_weights.reference_keys(network).items()}
     model = Functional(network)
     optimizer = optax.chain(_keep_gradients, make_optimizer("adamw", decay_vectors=True))
-    step = quick_jit(
+    step = jit(
         functools.partial(finetune.update, model=model, optimizer=optimizer, label_smoothing=0.1)
     )
     state = finetune.initial_state(model, optimizer)
     for expected, loss in zip(recorded["steps"], recorded["losses_float64"], strict=True):
         number = expected["step"]
+        where = f"at step {number}"
         images, share = recorded_batch(number, expected["kind"])
-        assert l2(images) == pytest.approx(expected["input_after_mix"]["l2"], rel=1e-6)
+        found.relative("mixed images", l2(images), expected["input_after_mix"]["l2"], where)
         if expected["lam_used"] is not None:
-            assert share == pytest.approx(expected["lam_used"], rel=1e-6)
+            found.relative("share of the labels", share, expected["lam_used"], where)
         other_labels = LABELS if expected["kind"] == "none" else LABELS[PERMUTATION]
         schedule = {"learning_rate": expected["lr_used"], "weight_decay": 0.05}
         state, metrics = step(
             state, images, LABELS, other_labels, jnp.float32(share), None, schedule
         )
-        # After Adam's first step the reference's own float32 losses are up to 7.5e-6 off these.
-        assert float(metrics["loss"]) == pytest.approx(loss, rel=1e-5)
-        assert float(metrics["loss"]) == pytest.approx(expected["loss"], rel=float32_loss)
+        found.relative("loss", metrics["loss"], expected["loss"], where)
+        found.relative("loss, float64", metrics["loss"], loss, where)
         logits = np.reshape(expected["logits"]["values"], expected["logits"]["shape"])
         right = (logits.argmax(axis=1) == LABELS).mean() * 100
-        assert float(metrics["accuracy"]) == pytest.approx(right)
+        found.absolute("accuracy", metrics["accuracy"], right, where)
         gradients = state.optimizer[0]
         for key, value in expected["grads"].items():
-            assert l2(gradients[ours[key]]) == pytest.approx(value["l2"], rel=1e-4), (key, number)
+            place = f"in {key} {where}"
+            found.relative("gradients", l2(gradients[ours[key]]), value["l2"], place)
         for key, value in expected["params_after"].items():
-            assert l2(state.params[ours[key]]) == pytest.approx(value["l2"], rel=1e-6), key
+            place = f"in {key} {where}"
+            found.relative("parameters", l2(state.params[ours[key]]), value["l2"], place)
     assert int(state.step) == len(recorded["steps"])
+    return found

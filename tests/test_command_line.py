@@ -4,7 +4,6 @@ import os
 import pathlib
 import subprocess
 import sys
-import time
 import types
 
 import pytest
@@ -250,19 +249,17 @@ def test_help_and_version(capsys):
 
 
 @pytest.mark.parametrize("words", [["--help"], ["--config", "configs/recipe.py", "--help"]])
-def test_help_is_quick_and_imports_nothing_heavy(words):
+def test_help_imports_nothing_heavy(words):
     program = (
         "import sys; from smallvit_jax.main import main; code = main(sys.argv[1:]); "
         "heavy = {'jax', 'flax', 'optax', 'orbax', 'sklearn', 'matplotlib', 'tensorflow_datasets'};"
         "sys.exit(code or ', '.join(heavy & set(sys.modules)) or 0)"
     )
     environment = os.environ | {"PYTHONPATH": str(pathlib.Path(smallvit_jax.__path__[0]).parent)}
-    start = time.monotonic()
     done = subprocess.run(
         [sys.executable, "-c", program, *words], capture_output=True, text=True, env=environment
     )
     assert (done.returncode, done.stderr) == (0, "")
-    assert time.monotonic() - start < 2
 
 
 def give_job(monkeypatch, run):

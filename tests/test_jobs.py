@@ -9,7 +9,7 @@ import pytest
 
 import smallvit_jax
 from smallvit_jax.errors import UserError
-from smallvit_jax.finetune import load_backbone
+from smallvit_jax.loading import load_backbone
 from smallvit_jax.models import create_model
 from smallvit_jax.models.parameters import get_arrays
 from smallvit_jax.training.checkpoints import CheckpointStore, read_params_and_meta
@@ -195,6 +195,26 @@ def test_a_checkpoint_of_nothing_or_of_another_model_is_refused(tiny_recipe, tmp
     sentence = the_error(capsys)
     assert "model.width = 16 there and 32 here" in sentence and str(path) in sentence
     assert not list(tmp_path.rglob("metrics.jsonl"))
+
+
+def test_pretraining_starts_from_the_networks_of_an_earlier_one(tiny_recipe, tmp_path, capsys):
+    """The way on for more epochs; at hardly any learning rate the networks stay the same."""
+    earlier = tiny_recipe.folder / "pretrain"
+    changes = tiny_recipe.changes | {"pretrain__init_from": earlier, "pretrain__epochs": 1}
+    still = {"pretrain__optimizer__base_lr": 1e-30, "pretrain__optimizer__min_lr": 0.0}
+    still |= {"pretrain__teacher__momentum": 1.0, "pretrain__optimizer__weight_decay": 0.0}
+    still |= {"pretrain__optimizer__weight_decay_end": 0.0}
+    assert run_job("pretrain", tmp_path / "more", **changes, **still) == 0
+    assert f"are those of {earlier}" in capsys.readouterr().out
+    (before, _), (after, _) = read_checkpoint(earlier), read_checkpoint(tmp_path / "more")
+    for name, value in before.items():
+        if name.startswith(("student.", "teacher.")):
+            np.testing.assert_allclose(after[name], value, rtol=0, atol=1e-25, err_msg=name)
+    assert after["step"] == 4
+    changes["model__width"] = 32
+    assert run_job("pretrain", tmp_path / "wider", **changes) == 2
+    sentence = the_error(capsys)
+    assert f"pretrain.init_from={earlier} does not fit this run: student." in sentence
 
 
 def test_a_backbone_that_lacks_or_adds_arrays_is_refused(tiny_recipe, tmp_path):

@@ -1,55 +1,52 @@
-"""Real processes, killed in the middle of an epoch and started again."""
+"""Real processes, killed or stopped, and started again: a short form of the kill campaign."""
 
 import signal
 import time
 
 import pytest
 
-from tests.tiny_jobs import checkpoint_steps, finish, read_checkpoint, start_job
+from benchmarks.kill_campaign import SETTINGS, compare, look, run_case
+from tests.tiny_jobs import finish, start_job
 
 pytestmark = pytest.mark.multiprocess
 
-STEPS_PER_EPOCH = 12  # 144 images in batches of 12
-CHANGES = {
-    "pretrain": {"pretrain__epochs": 6, "pretrain__batch_size": 12, "pretrain__knn_every": 0},
-    "finetune": {"finetune__epochs": 6, "finetune__batch_size": 12},
-}
-KILL_AFTER = 14  # steps
 
-
-def wait_for_a_checkpoint(process, folder, timeout=240) -> bool:
-    """Returns True as soon as one after `KILL_AFTER` steps is finished, False if that fails."""
+def wait_until(reached, process, timeout=240) -> None:
+    """Returns once it is so; fails if the process ends before."""
     deadline = time.monotonic() + timeout
-    while process.poll() is None and time.monotonic() < deadline:
-        finished = list(folder.glob("checkpoints/*/_CHECKPOINT_METADATA"))
-        if any(path.parent.name.isdecimal() for path in finished) and (
-            checkpoint_steps(folder)[-1] >= KILL_AFTER
-        ):
-            return True
-        time.sleep(0.01)
-    return False
+    while not reached():
+        assert process.poll() is None and time.monotonic() < deadline, process.communicate()[1]
+        time.sleep(0.005)
 
 
-@pytest.mark.parametrize("job", CHANGES)
-def test_a_killed_run_continues_bit_for_bit(tmp_path, compilation_cache, job):
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    settings = CHANGES[job] | {"runtime__checkpoint_every": 5}
-    first = start_job(job, killed, compilation_cache, **settings)
-    try:
-        in_time = wait_for_a_checkpoint(first, killed)
-    finally:
-        first.kill()  # SIGKILL: it gets no chance to tidy up
-        _, errors = first.communicate()
-    assert in_time and first.returncode == -signal.SIGKILL, errors
-    steps = checkpoint_steps(killed)
-    assert steps[-1] % STEPS_PER_EPOCH and not (killed / "result.json").exists()
-    assert (killed / "metrics.jsonl").read_text()
+def test_a_killed_and_a_stopped_run_end_bit_for_bit_as_if_nothing_had_been(
+    tmp_path, compilation_cache
+):
+    moments = [("writing a checkpoint", 0.002)]
+    case = run_case("pretrain", "host", tmp_path, compilation_cache, moments)
+    assert [kill["trigger"] for kill in case["kills"]] == ["writing a checkpoint"]
+    assert case["differences"] == [] and case["arrays"] > 100
 
-    other = start_job(job, whole, compilation_cache, **settings)
-    message = finish(start_job(job, killed, compilation_cache, **settings))
-    finish(other)
-    assert "continuing after step" in message
-    assert (killed / "metrics.jsonl").read_text() == (whole / "metrics.jsonl").read_text()
-    ours, theirs = (read_checkpoint(folder)[1] for folder in (killed, whole))
-    assert ours["step"] == theirs["step"] == 6 * STEPS_PER_EPOCH
-    assert ours["arrays"] == theirs["arrays"]  # digests of state and params
+    stopped = tmp_path / "stopped"
+    settings = SETTINGS | {"runtime__data_placement": "host"}
+    process = start_job("pretrain", stopped, compilation_cache, **settings)
+    wait_until(lambda: stopped.exists() and look(stopped).training, process)
+    process.send_signal(signal.SIGTERM)
+    errors = process.communicate(timeout=120)[1]
+    assert process.returncode == 143, errors
+    last = errors.splitlines()[-1]
+    assert last.startswith("error: interrupted by SIGTERM; stopped after step ")
+    assert last.endswith("which is saved; the same command continues from the last checkpoint")
+    assert "continuing after step" in finish(
+        start_job("pretrain", stopped, compilation_cache, **settings)
+    )
+    assert compare(tmp_path / "whole", stopped) == []
+
+
+def test_a_recipe_killed_in_either_stage_ends_bit_for_bit_as_if_nothing_had_been(
+    tmp_path, compilation_cache
+):
+    moments = [("evaluating", 0.0), ("after a stage", 0.3)]
+    case = run_case("recipe", "device", tmp_path, compilation_cache, moments)
+    assert [kill["trigger"] for kill in case["kills"]] == ["evaluating", "after a stage"]
+    assert case["differences"] == [] and case["arrays"] > 150

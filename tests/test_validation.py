@@ -30,7 +30,7 @@ def test_the_defaults_are_valid():
 
 
 def test_every_field_has_a_rule_or_needs_none():
-    free = {"finetune.init_from", "evaluate.checkpoint", "convert.source"}
+    free = {"pretrain.init_from", "finetune.init_from", "evaluate.checkpoint", "convert.source"}
     free.add("runtime.compilation_cache")
     values = leaves(default_config())
     free |= {path for path, value in values.items() if isinstance(value, bool)}

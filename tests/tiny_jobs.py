@@ -55,6 +55,31 @@ def command(job: str, workdir: Path, **changes) -> list[str]:
     ]
 
 
+# The smallest of each family; grids and windows follow from the image size, as they always do.
+SMALLEST = {
+    "vit": {"width": 8, "depth": 1, "heads": 2},
+    "swin": {"width": 4, "heads": 1},
+    "cait": {"width": 8, "depth": 1, "heads": 2},
+}
+# What a dataset or a model has a say in stays as the preset has it.
+_NOT_TINY = ("dataset.", "model.patch_size", "model.width", "model.depth", "model.heads")
+
+
+def preset_command(
+    job: str, model: str, dataset: str, workdir: Path, data_dir: Path, **changes
+) -> list[str]:
+    """The arguments of a job with the smallest model on a prepared dataset."""
+    fields = {name: value for name, value in TINY.items() if not name.startswith(_NOT_TINY)}
+    fields |= {f"model.{name}": value for name, value in SMALLEST[model].items()}
+    fields |= {name.replace("__", "."): value for name, value in changes.items()}
+    return [
+        f"--config={ROOT / 'configs' / job}.py:{model},{dataset}",
+        f"--workdir={workdir}",
+        f"--data_dir={data_dir}",
+        *(f"--config.{name}={value}" for name, value in fields.items()),
+    ]
+
+
 def run_job(job: str, workdir: Path, **changes) -> int:
     """Runs a tiny job in this process and returns its exit code."""
     return main(command(job, workdir, **changes))
@@ -141,9 +166,17 @@ def quick_compilation(cache: Path) -> Iterator[None]:
 
 
 def start_job(
-    job: str, workdir: Path, cache: Path, devices: int = 1, **changes
+    job: str,
+    workdir: Path,
+    cache: Path,
+    devices: int = 1,
+    process: tuple[str, int, int] | None = None,
+    **changes,
 ) -> subprocess.Popen[str]:
-    """Starts a tiny job in a process of its own, on as many simulated devices."""
+    """Starts a tiny job in a process of its own, on as many simulated devices.
+
+    `process` makes it one of several: the first one's address, how many, and which one it is.
+    """
     environment = os.environ | {
         "JAX_PLATFORMS": "cpu",
         "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
@@ -151,6 +184,9 @@ def start_job(
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
     }
+    if process:
+        names = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
+        environment |= dict(zip(names, map(str, process), strict=True))
     return subprocess.Popen(
         [sys.executable, "-m", "smallvit_jax.main", *command(job, workdir, **changes)],
         cwd=ROOT,

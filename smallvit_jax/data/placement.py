@@ -71,13 +71,15 @@ def choose_placement(requested: str, num_bytes: int, mesh: Mesh) -> str:
     return "device"
 
 
-def check_batch(order: BatchOrder, mesh: Mesh) -> None:
-    """Raises UserError where the batch does not split evenly over the devices of the mesh."""
+def check_batch(order: BatchOrder, mesh: Mesh, parts: int = 1) -> None:
+    """Raises UserError where the batch does not split evenly over the devices of the mesh, each of
+    which takes its share in as many `parts`."""
     devices = mesh.shape["data"]
-    if order.batch_size % devices:
+    if order.batch_size % (devices * parts):
+        turns = f" and runtime.accumulate={parts}" if parts > 1 else ""
         raise UserError(
-            f"{order.field}={order.batch_size} does not split evenly over {devices} devices; "
-            f"choose a multiple of {devices}"
+            f"{order.field}={order.batch_size} does not split evenly over {devices} devices"
+            f"{turns}; choose a multiple of {devices * parts}"
         )
 
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Float, UInt8
 
 from smallvit_jax.augment.finetune import evaluation_batch
@@ -33,7 +33,8 @@ class Forward:
             images = evaluation_batch(batch, image_size, tuple(mean), tuple(std))
             return network(arrays, {}, images, method=method)[0]
 
-        self._apply = jax.jit(apply)
+        # Whole on every device, hence in every process.
+        self._apply = jax.jit(apply, out_shardings=NamedSharding(mesh, PartitionSpec()))
         self._batch_size, self._mesh = batch_size, mesh
 
     def __call__(
@@ -53,6 +54,7 @@ def forward_all(
 ) -> Float[np.ndarray, "count outputs"]:
     """Applies a jitted function to all images and returns its outputs on the host, in order.
 
+    With several processes the outputs must be replicated; each process gets all of them.
     The last batch is padded with black images, whose outputs are dropped; every batch is split
     over the mesh, so `batch_size` is rounded up to a multiple of the number of devices.
     """

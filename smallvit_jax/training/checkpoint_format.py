@@ -34,6 +34,14 @@ class DamagedCheckpointError(Exception):
     """A checkpoint's files are missing, torn or altered; the message says which in a few words."""
 
 
+class ForeignCheckpointError(UserError):
+    """A sound checkpoint that is not of this run; `cause` says why in a few words."""
+
+    def __init__(self, cause: str, sentence: str):
+        super().__init__(sentence)
+        self.cause = cause
+
+
 def flatten(tree: Any) -> dict[str, Any]:
     """The leaves of any pytree by dotted path, such as `optimizer.0.mu.blocks.0.kernel`."""
     flat = {}
@@ -113,22 +121,28 @@ def storable(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 def read_meta(folder: Path) -> dict[str, Any]:
     """Reads and checks the `meta` of a step folder.
 
-    Raises DamagedCheckpointError, or UserError where the files are sound but not of this format.
+    Raises DamagedCheckpointError, ForeignCheckpointError where the files are sound but not of this
+    program, or UserError for another version of the format.
     """
     import orbax.checkpoint as ocp
 
     quiet_orbax()
     present = _guarded("folder", lambda: {entry.name for entry in folder.iterdir()})
     if present and present.isdisjoint(ITEMS):
-        raise UserError(
-            f"{folder} is not a checkpoint of smallvit_jax (it holds "
-            f"{', '.join(sorted(present)[:3])}); give a folder that a run of it wrote"
+        cause = f"it holds {', '.join(sorted(present)[:3])}"
+        raise ForeignCheckpointError(
+            cause,
+            f"{folder} is not a checkpoint of smallvit_jax ({cause}); give a folder that a run of "
+            "it wrote",
         )
     meta = _guarded(
         "meta", lambda: ocp.Checkpointer(ocp.JsonCheckpointHandler()).restore(folder / "meta")
     )
     if not isinstance(meta, dict) or "digest" not in meta:
-        raise UserError(f"{folder} is not a checkpoint of smallvit_jax; its meta has no digest")
+        cause = "its meta has no digest"
+        raise ForeignCheckpointError(
+            cause, f"{folder} is not a checkpoint of smallvit_jax; {cause}"
+        )
     rest = {key: value for key, value in meta.items() if key != "digest"}
     if digest(json.dumps(rest, sort_keys=True)) != meta["digest"]:
         raise DamagedCheckpointError("its meta is altered")
@@ -178,7 +192,7 @@ def _guarded(item: str, read) -> Any:
 
 
 def check_fits(table: Table, template: Mapping[str, Any], source: str) -> None:
-    """Raises one UserError that names the leaves in which a checkpoint and a template differ."""
+    """Raises ForeignCheckpointError, naming the leaves in which checkpoint and template differ."""
     expected = {name: f"{_dtype(x).name}{list(np.shape(x))}" for name, x in template.items()}
     found = {name: f"{row['dtype']}{row['shape']}" for name, row in table.items()}
     problems = [f"{name} is missing" for name in expected if name not in found]
@@ -190,9 +204,11 @@ def check_fits(table: Table, template: Mapping[str, Any], source: str) -> None:
     ]
     if problems:
         more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
-        raise UserError(
-            f"{source} does not fit this run: {', '.join(problems[:3])}{more}; "
-            "go on with the config it was made with, or choose another --workdir"
+        cause = f"{', '.join(problems[:3])}{more}"
+        raise ForeignCheckpointError(
+            cause,
+            f"{source} does not fit this run: {cause}; go on with the config it was made with, or "
+            "choose another --workdir",
         )
 
 

@@ -18,9 +18,13 @@ import numpy as np
 from smallvit_jax.errors import UserError
 from smallvit_jax.training import checkpoint_format as layout
 from smallvit_jax.training import checkpoint_lookup as lookup
-from smallvit_jax.training.checkpoint_format import DamagedCheckpointError
+from smallvit_jax.training.checkpoint_format import (
+    DamagedCheckpointError,
+    ForeignCheckpointError,
+)
 from smallvit_jax.training.environment import bit_changes, environment
 from smallvit_jax.training.files import is_disk_full, make_folder, storage_error
+from smallvit_jax.training.processes import everywhere
 
 _DAMAGED = ".corrupt"  # ending of a step that was set aside
 
@@ -125,10 +129,7 @@ class CheckpointStore:
         with contextlib.suppress(Exception):  # the same failure once more
             self._manager.close()
         self._open()
-        latest = self.latest_step()
-        left = "there is no checkpoint yet"
-        if latest is not None:
-            left = f"the last good checkpoint is step {latest}"
+        left = self.last_good()
         if is_disk_full(error):
             return UserError(f"{storage_error(error, self.directory)}; {left}")
         reason = str(error).strip().splitlines() or [type(error).__name__]
@@ -137,11 +138,19 @@ class CheckpointStore:
             f"and run the same command again; {left}"
         )
 
+    def last_good(self) -> str:
+        """Which checkpoint there is to go on from, in a few words."""
+        latest = self.latest_step()
+        if latest is None:
+            return "there is no checkpoint yet"
+        return f"the last good checkpoint is step {latest}"
+
     def restore(self, template: Any, step: int | None = None) -> tuple[int, Any] | None:
         """Reads the newest sound checkpoint, or the given step; None if there has never been one.
 
-        Newer steps that are damaged are renamed to `<step>.corrupt`, with a warning. A change of
-        versions or devices since then gives a warning too: the run goes on, but with other bits.
+        Newer steps that are damaged or of another run are renamed to `<step>.corrupt`, with a
+        warning. A change of versions or devices since then gives a warning too: the run goes on,
+        but with other bits.
 
         Args:
           template: a state with the wanted structure, shapes, dtypes and shardings; arrays,
@@ -155,15 +164,15 @@ class CheckpointStore:
         steps = lookup.all_steps(self.directory)
         if step is not None and step not in steps:
             raise UserError(f"{self.directory} has no step {step}; it has {_listed(steps)}")
-        damaged = {}
+        unusable: dict[int, DamagedCheckpointError | ForeignCheckpointError] = {}
         for candidate in reversed(steps) if step is None else [step]:
             folder = self.directory / str(candidate)
             try:
                 state, meta = self._read_state(folder, template)
-            except DamagedCheckpointError as error:
-                damaged[candidate] = str(error)
+            except (DamagedCheckpointError, ForeignCheckpointError) as error:
+                unusable[candidate] = error
                 continue
-            self._set_aside(damaged, candidate)
+            self._set_aside(unusable, candidate)
             changes = bit_changes(meta["environment"], environment())
             if changes:
                 self._tell(
@@ -171,12 +180,15 @@ class CheckpointStore:
                     "run goes on from it but not bit for bit as it would have"
                 )
             return candidate, state
+        for error in unusable.values():
+            if isinstance(error, ForeignCheckpointError):
+                raise error
         if step is not None:
-            raise UserError(f"{self.directory / str(step)} is damaged ({damaged[step]})")
-        self._refuse_if_any(damaged)
+            raise UserError(f"{self.directory / str(step)} is damaged ({unusable[step]})")
+        self._refuse_if_any(unusable)
         return None
 
-    def _refuse_if_any(self, damaged: Mapping[int, str]) -> None:
+    def _refuse_if_any(self, damaged: Mapping[int, Exception]) -> None:
         """Beginning anew over a run whose checkpoints are all damaged is the user's to decide."""
         causes = [f"step {step}: {cause}" for step, cause in damaged.items()]
         causes += sorted(path.name for path in self.directory.glob(f"*{_DAMAGED}*"))
@@ -187,37 +199,40 @@ class CheckpointStore:
             )
 
     def _read_state(self, folder: Path, template: Any) -> tuple[Any, dict[str, Any]]:
-        """Reads and places a state; all processes agree on whether it is damaged."""
-        reason, arrays, meta = "", {}, {}
+        """Reads and places a state; all processes agree on whether it can be used."""
+        problem, arrays, meta = None, {}, {}
         leaves = layout.flatten(template)
         try:
             meta = layout.read_meta(folder)
             layout.check_fits(meta["arrays"]["state"], leaves, str(folder))
             arrays = layout.read_arrays(folder, "state", meta)
-        except DamagedCheckpointError as error:
-            reason = str(error)
+        except (DamagedCheckpointError, ForeignCheckpointError) as error:
+            problem = error
         except PermissionError as error:
             raise UserError(f"{folder} cannot be read (permission denied)") from error
-        if not _everywhere(not reason):
-            raise DamagedCheckpointError(reason or "another process cannot read it")
+        if not everywhere(problem is None):
+            raise problem or DamagedCheckpointError("another process cannot read it")
         placed = [layout.place(arrays[name], like) for name, like in leaves.items()]
         return jax.tree.unflatten(jax.tree.structure(template), placed), meta
 
-    def _set_aside(self, damaged: Mapping[int, str], good: int) -> None:
-        """Renames damaged steps; left in place they would count as the newest for good."""
-        if not damaged:
+    def _set_aside(self, unusable: Mapping[int, Exception], good: int) -> None:
+        """Renames steps; left in place they would count as the newest for good."""
+        if not unusable:
             return
         self._manager.close()
-        for step, cause in damaged.items():
+        for step, error in unusable.items():
             folder = self.directory / str(step)
             target = folder.with_name(folder.name + _DAMAGED)
             while target.exists():
                 target = target.with_name(target.name + "+")
-            self._tell(f"{folder} is damaged ({cause}): set aside as {target.name}, using {good}")
+            what = f"is damaged ({error})"
+            if isinstance(error, ForeignCheckpointError):
+                what = f"is not of this run ({error.cause})"
+            self._tell(f"{folder} {what}: set aside as {target.name}, using {good}")
             if jax.process_index() == 0:
                 folder.rename(target)
             self._accuracy.pop(step, None)
-        _everywhere(True)
+        everywhere(True)
         self._open()
 
     def _tell(self, sentence: str) -> None:
@@ -261,13 +276,14 @@ class _NewestAndBest:
 
 
 def read_params_and_meta(
-    path: str | os.PathLike, which: str = "latest"
+    path: str | os.PathLike, which: str = "latest", item: str = "params"
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Reads what is needed to use a model, on any number of devices, without its training state.
 
     Args:
       path: a stage folder, its `checkpoints` folder, or one step in that.
       which: of several steps the "latest", or the "best" by held-out accuracy.
+      item: "state" reads everything needed to continue instead.
 
     Returns the arrays by dotted path, and `meta`. Raises UserError for a path without a sound
     checkpoint.
@@ -276,7 +292,7 @@ def read_params_and_meta(
     try:
         folder = lookup.find_step(folder, which)
         meta = layout.read_meta(folder)
-        return layout.read_arrays(folder, "params", meta), meta
+        return layout.read_arrays(folder, item, meta), meta
     except DamagedCheckpointError as error:
         others = [n for n in lookup.all_steps(folder.parent) if str(n) != folder.name]
         remedy = f"try {_listed(others)} beside it" if others else "no other step is beside it"
@@ -287,15 +303,6 @@ def read_params_and_meta(
 
 def _listed(steps: Sequence[int]) -> str:
     return f"step {', '.join(map(str, steps))}" if steps else "none"
-
-
-def _everywhere(good: bool) -> bool:
-    """Whether all processes say so; they wait for each other."""
-    if jax.process_count() == 1:
-        return good
-    from jax.experimental import multihost_utils
-
-    return bool(multihost_utils.process_allgather(np.asarray(good)).all())
 
 
 def _print_warning(sentence: str) -> None:

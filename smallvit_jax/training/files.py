@@ -12,8 +12,12 @@ import numpy as np
 from smallvit_jax.errors import UserError
 
 
+class StorageError(UserError):
+    """A path that cannot be written: the disk is full, or not the user's to write to."""
+
+
 def make_folder(path: str | os.PathLike) -> Path:
-    """Creates a folder that can be written to, parents included; raises UserError if it cannot."""
+    """Creates a folder that can be written to, parents included; raises StorageError."""
     folder = Path(path).absolute()
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -72,14 +76,14 @@ def is_disk_full(error: BaseException | None) -> bool:
     return False
 
 
-def storage_error(error: OSError, path: str | os.PathLike) -> UserError:
+def storage_error(error: OSError, path: str | os.PathLike) -> StorageError:
     """The sentence for a path that could not be written."""
     if is_disk_full(error):
-        return UserError(
+        return StorageError(
             f"the disk holding {path} is full; free space and run the same command again"
         )
     if isinstance(error, (FileExistsError, NotADirectoryError)):
         where = error.filename or path
-        return UserError(f"{where} is a file where a folder is needed; choose another --workdir")
+        return StorageError(f"{where} is a file where a folder is needed; choose another --workdir")
     reason = (error.strerror or str(error)).lower()
-    return UserError(f"{path} cannot be written ({reason}); choose a --workdir you may write to")
+    return StorageError(f"{path} cannot be written ({reason}); choose a --workdir you may write to")

@@ -9,10 +9,14 @@ import io
 import json
 import math
 import os
+import re
 import time
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import jax
 
 from smallvit_jax.errors import UserError
 from smallvit_jax.training.environment import environment
@@ -22,6 +26,7 @@ Row = tuple[int, float, str, Mapping[str, Any]]  # step, epoch, split, values
 
 _KEYS = ("step", "epoch", "split")
 _NOT_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+_STEP = re.compile(r'{"step": (\d+),')
 _SECONDS_BETWEEN_EVENT_FLUSHES = 30.0
 
 
@@ -30,7 +35,7 @@ class RunLog:
 
     Lines past `restored_step` are dropped when the log is opened (all of them where it is None, at
     a fresh start), and so is a last line torn by a kill: training writes them again. With several
-    processes only one is `active`; the others read but write nothing.
+    processes only one is `active`; the others keep their lines in memory and write nothing.
     """
 
     def __init__(
@@ -40,9 +45,11 @@ class RunLog:
         self._path = Path(stage_dir).absolute() / "metrics.jsonl"
         self._file: io.TextIOWrapper | None = None
         self._events: _EventFile | None = None
+        self._unwritten: list[dict[str, Any]] = []  # of a process that is not active
         if not active:
             return
         make_folder(stage_dir)
+        self._warn_of_lost_lines()
         kept = self._rows()
         write_atomically(self._path, "".join(f"{strict_json(row)}\n" for row in kept))
         try:
@@ -50,6 +57,18 @@ class RunLog:
             self._events = _EventFile(self._path.parent, purge_from=self._restored_step + 1)
         except OSError as error:
             raise storage_error(error, self._path) from error
+
+    def _warn_of_lost_lines(self) -> None:
+        """Tells of torn lines that training will not write again."""
+        text = self._path.read_text("utf-8", errors="replace") if self._path.exists() else ""
+        torn = [_STEP.match(line) for line in text.splitlines() if _parse(line) is None]
+        lost = [match[1] for match in torn if match and int(match[1]) <= self._restored_step]
+        if lost:
+            warnings.warn(
+                f"{self._path} was damaged: lines of step {', '.join(lost)} are lost; the weights "
+                "are not affected",
+                stacklevel=3,
+            )
 
     def write(self, step: int, epoch: float, split: str, values: Mapping[str, Any]) -> None:
         """Adds one line; see `write_many`."""
@@ -60,15 +79,16 @@ class RunLog:
 
         Values are numbers or text. Raises UserError when the disk refuses.
         """
-        if self._file is None or self._events is None:
-            return
         rows = [(int(step), float(epoch), split, values) for step, epoch, split, values in rows]
         for _, _, _, values in rows:
             if clash := set(_KEYS) & set(values):
                 raise ValueError(f"values may not be called {sorted(clash)}")
+        lines = [{"step": step, "epoch": e, "split": split, **v} for step, e, split, v in rows]
+        if self._file is None or self._events is None:
+            self._unwritten += [json.loads(strict_json(line)) for line in lines]
+            return
         try:
-            for step, epoch, split, values in rows:
-                line = {"step": step, "epoch": epoch, "split": split, **values}
+            for line, (step, _, split, values) in zip(lines, rows, strict=True):
                 self._file.write(f"{strict_json(line)}\n")
                 self._events.add(step, split, values)
             self._file.flush()
@@ -87,13 +107,11 @@ class RunLog:
             raise storage_error(error, self._path) from error
 
     def read(self, split: str | None = None) -> list[dict[str, Any]]:
-        """The lines, or those of one split, oldest first; NaN and infinities are floats again.
-
-        A process that is not active sees those up to the restored step.
-        """
+        """The lines, or those of one split, oldest first; NaN and infinities are floats again."""
         if self._file is not None:
             self._file.flush()
-        return [_with_floats(row) for row in self._rows() if split in (None, row["split"])]
+        rows = self._rows() + self._unwritten
+        return [_with_floats(row) for row in rows if split in (None, row["split"])]
 
     def _rows(self) -> list[dict[str, Any]]:
         """The sound lines of the file; up to the restored step unless this log wrote the rest."""
@@ -183,7 +201,9 @@ class _EventFile:
 
 
 def write_config(stage_dir: str | os.PathLike, config: Mapping[str, Any]) -> None:
-    """Writes a stage's `config.json` from nested dicts."""
+    """Writes a stage's `config.json` from nested dicts; of several processes the first does."""
+    if jax.process_index():
+        return
     write_atomically(make_folder(stage_dir) / "config.json", strict_json(config, indent=2) + "\n")
 
 
@@ -193,13 +213,16 @@ def read_config(stage_dir: str | os.PathLike) -> dict[str, Any] | None:
 
 
 def config_differences(
-    old: Mapping[str, Any], new: Mapping[str, Any]
+    old: Mapping[str, Any], new: Mapping[str, Any], defaults: Mapping[str, Any] | None = None
 ) -> list[tuple[str, Any, Any]]:
     """The fields in which two configs differ: (dotted name, old value, new value).
 
-    Tuples and lists are the same, as they are in JSON; a missing field counts as None.
+    Tuples and lists are the same, as they are in JSON. A field that the old one lacks counts as its
+    entry in `defaults`, by dotted name; other missing fields count as None.
     """
     before, after = _leaves(old), _leaves(new)
+    added = after.keys() & (defaults or {}).keys() - before.keys()
+    before |= {name: json.loads(strict_json(defaults[name])) for name in sorted(added)}
     names = [*before, *(name for name in after if name not in before)]
     return [
         (name, before.get(name), after.get(name))
@@ -218,10 +241,15 @@ def _leaves(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return leaves
 
 
-def write_result(stage_dir: str | os.PathLike, result: Mapping[str, Any]) -> None:
-    """Writes a stage's `result.json`; versions, devices and threads are added to the figures."""
+def write_result(stage_dir: str | os.PathLike, result: Mapping[str, Any]) -> dict[str, Any]:
+    """Writes a stage's `result.json` and returns what `read_result` will.
+
+    Versions, devices and threads are added to the figures. Of several processes the first writes.
+    """
     text = strict_json({**result, "environment": environment()}, indent=2) + "\n"
-    write_atomically(make_folder(stage_dir) / "result.json", text)
+    if jax.process_index() == 0:
+        write_atomically(make_folder(stage_dir) / "result.json", text)
+    return json.loads(text)
 
 
 def read_result(stage_dir: str | os.PathLike) -> dict[str, Any] | None:

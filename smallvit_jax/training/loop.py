@@ -6,7 +6,7 @@ continues from a checkpoint takes exactly the steps that it would have taken.
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +21,23 @@ StepFunction = Callable[..., tuple[Any, dict[str, jax.Array]]]
 
 
 class TrainingDivergedError(UserError):
-    """A loss or gradient became infinite or not a number."""
+    """A loss, a gradient or a weight became infinite or not a number."""
+
+
+class Listener(Protocol):
+    """What happens around the steps; `step` is a number of finished steps."""
+
+    def on_metrics(self, first: int, rows: Metrics) -> None:
+        """Takes the metrics of the steps from `first` on, in order, before what follows them."""
+
+    def on_epoch_end(self, epochs: int, state: Any) -> None:
+        """Is called with the number of finished epochs."""
+
+    def save(self, step: int, state: Any) -> None:
+        """Saves the state, so that training can go on from it."""
+
+    def should_stop(self) -> bool:
+        """Whether to end here; asked between blocks, and answered alike by all processes."""
 
 
 def compile_block(step_function: StepFunction, source: Source, rows: int):
@@ -66,12 +82,12 @@ def train(
     steps_per_epoch: int,
     steps_per_dispatch: int,
     checkpoint_every: int,
-    on_metrics: Callable[[int, Metrics], None],
-    on_epoch_end: Callable[[int, Any], None],
-    save: Callable[[int, Any], None],
+    listener: Listener,
     profile: tuple[Path, int] | None = None,
 ) -> Any:
     """Trains from `state.step` to the end of the schedule and returns the final state.
+
+    When the listener wants to stop, the state reached by then is saved and returned.
 
     Args:
       step_function: as in `compile_block`.
@@ -79,57 +95,68 @@ def train(
       source: of batches.
       schedule: per-step values; their length is the length of training.
       key: all randomness of step t derives from fold_in(key, t).
-      steps_per_epoch: `on_epoch_end` is called after each such number of steps.
+      steps_per_epoch: after each such number of steps an epoch has ended.
       steps_per_dispatch: most steps per call of the compiled program.
-      checkpoint_every: steps between calls of `save`, which is also called at the end.
-      on_metrics: called with the first step's number and each step's metrics, in order, before
-        anything that happens after those steps.
-      on_epoch_end: called with the number of finished epochs and the state.
-      save: called with the number of finished steps and the state.
+      checkpoint_every: steps between saves; there is one at the end, too.
+      listener: is told of everything.
       profile: folder and number of steps to trace, after the first call.
 
     Raises:
       TrainingDivergedError: naming the step, before a state that followed it is saved.
     """
-    total_steps = len(next(iter(schedule.values())))
+    first, total_steps = int(state.step), len(next(iter(schedule.values())))
     run = compile_block(step_function, source, steps_per_dispatch)
-    boundaries = (steps_per_epoch, checkpoint_every)
-    pending: tuple[int, int, Any] | None = None
-
-    def drain() -> None:
-        nonlocal pending
-        if pending is not None:
-            first, count, metrics = pending
-            pending = None
-            rows = {name: v[:count] for name, v in jax.device_get(metrics).items()}
-            good = _finite_steps(rows)
-            on_metrics(first, {name: v[: good + 1] for name, v in rows.items()})
-            if good < count:
-                _stop(first + good, {name: v[good] for name, v in rows.items()}, steps_per_epoch)
-
-    first = int(state.step)
+    metrics = _Metrics(listener, steps_per_epoch)
+    blocks = _blocks(first, total_steps, steps_per_dispatch, (steps_per_epoch, checkpoint_every))
     skipped = 1 if total_steps - first > steps_per_dispatch else 0  # a block that compiles
     with _Profiler(profile, skipped) as profiler:
-        for step, count in _blocks(first, total_steps, steps_per_dispatch, boundaries):
+        for step, count in blocks:
+            if listener.should_stop():
+                metrics.report()
+                if step > first:
+                    listener.save(step, state)
+                return state
             profiler.before(count)
-            block = source.block(step, count)
             rows = {
                 k: _padded_rows(v, step, count, steps_per_dispatch) for k, v in schedule.items()
             }
-            state, metrics = run(state, block, rows, key, count)
-            drain()  # the previous block's metrics, while the device works on this one
-            pending = (step, count, metrics)
+            state, new = run(state, source.block(step, count), rows, key, count)
+            metrics.report()  # of the previous block, while the device works on this one
+            metrics.hold(step, count, new)
             profiler.after(state)
             done = step + count
             epoch_ended = done % steps_per_epoch == 0
             save_due = done % checkpoint_every == 0 or done == total_steps
             if epoch_ended or save_due:
-                drain()
+                metrics.report()
             if epoch_ended:
-                on_epoch_end(done // steps_per_epoch, state)
+                listener.on_epoch_end(done // steps_per_epoch, state)
             if save_due:
-                save(done, state)
+                listener.save(done, state)
     return state
+
+
+class _Metrics:
+    """The metrics of one block, on the device until they are reported."""
+
+    def __init__(self, listener: Listener, steps_per_epoch: int):
+        self._listener, self._steps_per_epoch = listener, steps_per_epoch
+        self._held: tuple[int, int, Any] | None = None
+
+    def hold(self, first: int, count: int, metrics: Any) -> None:
+        self._held = (first, count, metrics)
+
+    def report(self) -> None:
+        """Tells the listener of what is held, if anything; raises if it is not finite."""
+        if self._held is None:
+            return
+        (first, count, metrics), self._held = self._held, None
+        rows = {name: values[:count] for name, values in jax.device_get(metrics).items()}
+        good = _finite_steps(rows)
+        self._listener.on_metrics(first, {name: v[: good + 1] for name, v in rows.items()})
+        if good < count:
+            bad = {name: values[good] for name, values in rows.items()}
+            _stop(first + good, bad, self._steps_per_epoch)
 
 
 def _blocks(
@@ -157,10 +184,15 @@ def _finite_steps(rows: Metrics) -> int:
 def _stop(step: int, metrics: Metrics, steps_per_epoch: int) -> NoReturn:
     """Raises for the step after `step` finished ones, whose metrics are given."""
     name, value = next((k, v) for k, v in metrics.items() if not np.isfinite(v))
-    raise TrainingDivergedError(
-        f"the {name.replace('_', ' ')} became {value} at step {step + 1} (epoch "
-        f"{step // steps_per_epoch + 1}); checkpoints written before it are untouched: start again "
-        "in a new workdir with a lower learning rate, a longer warm-up or runtime.precision=float32"
+    raise diverged(name.replace("_", " "), str(value), step + 1, steps_per_epoch)
+
+
+def diverged(what: str, value: str, step: int, steps_per_epoch: int) -> TrainingDivergedError:
+    """The sentence for what became infinite or not a number at a step, counted from 1."""
+    return TrainingDivergedError(
+        f"the {what} became {value} at step {step} (epoch {(step - 1) // steps_per_epoch + 1}); "
+        "checkpoints written before it are untouched: start again in a new workdir with a lower "
+        "learning rate, a longer warm-up or runtime.precision=float32"
     )
 
 

@@ -7,14 +7,19 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from smallvit_jax.data.placement import Source
+from smallvit_jax.errors import UserError
+from smallvit_jax.interruption import Interrupted, StopRequest
 from smallvit_jax.training import logs
-from smallvit_jax.training.checkpoint_format import read_meta
+from smallvit_jax.training.checkpoint_format import flatten, read_meta
 from smallvit_jax.training.checkpoints import CheckpointStore
-from smallvit_jax.training.loop import Metrics, Schedule, StepFunction, train
+from smallvit_jax.training.files import StorageError
+from smallvit_jax.training.loop import Metrics, Schedule, StepFunction, diverged, train
 from smallvit_jax.training.progress import Progress
+from smallvit_jax.training.stage_folder import check_folder, locked
 
 Evaluations = Mapping[str, Mapping[str, float]]
 """Figures by split, for example {"test": {"top1": 97.1}}."""
@@ -86,61 +91,89 @@ def run_stage(
     """Trains the stage from its newest checkpoint, or from `state` if there is none.
 
     Evaluations, metrics and checkpoints are written so that whatever a checkpoint follows is on
-    disk before it: a run that continues repeats what came later, and no line appears twice.
+    disk before it: a run that continues repeats what came later, and no line appears twice. SIGINT
+    and SIGTERM end it with a checkpoint and `Interrupted`; another run in the same folder, or one
+    with another config, is refused with `UserError`.
     """
+    first = jax.process_index() == 0
+    how = {
+        "steps_per_dispatch": steps_per_dispatch,
+        "checkpoint_every": checkpoint_every,
+        "profile": (stage.folder / "profile", profile_steps) if profile_steps and first else None,
+    }
+    with locked(stage.folder):
+        check_folder(stage.folder, stage.config)
+        keep_best = stage.best_split is not None
+        with CheckpointStore(stage.folder / "checkpoints", keep_best=keep_best) as store:
+            try:
+                logs.write_config(stage.folder, stage.config)
+                return _continue(stage, store, state, source, key, how)
+            except StorageError as error:
+                raise UserError(f"{error}; {store.last_good()}") from error
+
+
+def _continue(
+    stage: Stage,
+    store: CheckpointStore,
+    state: Any,
+    source: Source,
+    key: jax.Array,
+    how: Mapping[str, Any],
+) -> Outcome:
+    """Trains from where the store is to the end."""
     started = time.monotonic()
     active = jax.process_index() == 0
-    checkpoints = stage.folder / "checkpoints"
-    logs.write_config(stage.folder, stage.config)
-    with CheckpointStore(checkpoints, keep_best=stage.best_split is not None) as store:
-        restored = store.restore(state)
-        start, state = restored or (0, state)
-        if restored:
-            started -= read_meta(checkpoints / str(start)).get("seconds", 0.0)
-        with (
-            logs.RunLog(
-                stage.folder, restored_step=start if restored else None, active=active
-            ) as log,
-            Progress(
-                stage.total_steps,
-                stage.steps_per_epoch,
-                stage.batch_size,
-                stage.description,
-                start,
-                active=active,
-            ) as progress,
-        ):
-            progress.note(_summary(stage, source, start))
-            records = _Records(stage, store, log, progress, started)
-            if start == 0:
-                records.evaluate(0, state)
-            state = train(
-                stage.step_function,
-                state,
-                source=source,
-                schedule=stage.schedule,
-                key=key,
-                steps_per_epoch=stage.steps_per_epoch,
-                steps_per_dispatch=steps_per_dispatch,
-                checkpoint_every=checkpoint_every,
-                on_metrics=records.write_metrics,
-                on_epoch_end=records.evaluate,
-                save=records.save,
-                profile=(stage.folder / "profile", profile_steps) if profile_steps else None,
-            )
-            rows = log.read()
-            rate = progress.images_per_second
+    restored = store.restore(state)
+    start, state = restored or (0, state)
+    if restored:
+        started -= read_meta(store.directory / str(start)).get("seconds", 0.0)
+    restored_step = start if restored else None
+    progress = Progress(
+        stage.total_steps,
+        stage.steps_per_epoch,
+        stage.batch_size,
+        stage.description,
+        start,
+        active=active,
+    )
+    with (
+        logs.RunLog(stage.folder, restored_step=restored_step, active=active) as log,
+        progress,
+        StopRequest(progress.note) as stop,
+    ):
+        progress.note(_summary(stage, source, start))
+        records = _Records(stage, store, log, progress, stop, started)
+        if start == 0:
+            records.on_epoch_end(0, state)
+        state = train(
+            stage.step_function,
+            state,
+            source=source,
+            schedule=stage.schedule,
+            key=key,
+            steps_per_epoch=stage.steps_per_epoch,
+            listener=records,
+            **how,
+        )
+        store.wait()
+        if records.stopped_by:
+            raise Interrupted(records.stopped_by, _where(int(state.step), stage.total_steps))
+        rows = log.read()
     return Outcome(
         state=state,
         evaluations=[row for row in rows if row["split"] != "train"],
         last_metrics=[row for row in rows if row["split"] == "train"][-1],
         seconds=time.monotonic() - started,
-        images_per_second=rate,
+        images_per_second=progress.images_per_second,
     )
 
 
+def _where(step: int, total: int) -> str:
+    return f"stopped after step {step} of {total}, which is saved" if step else "no step was done"
+
+
 class _Records:
-    """What a stage writes and shows while it trains."""
+    """What a stage writes and shows while it trains: the listener of the loop."""
 
     def __init__(
         self,
@@ -148,9 +181,12 @@ class _Records:
         store: CheckpointStore,
         log: logs.RunLog,
         progress: Progress,
+        stop: StopRequest,
         started: float,
     ):
         self._stage, self._store, self._log, self._progress = stage, store, log, progress
+        self._stop = stop
+        self.stopped_by = 0  # the signal that ended training early
         self._started = started
         self._means = _EpochMeans(stage, progress)
         self._epochs = np.arange(1, stage.total_steps + 1) / stage.steps_per_epoch
@@ -158,7 +194,7 @@ class _Records:
         before = log.read(stage.best_split) if stage.best_split else []
         self._best = max((row["top1"] for row in before), default=-np.inf)
 
-    def write_metrics(self, first: int, rows: Metrics) -> None:
+    def on_metrics(self, first: int, rows: Metrics) -> None:
         """Logs the metrics and schedule values of the steps from `first` on."""
         count = len(next(iter(rows.values())))
         values = {k: v[first : first + count] for k, v in self._stage.schedule.items()} | rows
@@ -169,7 +205,7 @@ class _Records:
         self._means.add(first, rows)
         self._progress.update(first + count, float(rows["loss"][-1]))
 
-    def evaluate(self, epochs_done: int, state: Any) -> None:
+    def on_epoch_end(self, epochs_done: int, state: Any) -> None:
         """Evaluates, logs and shows the figures; the best state so far is saved at once."""
         step = epochs_done * self._stage.steps_per_epoch
         figures = self._stage.evaluate(epochs_done, state)
@@ -183,12 +219,31 @@ class _Records:
                 self.save(step, state)
 
     def save(self, step: int, state: Any) -> None:
-        """Saves a checkpoint after making every line before it durable."""
+        """Saves a checkpoint after making every line before it durable.
+
+        Weights that a step spoilt whose own loss was finite raise `TrainingDivergedError`, so that
+        the newest checkpoint is always one to go on from.
+        """
+        if not _all_finite(state):
+            names = [n for n, leaf in flatten(state).items() if not _all_finite(leaf)]
+            what = f"state after the update ({names[0]})"
+            raise diverged(what, "infinite or not a number", step, self._stage.steps_per_epoch)
         self._log.flush()
         meta = {**self._stage.meta, "seconds": round(time.monotonic() - self._started, 1)}
         accuracy = self._held_out.get(step)
         metrics = None if accuracy is None else {"accuracy": accuracy}
         self._store.save(step, state, self._stage.params_of(state), meta, metrics)
+
+    def should_stop(self) -> bool:
+        """Whether a signal asked for the end."""
+        self.stopped_by = self._stop.agreed()
+        return bool(self.stopped_by)
+
+
+@jax.jit
+def _all_finite(tree: Any) -> jax.Array:
+    leaves = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.inexact)]
+    return jnp.array([jnp.isfinite(x).all() for x in leaves]).all()
 
 
 class _EpochMeans:

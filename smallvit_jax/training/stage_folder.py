@@ -1,15 +1,27 @@
-"""Whose a stage folder is: a run continues only what it has begun itself."""
+"""Whose a stage folder is: a run continues only what it has begun itself, and no two at once."""
 
-from collections.abc import Mapping
+import contextlib
+import errno
+import fcntl
+import os
+import socket
+import warnings
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
+
+from smallvit_jax.config import default_config, leaves
 from smallvit_jax.errors import UserError
 from smallvit_jax.training import logs
+from smallvit_jax.training.files import make_folder, storage_error
+from smallvit_jax.training.processes import everywhere
 
 # Changing how a run is done is free, but for what its numbers depend on.
 _FREE = "runtime."
 _NOT_FREE = ("runtime.precision",)
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # of some network file systems
 
 
 def finished_result(folder: Path, config: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -22,14 +34,15 @@ def check_folder(folder: Path, config: Mapping[str, Any]) -> None:
     """Raises `UserError` if the folder holds work of another config.
 
     A folder in which a run only failed to start is free. Of `runtime`, only the precision counts:
-    the other fields change how a run is done, not what it is.
+    the other fields change how a run is done, not what it is. A field that is younger than the run
+    had its default then.
     """
     old = logs.read_config(folder)
     if old is None or not holds_work(folder):
         return
     differences = [
         (field, before, now)
-        for field, before, now in logs.config_differences(old, config)
+        for field, before, now in logs.config_differences(old, config, leaves(default_config()))
         if not field.startswith(_FREE) or field in _NOT_FREE
     ]
     if differences:
@@ -37,11 +50,88 @@ def check_folder(folder: Path, config: Mapping[str, Any]) -> None:
         more = f" and {len(differences) - 1} more fields differ" if differences[1:] else ""
         raise UserError(
             f"{folder} holds a run with {field} = {before}, and this one has {now}{more}; "
-            "choose a new --workdir, or repeat the old command to continue the old run"
+            "repeat the old command to continue the old run, or choose a new --workdir"
+            f"{_way_on(folder, config, field)}"
         )
 
 
+def _way_on(folder: Path, config: Mapping[str, Any], field: str) -> str:
+    """How a run in a new folder begins with the weights of the old one."""
+    old, job = folder, "pretrain" if "pretrain" in config else "finetune"
+    if "pretrain" in config and "finetune" in config:  # a recipe
+        old = folder / "pretrain"
+        job = "finetune" if field.startswith("finetune.") else "pretrain"
+    if job not in config:
+        return ""
+    config_file = f"--config=configs/{job}.py and " if old != folder and job == "finetune" else ""
+    return f" (with {config_file}--config.{job}.init_from={old} it starts from the old weights)"
+
+
 def holds_work(folder: Path) -> bool:
-    """Whether the folder, or a stage folder in it, has a checkpoint or a result."""
-    patterns = ("result.json", "checkpoints/[0-9]*", "*/result.json", "*/checkpoints/[0-9]*")
-    return any(True for pattern in patterns for _ in folder.glob(pattern))
+    """Whether the folder, or a stage folder in it, has a checkpoint or a result.
+
+    Damaged checkpoints count, half-written ones do not: a run that was killed while it wrote its
+    first one begins anew.
+    """
+    stages = [folder, *(path for path in folder.glob("*") if path.is_dir())]
+    return any(
+        (stage / "result.json").exists()
+        or any(_is_checkpoint(path.name) for path in stage.glob("checkpoints/*"))
+        for stage in stages
+    )
+
+
+def _is_checkpoint(name: str) -> bool:
+    return name.isdecimal() or ".corrupt" in name
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Inside, no other run can work in the folder; raises `UserError` if one does.
+
+    The lock ends with the process, however that ends. Of several processes the first holds it, and
+    all of them raise.
+    """
+    refusal, lock = None, None
+    if jax.process_index() == 0:
+        try:
+            lock = _lock(make_folder(folder))
+        except UserError as error:
+            refusal = error
+    if not everywhere(refusal is None):
+        raise refusal or UserError(f"the first process cannot work in {folder}")
+    try:
+        yield
+    finally:
+        if lock is not None:
+            os.close(lock)
+
+
+def _lock(folder: Path) -> int:
+    """Locks `folder/.lock`, which names its holder; returns the open file."""
+    path = folder / ".lock"
+    try:
+        lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    except OSError as error:
+        raise storage_error(error, folder) from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        holder = os.read(lock, 200).decode(errors="replace").strip()
+        os.close(lock)
+        raise UserError(
+            f"{folder} is in use by another run ({holder or 'unknown process'}); wait for it or "
+            "stop it, or choose another --workdir"
+        ) from None
+    except OSError as error:
+        os.close(lock)
+        if error.errno not in _NO_LOCKS:
+            raise storage_error(error, folder) from error
+        warnings.warn(
+            f"the file system of {folder} has no locks; let no second run work there", stacklevel=2
+        )
+        return os.open(path, os.O_RDWR)
+    with contextlib.suppress(OSError):  # a full disk: the lock holds all the same
+        os.ftruncate(lock, 0)
+        os.write(lock, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
+    return lock

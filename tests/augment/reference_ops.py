@@ -1,11 +1,10 @@
 """Reads the recorded outputs of Pillow and torchvision, and compares with them."""
 
 import functools
-import json
 
 import numpy as np
 
-from tests.conftest import GOLDEN
+from tests.golden_formulas import GOLDEN, read_golden
 
 CIFAR10_MEAN, CIFAR10_STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 
@@ -17,8 +16,14 @@ def recorded() -> dict[str, np.ndarray]:
 
 
 @functools.cache
+def recorded_autoaugment() -> dict[str, np.ndarray]:
+    with np.load(GOLDEN / "augment_autoaug.npz") as arrays:
+        return dict(arrays)
+
+
+@functools.cache
 def recorded_notes() -> dict:
-    return json.loads((GOLDEN / "augment_meta.json").read_text())
+    return read_golden("augment_meta")
 
 
 def difference(got, expected) -> np.ndarray:

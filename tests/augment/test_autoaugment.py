@@ -1,4 +1,3 @@
-import functools
 import itertools
 import re
 
@@ -10,23 +9,12 @@ from PIL import Image, ImageEnhance, ImageOps
 from smallvit_jax.augment import autoaugment, geometry
 from smallvit_jax.augment.autoaugment import MAGNITUDES, parameters
 from smallvit_jax.augment.policies import POLICIES
-from tests.augment.reference_ops import difference, recorded_notes
-from tests.conftest import GOLDEN
+from tests.augment.recorded_cases import autoaugmented, names, our_image, recorded_image
+from tests.augment.reference_ops import difference, recorded, recorded_notes
 
 SIGNED = re.compile("shear|translate|color|contrast|sharpness|brightness")
 apply = jax.jit(autoaugment.apply)
 apply_each = jax.jit(jax.vmap(autoaugment.apply))
-
-
-@functools.cache
-def recorded():
-    with np.load(GOLDEN / "augment_autoaug.npz") as arrays:
-        return dict(arrays)
-
-
-def result(image, name, magnitude, sign=1):
-    change = parameters(name, magnitude, sign, len(image))
-    return geometry.from_planes(apply(geometry.to_planes(image), change))
 
 
 def largest_share_off_by_one(name):
@@ -42,26 +30,21 @@ def assert_as_exact_as_promised(got, expected, name):
     assert (levels > 0).mean() <= largest_share_off_by_one(name)
 
 
-@pytest.mark.parametrize("key", [key for key in recorded() if re.match(r"aa_\w+_m\d", key)])
+@pytest.mark.parametrize("key", names(r"aa_\w+_m\d(_pos|_neg)?"))
 def test_operation_at_its_level(key):
-    name, level, sign = re.fullmatch(r"aa_(\w+)_m(\d)(_pos|_neg)?", key).groups()
+    name, sign = re.fullmatch(r"aa_(\w+)_m\d(_pos|_neg)?", key).groups()
     assert (sign is not None) == bool(SIGNED.match(name))
-    magnitude = MAGNITUDES[name][int(level)]
-    got = result(recorded()["image32"], name, magnitude, -1 if sign == "_neg" else 1)
-    assert_as_exact_as_promised(got, recorded()[key], name)
+    assert_as_exact_as_promised(our_image(key), recorded_image(key), name)
 
 
-@pytest.mark.parametrize("name", ["autocontrast", "equalize"])
-def test_operation_on_an_image_of_low_contrast(name):
-    got = result(recorded()["image32_lowcontrast"], name, 0)
-    assert_as_exact_as_promised(got, recorded()[f"aa_{name}_lowcontrast"], name)
+@pytest.mark.parametrize("key", names(r"aa_\w+_lowcontrast"))
+def test_operation_on_an_image_of_low_contrast(key):
+    assert_as_exact_as_promised(our_image(key), recorded_image(key), key.split("_")[1])
 
 
-@pytest.mark.parametrize("name", ["rotate", "shearX", "translateY"])
-def test_operation_at_64_pixels(name):
-    magnitude = float(recorded_notes()[f"aa64_{name}"].rsplit(" ", 1)[1])
-    got = result(recorded()["image64"], name, magnitude)
-    assert_as_exact_as_promised(got, recorded()[f"aa64_{name}"], name)
+@pytest.mark.parametrize("key", names(r"aa64_\w+"))
+def test_operation_at_64_pixels(key):
+    assert_as_exact_as_promised(our_image(key), recorded_image(key), key.split("_")[1])
 
 
 def test_levels_stand_for_the_references_magnitudes():
@@ -126,7 +109,7 @@ def test_few_values(name, values):
     # Channels of one value are left alone; at 16 pixels equalize would pass 255.
     image = np.random.default_rng(0).choice(values, (16, 16, 3)).astype(np.uint8)
     expected = np.asarray(getattr(ImageOps, name)(Image.fromarray(image)))
-    assert_as_exact_as_promised(result(image, name, 0), expected, name)
+    assert_as_exact_as_promised(autoaugmented(image, name, 0), expected, name)
 
 
 def test_neutral_parameters_change_nothing():

@@ -3,54 +3,30 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from smallvit_jax.augment import color, geometry
-from tests.augment.reference_ops import (
-    CIFAR10_MEAN,
-    CIFAR10_STD,
-    assert_close,
-    assert_same_moments,
-    recorded,
-    recorded_notes,
-)
+from smallvit_jax.augment import geometry
+from tests.augment.recorded_cases import crop, names, our_image, recorded_image
+from tests.augment.reference_ops import assert_close, assert_same_moments, difference, recorded
 
-CROPS = [
-    f"rrc{size}_{box}_to{to}"
-    for size, boxes in {
-        32: ("0_0_32_32", "3_5_20_24", "10_2_9_14", "16_20_12_12", "0_0_27_31", "5_0_23_17"),
-        64: ("0_0_64_64", "7_11_40_37", "20_5_40_50"),
-    }.items()
-    for box in boxes
-    for to in (size, size // 2)
-]
-
+CROPS = names(r"rrc\d+_\d+_\d+_\d+_\d+_to\d+")
 
 crop_and_resize = jax.jit(geometry.crop_and_resize, static_argnums=2)
 
 
-def crop(name, flip=False):
-    size, *box, to = name.split("_")
-    planes = geometry.to_planes(recorded()[f"image{size[3:]}"])
-    box = jnp.array([int(number) for number in box])
-    return geometry.from_planes(crop_and_resize(planes, box, int(to[2:]), flip))
-
-
 @pytest.mark.parametrize("name", CROPS)
 def test_crop_and_resize_is_pillows_to_a_level(name):
-    got, expected = crop(name), recorded()[name]
+    got, expected = our_image(name), recorded_image(name)
     assert_close(got, expected, mean=0.01)
-    assert np.abs(np.asarray(got, int) - expected).max() <= 1
+    assert difference(got, expected).max() <= 1
 
 
 def test_crop_differs_from_pillow_13_only_by_the_order_of_the_passes():
-    assert_close(
-        crop("rrc32_5_0_23_17_to16"), recorded()["rrc32_5_0_23_17_to16__pillow13"], mean=0.5
-    )
+    name = "rrc32_5_0_23_17_to16"
+    assert_close(our_image(name), recorded_image(f"{name}__pillow13"), mean=0.5)
 
 
 def test_crop_can_flip():
-    np.testing.assert_array_equal(
-        crop("rrc32_3_5_20_24_to16", flip=True), crop("rrc32_3_5_20_24_to16")[:, ::-1]
-    )
+    there = crop("32", "3_5_20_24", "16")
+    np.testing.assert_array_equal(crop("32", "3_5_20_24", "16", flip=True), there[:, ::-1])
 
 
 def test_no_pixel_outside_the_box_is_used():
@@ -60,30 +36,21 @@ def test_no_pixel_outside_the_box_is_used():
     np.testing.assert_array_equal(out, np.full((24, 3, 24), 100.0))
 
 
-@pytest.mark.parametrize("top,left", [(0, 0), (4, 4), (8, 3)])
-def test_padded_crop_is_exact(top, left):
-    planes = geometry.to_planes(recorded()["image32"])
-    got = geometry.from_planes(geometry.pad_and_crop(planes, top, left, padding=4))
-    np.testing.assert_array_equal(got, recorded()[f"randomcrop_pad4_{top}_{left}"])
+@pytest.mark.parametrize("name", names("randomcrop_pad4.+|hflip"))
+def test_padded_crop_and_flip_are_exact(name):
+    np.testing.assert_array_equal(our_image(name), recorded_image(name))
 
 
-def test_flip_is_exact_and_comes_before_the_crop():
+def test_flip_comes_before_the_crop():
     planes = geometry.to_planes(recorded()["image32"])
-    got = geometry.from_planes(geometry.pad_and_crop(planes, 0, 0, padding=0, flip=True))
-    np.testing.assert_array_equal(got, recorded()["hflip"])
     got = geometry.from_planes(geometry.pad_and_crop(planes, 1, 7, padding=4, flip=True))
     padded = np.pad(recorded()["hflip"], ((4, 4), (4, 4), (0, 0)))
     np.testing.assert_array_equal(got, padded[1:33, 7:39])
 
 
-@pytest.mark.parametrize("name", ["erase_0", "erase_1", "erase_2"])
+@pytest.mark.parametrize("name", names(r"erase_\d"))
 def test_erase_is_exact(name):
-    note = recorded_notes()[name]
-    planes = geometry.to_planes(recorded()["image32"])
-    image = color.normalize(planes, CIFAR10_MEAN, CIFAR10_STD)
-    box = jnp.array([note["x1_row"], note["y1_col"], note["h"], note["w"]])
-    got = geometry.erase(image, box, jnp.array(note["fill"]))
-    np.testing.assert_allclose(got, recorded()[name].transpose(1, 2, 0), atol=1e-6)
+    np.testing.assert_allclose(our_image(name), recorded_image(name), atol=1e-6)
 
 
 @pytest.mark.parametrize("scale", [(0.7, 1.0), (0.2, 0.5), (0.5, 1.0), (0.2, 0.4)])

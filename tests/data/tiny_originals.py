@@ -8,6 +8,7 @@ import io
 import shutil
 import tarfile
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -122,6 +123,27 @@ def cars_by_class(folder: Path) -> dict[str, dict[str, int]]:
             save(picture(number, 330, 220), folder / "car_data/car_data" / path)
             labels[split][path] = number % 3
     return labels
+
+
+# How to make the original of a dataset, and how many classes are in it.
+ORIGINALS = {
+    "cinic10": (cinic10, 10),
+    "tiny_imagenet": (tiny_imagenet, 3),
+    "aircraft": (aircraft, 3),
+    "cars": (cars, 3),
+}
+
+
+def expect(monkeypatch, name: str, classes: int, labels: dict[str, dict[str, int]]) -> None:
+    """Makes the package expect so few classes and images instead of the whole dataset's."""
+    from smallvit_jax.data.builders import own_builder
+    from smallvit_jax.data.datasets import DATASETS
+
+    builder = own_builder(DATASETS[name].builder)
+    monkeypatch.setitem(DATASETS, name, replace(DATASETS[name], num_classes=classes))
+    monkeypatch.setattr(builder, "CLASSES", classes)
+    counts = {split: len(files) for split, files in labels.items()}
+    monkeypatch.setattr(builder, "COUNTS", counts)
 
 
 def pack(folder: Path, archive: Path, members: tuple[str, ...] = ()) -> Path:

@@ -82,6 +82,41 @@ def test_every_flipped_bit_is_found(tmp_path):
     assert found >= 5
 
 
+def make_foreign(folder, kind):
+    shutil.rmtree(folder)
+    if kind == "another program's":
+        (folder / "default").mkdir(parents=True)
+        (folder / "default/array").write_text("something")
+    else:
+        with CheckpointStore(folder.parent, keep_best=False) as store:
+            store.save(2, {"other": np.ones(3)}, {}, {})
+
+
+@pytest.mark.parametrize(
+    ("kind", "cause"),
+    [("another program's", "it holds default"), ("another model's", "step is missing")],
+)
+def test_a_foreign_checkpoint_is_set_aside(tmp_path, kind, cause, capfd):
+    save_steps(tmp_path, (1, 2))
+    make_foreign(tmp_path / "2", kind)
+    with CheckpointStore(tmp_path, keep_best=False) as store:
+        step, restored = store.restore(make_state())
+    assert step == 1 and bits(restored) == bits(make_state(1, seed=1))
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["1", "2.corrupt"]
+    err = capfd.readouterr().err
+    assert err.startswith(f"warning: {tmp_path}/2 is not of this run ({cause}")
+    assert err.endswith("set aside as 2.corrupt, using 1\n") and err.count("\n") == 1
+
+
+def test_only_foreign_checkpoints_are_refused_where_they_are(tmp_path):
+    save_steps(tmp_path, (2,))
+    make_foreign(tmp_path / "2", "another program's")
+    store = CheckpointStore(tmp_path, keep_best=False)
+    with store, pytest.raises(UserError, match="not a checkpoint of smallvit_jax"):
+        store.restore(make_state())
+    assert [p.name for p in tmp_path.iterdir()] == ["2"]
+
+
 def test_never_begins_anew_in_silence(tmp_path):
     save_steps(tmp_path, (1, 2))
     for step in ("1", "2"):

@@ -115,6 +115,14 @@ def test_resume_leaves_each_line_once_and_none_past_the_restored_step(
     assert scalars(folder) == [(step, f"{split}/value", v) for step, split, v in expected]
 
 
+def test_a_torn_line_that_is_not_written_again_is_told_of(tmp_path):
+    with RunLog(tmp_path, restored_step=None) as log:
+        log.write_many([(step, 0, "test", {"a": step}) for step in (1, 2)])
+    os.truncate(tmp_path / "metrics.jsonl", (tmp_path / "metrics.jsonl").stat().st_size - 5)
+    with pytest.warns(UserWarning, match="was damaged: lines of step 2 are lost"):
+        RunLog(tmp_path, restored_step=2).close()
+
+
 def test_a_process_that_is_not_active_reads_but_writes_nothing(tmp_path):
     with RunLog(tmp_path, restored_step=None) as log:
         log.write_many([(1, 0, "test", {"a": 1}), (2, 0, "test", {"a": 2})])
@@ -122,7 +130,7 @@ def test_a_process_that_is_not_active_reads_but_writes_nothing(tmp_path):
     with RunLog(tmp_path, restored_step=1, active=False) as log:
         log.write(2, 0, "test", {"a": 3})
         log.flush()
-        assert [row["step"] for row in log.read("test")] == [1]
+        assert [(row["step"], row["a"]) for row in log.read("test")] == [(1, 1), (2, 3)]
     assert before == (sorted(os.listdir(tmp_path)), (tmp_path / "metrics.jsonl").read_bytes())
 
 

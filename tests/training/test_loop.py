@@ -47,10 +47,16 @@ def toy_step(state, images, labels, key, schedule):
 class Record:
     """What training reported, as numpy values, in the order in which it did."""
 
-    def __init__(self):
+    def __init__(self, stop_after=None):
         self.rows = {}
         self.calls = []
         self.saved = {}
+        self.blocks = 0
+        self.stop_after = stop_after
+
+    def should_stop(self):
+        self.blocks += 1
+        return self.stop_after is not None and self.blocks > self.stop_after
 
     def on_metrics(self, first, rows):
         for i, step in enumerate(range(first, first + len(rows["loss"]))):
@@ -89,9 +95,7 @@ def train_toy(
             steps_per_epoch=STEPS_PER_EPOCH,
             steps_per_dispatch=steps_per_dispatch,
             checkpoint_every=checkpoint_every,
-            on_metrics=record.on_metrics,
-            on_epoch_end=record.on_epoch_end,
-            save=record.save,
+            listener=record,
             profile=profile,
         )
         record.final = jax.device_get(final)
@@ -156,6 +160,21 @@ def test_a_restart_changes_no_bit(usual, step):
     assert again.rows == {s: row for s, row in usual.rows.items() if s >= step}
     np.testing.assert_array_equal(again.final.weight, usual.final.weight)
     assert list(again.saved) == [s for s in usual.saved if s > step]
+
+
+@pytest.mark.parametrize("placement", ["device", "host"])
+@pytest.mark.parametrize("blocks", [0, 1, 2, 4, 8])
+def test_a_stop_after_any_block_saves_and_changes_no_bit(usual, blocks, placement):
+    stopped = train_toy(record=Record(stop_after=blocks), placement=placement)
+    ends = [first + count for first, count in loop._blocks(0, TOTAL, 3, (STEPS_PER_EPOCH, 7))]
+    done = ends[blocks - 1] if blocks else 0
+    assert stopped.final.step == done < TOTAL
+    assert list(stopped.rows) == list(range(done))
+    assert done == 0 or stopped.saved[done].step == done
+    assert list(stopped.saved) == sorted({s for s in (7, 14) if s <= done} | ({done} - {0}))
+    rest = train_toy(state=replicate(stopped.final, make_mesh()), placement=placement)
+    assert stopped.rows | rest.rows == usual.rows
+    np.testing.assert_array_equal(rest.final.weight, usual.final.weight)
 
 
 def test_a_finished_run_takes_no_step(usual):

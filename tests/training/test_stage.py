@@ -1,5 +1,12 @@
 """A stage in its folder, on a toy that trains in milliseconds."""
 
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
 from typing import NamedTuple
 
 import jax
@@ -9,8 +16,10 @@ import pytest
 
 from smallvit_jax.data.batches import BatchOrder
 from smallvit_jax.data.placement import make_source
+from smallvit_jax.errors import UserError
 from smallvit_jax.training import stage as stages
 from smallvit_jax.training.checkpoints import CheckpointStore, read_params_and_meta
+from smallvit_jax.training.loop import TrainingDivergedError
 from smallvit_jax.training.sharding import make_mesh, replicate
 from tests.tiny_jobs import checkpoint_steps, read_metrics
 
@@ -31,7 +40,13 @@ def toy_step(state, images, labels, key, schedule):
     return ToyState(state.step + 1, weight), {"loss": jnp.sum(weight**2), "constant": 7.0}
 
 
-def run_toy(folder, evaluate=lambda epochs, state: {}, checkpoint_every=6, **more):
+def run_toy(
+    folder,
+    evaluate=lambda epochs, state: {},
+    checkpoint_every=6,
+    step_function=toy_step,
+    **more,
+):
     order = BatchOrder(len(IMAGES), 5, seed=0)
     state = ToyState(jnp.zeros((), jnp.int32), jnp.ones(12))
     with make_source(
@@ -42,7 +57,7 @@ def run_toy(folder, evaluate=lambda epochs, state: {}, checkpoint_every=6, **mor
                 folder=folder,
                 description="toy",
                 config=CONFIG,
-                step_function=toy_step,
+                step_function=step_function,
                 schedule={"learning_rate": np.linspace(1, 0.1, TOTAL)},
                 steps_per_epoch=STEPS_PER_EPOCH,
                 batch_size=5,
@@ -102,6 +117,171 @@ def test_a_stage_that_was_stopped_continues_bit_for_bit(whole, tmp_path, stop_at
     assert (tmp_path / "metrics.jsonl").read_text() == (folder / "metrics.jsonl").read_text()
     np.testing.assert_array_equal(outcome.state.weight, expected.state.weight)
     assert outcome.evaluations == expected.evaluations
+
+
+@pytest.mark.parametrize(
+    ("signum", "stop_at"),
+    [(signal.SIGTERM, 0), (signal.SIGINT, 2), (signal.SIGTERM, 3), (signal.SIGTERM, EPOCHS)],
+)
+def test_a_signal_saves_what_is_done_and_changes_no_bit(whole, tmp_path, signum, stop_at, capsys):
+    """Sent during an evaluation; after epoch 3 and at the end a checkpoint is due anyway."""
+
+    def stop(epochs, state):
+        if epochs == stop_at:
+            signal.raise_signal(signum)
+        return figures(epochs, state)
+
+    before = signal.getsignal(signum)
+    with pytest.raises(KeyboardInterrupt) as caught, _default_handlers(signum):
+        run_toy(tmp_path, stop)
+    assert signal.getsignal(signum) == before
+    done = stop_at * STEPS_PER_EPOCH
+    assert f"{signum.name}: finishing these steps" in capsys.readouterr().err
+    if stop_at < EPOCHS:
+        assert caught.value.signum == signum
+        expected = f"step {done} of {TOTAL}, which is saved" if done else "no step was done"
+        assert expected in str(caught.value)
+    assert [step for step in checkpoint_steps(tmp_path) if step == done] == [done] * (done > 0)
+    outcome = run_toy(tmp_path, figures)
+    folder, expected = whole
+    assert (tmp_path / "metrics.jsonl").read_text() == (folder / "metrics.jsonl").read_text()
+    np.testing.assert_array_equal(outcome.state.weight, expected.state.weight)
+
+
+@contextlib.contextmanager
+def _default_handlers(signum):
+    """As Python has them for SIGINT, so that a signal that comes too late is an exception, too."""
+    before = signal.signal(signum, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signum, before)
+
+
+def test_weights_that_a_step_spoils_are_not_saved(tmp_path):
+    """The loss of step 12 is finite; what it makes of the weights is not."""
+
+    def spoil(state, *rest):
+        state, metrics = toy_step(state, *rest)
+        return state._replace(weight=jnp.where(state.step == 12, jnp.inf, state.weight)), metrics
+
+    message = r"state after the update \(weight\) became infinite .* at step 12 \(epoch 3\)"
+    with pytest.raises(TrainingDivergedError, match=message):
+        run_toy(tmp_path, step_function=spoil)
+    assert checkpoint_steps(tmp_path) == [6]
+    assert read_metrics(tmp_path, "train")[-1]["step"] == 12
+
+
+LIVE = """
+    import sys, time
+    from pathlib import Path
+    from smallvit_jax.training.stage_folder import locked
+
+    with locked(Path(sys.argv[1])):
+        print("locked", flush=True)
+        time.sleep(600)
+"""
+
+
+def test_a_folder_in_use_is_refused_until_its_run_is_killed(tmp_path):
+    command = [sys.executable, "-c", textwrap.dedent(LIVE), str(tmp_path)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout.readline() == "locked\n"
+        words = rf"{tmp_path} is in use by another run \(process {process.pid} on .*another --work"
+        with pytest.raises(UserError, match=words):
+            run_toy(tmp_path)
+        assert os.listdir(tmp_path) == [".lock"]
+    finally:
+        process.kill()
+        process.wait()
+    run_toy(tmp_path)
+    run_toy(tmp_path)  # a run lets go of the folder at its end
+
+
+SMALL_DISK = """
+    import os, sys, time
+    from pathlib import Path
+    from smallvit_jax.errors import UserError
+    from tests.training.test_stage import checkpoint_steps, fill, figures, run_toy
+
+    folder = Path(sys.argv[1])
+    def evaluate(epochs, state):
+        if epochs == 3:
+            while not (folder / "run/checkpoints/6").is_dir():  # it is written in the background
+                time.sleep(0.01)
+            fill(folder / "ballast")
+        return figures(epochs, state)
+    try:
+        run_toy(folder / "run", evaluate)
+    except UserError as error:
+        print(error)
+    print(checkpoint_steps(folder / "run"))
+    os.remove(folder / "ballast")
+    run_toy(folder / "run", figures)
+    print((folder / "run/metrics.jsonl").read_text() == Path(sys.argv[2]).read_text())
+"""
+
+
+def fill(path):
+    """Writes a file until the disk is full."""
+    with open(path, "wb", buffering=0) as file:
+        try:
+            while True:
+                file.write(bytes(512))
+        except OSError:
+            return
+
+
+def on_a_file_system(folder, options, code, *words):
+    """Runs code in a user namespace where a small file system is mounted at the folder."""
+    mount = ["mount", "-t", "tmpfs", "-o", options, "none", str(folder)]
+    probe = ["unshare", "-rm", *mount]
+    if shutil.which("unshare") is None or subprocess.run(probe, capture_output=True).returncode:
+        pytest.skip("this machine does not let a test mount a file system")
+    script = f'{" ".join(mount)} && exec "$@"'
+    python = [sys.executable, "-c", textwrap.dedent(code), str(folder), *map(str, words)]
+    done = subprocess.run(
+        ["unshare", "-rm", "sh", "-c", script, "sh", *python],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env=os.environ | {"PYTHONPATH": os.getcwd(), "TMPDIR": "/tmp"},
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout.splitlines()
+
+
+def test_a_full_disk_keeps_the_last_good_checkpoint_and_says_so(whole, tmp_path):
+    sentence, steps, same = on_a_file_system(
+        tmp_path, "size=2m", SMALL_DISK, whole[0] / "metrics.jsonl"
+    )
+    assert sentence.startswith(f"the disk holding {tmp_path}/run/")
+    assert "is full; free space and run the same command again; the last good chec" in sentence
+    assert sentence.endswith("step 6") and steps == "[6]"
+    assert same == "True"
+
+
+READ_ONLY = """
+    import sys
+    from pathlib import Path
+    from smallvit_jax.errors import UserError
+    from tests.training.test_stage import run_toy
+
+    for folder in (Path(sys.argv[1]), Path(sys.argv[1]) / "run"):
+        try:
+            run_toy(folder)
+        except UserError as error:
+            print(error)
+"""
+
+
+def test_a_read_only_workdir_is_one_sentence(tmp_path):
+    lines = on_a_file_system(tmp_path, "size=1m,ro", READ_ONLY)
+    assert len(lines) == 2
+    for line, folder in zip(lines, (tmp_path, tmp_path / "run"), strict=True):
+        assert line.startswith(f"{folder} cannot be written (")
+        assert line.endswith("choose a --workdir you may write to")
 
 
 def test_a_finished_stage_run_again_takes_no_step(whole, tmp_path):

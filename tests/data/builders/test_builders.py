@@ -1,31 +1,22 @@
 """Each builder on an original of a few images, packed and unpacked, read back by `load_split`."""
 
-import dataclasses
-
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
 from smallvit_jax.data import load_split
-from smallvit_jax.data.builders import own_builder
 from smallvit_jax.data.datasets import DATASETS
 from smallvit_jax.data.prepare import prepare
 from smallvit_jax.errors import UserError
 from tests.data import tiny_originals as originals
 
-# Dataset → how to make its original, number of classes in it, name of its folder, of its archive.
+# Dataset → name of its original's folder, of its archive.
 TINY = {
-    "cinic10": (originals.cinic10, 10, "CINIC-10", "CINIC-10.tar.gz"),
-    "tiny_imagenet": (
-        *(originals.tiny_imagenet, 3),
-        *("tiny-imagenet-200", "tiny-imagenet-200.zip"),
-    ),
-    "aircraft": (
-        *(originals.aircraft, 3),
-        *("fgvc-aircraft-2013b", "fgvc-aircraft-2013b.tar.gz"),
-    ),
-    "cars": (originals.cars, 3, "stanford_cars", "stanford_cars.zip"),
+    "cinic10": ("CINIC-10", "CINIC-10.tar.gz"),
+    "tiny_imagenet": ("tiny-imagenet-200", "tiny-imagenet-200.zip"),
+    "aircraft": ("fgvc-aircraft-2013b", "fgvc-aircraft-2013b.tar.gz"),
+    "cars": ("stanford_cars", "stanford_cars.zip"),
 }
 
 
@@ -33,15 +24,12 @@ class Tiny:
     """An unpacked original in `folder`, and the labels that belong to its images."""
 
     def __init__(self, name, folder, monkeypatch, make=None):
-        usual, classes, directory, self.archive_name = TINY[name]
+        usual, classes = originals.ORIGINALS[name]
+        directory, self.archive_name = TINY[name]
         self.name, self.folder = name, folder / directory
-        self.spec = dataclasses.replace(DATASETS[name], num_classes=classes)
         self.labels = (make or usual)(self.folder)
-        counts = {split: len(labels) for split, labels in self.labels.items()}
-        builder = own_builder(self.spec.builder)
-        monkeypatch.setitem(DATASETS, name, self.spec)
-        monkeypatch.setattr(builder, "CLASSES", classes)
-        monkeypatch.setattr(builder, "COUNTS", counts)
+        originals.expect(monkeypatch, name, classes, self.labels)
+        self.spec = DATASETS[name]
 
     def read(self, split, data_dir):
         """Images and labels of a split as stored, by the image's file."""

@@ -1,0 +1,67 @@
+"""The count of matrix products, against formulas and against XLA's own."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from benchmarks.flops import matmul_flops
+from smallvit_jax.models import create_model
+from tests.benchmarks.tiny import TINY
+
+
+def test_a_product_counts_two_per_multiply_and_add():
+    a, b = jnp.ones((5, 3, 4)), jnp.ones((5, 4, 7))
+    assert matmul_flops(jnp.matmul, a, b) == 2 * 5 * 3 * 4 * 7
+
+
+def test_a_convolution_counts_its_kernel_at_every_output():
+    images, kernel = jnp.ones((2, 8, 8, 3)), jnp.ones((4, 4, 3, 5))
+
+    def convolve(x, k):
+        return jax.lax.conv_general_dilated(
+            x, k, (4, 4), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+
+    assert matmul_flops(convolve, images, kernel) == 2 * (2 * 2 * 2 * 5) * (4 * 4 * 3)
+
+
+def test_a_scan_counts_its_length_and_a_branch_its_dearest():
+    weights = jnp.ones((6, 4, 4))
+
+    def loop(x):
+        return jax.lax.scan(lambda x, w: (x @ w, None), x, weights)[0]
+
+    def branch(x):
+        return jax.lax.cond(x[0, 0] > 0, lambda x: x @ weights[0] @ weights[1], lambda x: x, x)
+
+    x = jnp.ones((3, 4))
+    assert matmul_flops(loop, x) == 6 * 2 * 3 * 4 * 4
+    assert matmul_flops(branch, x) == 2 * 2 * 3 * 4 * 4
+
+
+def test_a_gradient_costs_two_more_products():
+    x, w = jnp.ones((3, 4)), jnp.ones((4, 5))
+    forward = 2 * 3 * 4 * 5
+    loss = jax.grad(lambda x, w: jnp.tanh(x @ w).sum(), argnums=(0, 1))
+    assert matmul_flops(loss, x, w) == 3 * forward
+
+
+def test_a_loop_of_unknown_length_is_refused():
+    with pytest.raises(ValueError, match="unknown number of rounds"):
+        matmul_flops(
+            lambda x: jax.lax.while_loop(lambda x: x.sum() < 9, lambda x: x @ x, x),
+            jnp.ones((2, 2)),
+        )
+
+
+def test_the_vision_transformer_has_the_products_of_its_formula():
+    batch, tokens, width, depth, hidden = 2, 65, 24, 3, 48
+    block = tokens * (4 * width * width + 2 * width * hidden) + 2 * tokens * tokens * width
+    # Of the last block only the class token's query, output and MLP are computed.
+    keys_and_values = tokens * 2 * width * width
+    last = keys_and_values + 2 * width * width + 2 * tokens * width + 2 * width * hidden
+    patches = 64 * (4 * 4 * 3) * width
+    expected = 2 * batch * (patches + (depth - 1) * block + last)
+
+    model = create_model("vit", image_size=32, **TINY)
+    assert matmul_flops(model.features, jnp.ones((batch, 32, 32, 3))) == expected

@@ -1,0 +1,57 @@
+"""Measurements of a tiny model: that they run, and that their parts belong together."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from benchmarks import measure
+from benchmarks.training_steps import make_steps, unrolled_loops
+from tests.benchmarks.tiny import TINY
+from tests.reference_traces import quick_jit
+from tests.tiny_jobs import quick_compilation
+
+
+@pytest.mark.slow
+def test_a_job_takes_turns_with_its_step(compilation_cache):
+    with quick_compilation(compilation_cache):
+        found = measure.loop("vit", "pretrain", 4, "float32", duration=0.01, repeats=2, **TINY)
+    assert found["steps_per_turn"] % 8 == 0
+    rates = found["images_per_second"]
+    assert {name: rate["repeats"] for name, rate in rates.items()} == {
+        "step": 2,
+        "device": 2,
+        "host": 2,
+    }
+    expected = rates["device"]["median"] / rates["step"]["median"]
+    assert abs(found["loop_share_of_step"]["ratio"] - expected) < 1e-3
+    json.dumps(found)
+
+
+@pytest.mark.slow
+def test_the_complete_step_is_augmentation_and_update():
+    steps = make_steps("vit", "pretrain", 2, "float32", **TINY)
+    key = jax.random.key(3)
+    view_key, drop_key = jax.random.split(key)
+    whole = quick_jit(steps.complete)(steps.state, steps.images, steps.labels, key, steps.schedule)
+    views = quick_jit(steps.augment)(steps.images, view_key)
+    parts = quick_jit(steps.update)(steps.state, views, drop_key, steps.schedule)
+    np.testing.assert_allclose(whole[1]["loss"], parts[1]["loss"], rtol=1e-5)
+
+
+def test_unrolled_loops_compute_the_same():
+    weights = jax.random.normal(jax.random.key(0), (5, 4, 4))
+
+    def loop(x):
+        return jax.lax.scan(lambda x, w: (x @ w, x.sum()), x, weights)
+
+    def program(x):  # of a new function each time: JAX remembers those it has traced
+        return str(jax.make_jaxpr(lambda x: loop(x))(x))
+
+    x = jax.numpy.ones((2, 4))
+    expected = loop(x)
+    with unrolled_loops():
+        assert "scan" not in program(x)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), loop(x), expected)
+    assert "scan" in program(x)

@@ -1,0 +1,97 @@
+"""The PyTorch peer takes the same steps as we do: with our weights, the same losses and weights."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from benchmarks.training_steps import make_steps
+from smallvit_jax.interop import torch_weights
+from smallvit_jax.models import create_model
+from smallvit_jax.models.heads import ProjectionHead, ViewNetwork
+from smallvit_jax.models.parameters import set_arrays
+from tests.benchmarks.tiny import TINY
+from tests.reference_traces import quick_jit
+
+torch = pytest.importorskip("torch")
+peer = pytest.importorskip("benchmarks.pytorch_peer")
+
+BATCH = 4
+
+
+def as_torch(state_dict: dict[str, np.ndarray]) -> dict:
+    return {name: torch.tensor(value) for name, value in state_dict.items()}
+
+
+def channels_first(views) -> torch.Tensor:
+    """[batch, views, side, side, 3] → [views x batch, 3, side, side]."""
+    array = np.asarray(views).transpose(1, 0, 4, 2, 3)
+    return torch.tensor(array.reshape(-1, *array.shape[2:]))
+
+
+def tiny_vit(**options):
+    return peer.ViT(**{k: v for k, v in TINY.items() if k != "init"}, **options)
+
+
+def test_two_steps_of_pretraining_agree():
+    steps = make_steps("vit", "pretrain", BATCH, "float32", **TINY)
+    module = ViewNetwork(
+        create_model("vit", image_size=32, **TINY),
+        ProjectionHead(TINY["width"], init=TINY["init"], rngs=nnx.Rngs(0)),
+    )
+    set_arrays(module, steps.state.student | steps.state.student_buffers)
+    networks = [peer.MultiCrop(tiny_vit(), peer.Head(TINY["width"])) for _ in range(2)]
+    networks[0].load_state_dict(as_torch(torch_weights.state_dict(module)))
+    theirs = peer.Pretraining(*networks)
+    schedule = steps.schedule
+    for group in theirs.optimizer.param_groups:
+        group["lr"] = float(schedule["learning_rate"])
+        group["weight_decay"] *= float(schedule["weight_decay"]) / 0.1
+
+    update = quick_jit(steps.update)
+    state, views = steps.state, [channels_first(group) for group in steps.ready]
+    for _ in range(2):
+        state, metrics = update(state, steps.ready, None, schedule)
+        loss = theirs.step(
+            views,
+            temperature=float(schedule["teacher_temperature"]),
+            momentum=float(schedule["teacher_momentum"]),
+        )
+        assert float(metrics["loss"]) == pytest.approx(float(loss), rel=1e-5)
+    np.testing.assert_allclose(state.center, theirs.center, atol=1e-5)
+    for arrays, network in ((state.student, networks[0]), (state.teacher, networks[1])):
+        ours = np.linalg.norm([jnp.linalg.norm(value) for value in arrays.values()])
+        norms = [p.detach().norm() for n, p in network.named_parameters() if "weight_g" not in n]
+        assert ours == pytest.approx(np.linalg.norm(norms), rel=1e-5)
+
+
+def test_two_steps_of_finetuning_agree():
+    steps = make_steps("vit", "finetune", BATCH, "float32", **TINY)
+    model = create_model("vit", image_size=32, num_classes=10, **TINY)
+    set_arrays(model, steps.state.params)
+    network = tiny_vit(num_classes=10)
+    network.load_state_dict(as_torch(torch_weights.state_dict(model)))
+    theirs = peer.Finetuning(network)
+    theirs.optimizer.param_groups[0]["lr"] = float(steps.schedule["learning_rate"])
+    images, labels, others, share = steps.ready
+    inputs = (channels_first(images[:, None]), *map(to_long, (labels, others)), float(share))
+
+    update, state = quick_jit(steps.update), steps.state
+    for _ in range(2):
+        state, metrics = update(state, steps.ready, None, steps.schedule)
+        assert float(metrics["loss"]) == pytest.approx(float(theirs.step(*inputs)), rel=1e-5)
+
+
+def to_long(labels) -> torch.Tensor:
+    return torch.tensor(np.asarray(labels)).long()
+
+
+def test_features_agree_at_both_sizes():
+    model = create_model("vit", image_size=32, **TINY)
+    network = tiny_vit()
+    network.load_state_dict(as_torch(torch_weights.state_dict(model)))
+    for side in (32, 16):
+        images = np.random.default_rng(side).standard_normal((BATCH, side, side, 3), np.float32)
+        with torch.no_grad():
+            theirs = network(channels_first(images[:, None]))
+        np.testing.assert_allclose(quick_jit(model.features)(images), theirs, atol=1e-5)
