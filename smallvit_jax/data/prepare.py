@@ -1,8 +1,8 @@
 """Prepares a dataset: `python -m smallvit_jax.data.prepare DATASET [--manual_dir PATH]`.
 
 Writes array_record files that every job reads without TensorFlow. Exits with 0 when the dataset is
-there, 2 after a mistake that the user can mend (one line on stderr), 130 when interrupted, and 1
-after an error of the program's own (with its traceback).
+there, 2 after a mistake that the user can mend (one line on stderr), 130 or 143 when interrupted,
+and 1 after an error of the program's own (with its traceback).
 """
 
 import argparse
@@ -12,7 +12,6 @@ import importlib.util
 import io
 import os
 import shutil
-import signal
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -32,8 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def body() -> None:
         flags = _parser().parse_args(argv)
-        with _terminated_is_interrupted():
-            print(prepare(flags.dataset, flags.manual_dir, flags.data_dir))
+        print(prepare(flags.dataset, flags.manual_dir, flags.data_dir))
 
     return run_program(
         body, when_interrupted="the dataset is not there yet and the same command starts over"
@@ -162,20 +160,6 @@ def _alone_in(folder: Path) -> Iterator[None]:
             os.remove(lock.name)
             with contextlib.suppress(OSError):  # it holds the dataset now
                 folder.rmdir()
-
-
-@contextlib.contextmanager
-def _terminated_is_interrupted() -> Iterator[None]:
-    """Meanwhile, being told to terminate cleans up just as Ctrl-C does."""
-    try:
-        before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    except ValueError:  # not the main thread
-        yield
-        return
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 class _Parser(argparse.ArgumentParser):

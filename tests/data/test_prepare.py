@@ -216,8 +216,8 @@ def test_stopped_preparation_is_no_dataset(tmp_path, stop):
     if stop == signal.SIGKILL:
         assert not (folder / "1.0.0").exists()
     else:
-        assert process.returncode == 130
-        assert err.startswith("error: interrupted by SIGINT; the dataset is not there yet")
+        assert process.returncode == 128 + stop
+        assert err.startswith(f"error: interrupted by {stop.name}; the dataset is not there yet")
         assert not folder.exists()
 
 

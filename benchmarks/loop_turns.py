@@ -1,0 +1,128 @@
+"""Whole jobs and a bare step, taking turns in one process.
+
+Each contender works for one turn while the others wait, round after round: whatever the machine
+does meanwhile, it does to all of them.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+from ml_collections import ConfigDict
+
+from benchmarks.synthetic_data import write_cifar10
+from benchmarks.timing import Run
+from smallvit_jax import finetune, pretrain
+
+Turn = Callable[[], None]
+"""Ends the contender's turn and returns when its next one begins."""
+Contender = Callable[[Turn], None]
+
+_EVALUATOR = {"pretrain": (pretrain, "KnnEvaluator"), "finetune": (finetune, "AccuracyEvaluator")}
+
+
+def take_turns(contenders: Mapping[str, Contender]) -> dict[str, list[float]]:
+    """Seconds of each turn but the first, which compiles and warms up.
+
+    Every contender calls its `turn` first, when it is ready to begin, then after each turn, as
+    often as the others. What it does after its last turn is not timed, nor in anyone's way.
+    """
+    relay = _Relay(list(contenders))
+    threads = [
+        threading.Thread(target=relay.run, args=(name, contender), daemon=True)
+        for name, contender in contenders.items()
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if relay.error is not None:
+        raise relay.error
+    return {name: turns[1:] for name, turns in relay.seconds.items()}
+
+
+class _Relay:
+    """Lets one thread at a time run, in a fixed order."""
+
+    def __init__(self, names: Sequence[str]):
+        self._names = list(names)
+        self._running = 0
+        self._changed = threading.Condition()
+        self._begun: dict[str, float] = {}
+        self.seconds: dict[str, list[float]] = {name: [] for name in names}
+        self.error: BaseException | None = None
+
+    def run(self, name: str, contender: Contender) -> None:
+        try:
+            self._wait(name)  # preparations are made one after the other, too
+            contender(lambda: self._turn(name))
+        except BaseException as error:  # must reach the main thread, and end the others
+            self.error = self.error or error
+        finally:
+            with self._changed:
+                self._names.remove(name)
+                self._running = self._running % max(1, len(self._names))
+                self._changed.notify_all()
+
+    def _turn(self, name: str) -> None:
+        if name in self._begun:
+            self.seconds[name].append(time.perf_counter() - self._begun[name])
+        with self._changed:
+            self._running = (self._running + 1) % len(self._names)
+            self._changed.notify_all()
+        self._wait(name)
+        self._begun[name] = time.perf_counter()
+
+    def _wait(self, name: str) -> None:
+        with self._changed:
+            self._changed.wait_for(
+                lambda: self.error is not None or self._names[self._running] == name
+            )
+        if self.error is not None:
+            raise RuntimeError("another contender failed")
+
+
+def repeated(run: Run, steps: int, repeats: int) -> Contender:
+    """A contender that runs so many steps per turn."""
+
+    def contender(turn: Turn) -> None:
+        turn()
+        for _ in range(repeats + 1):
+            run(steps)
+            turn()
+
+    return contender
+
+
+def jobs(config: ConfigDict, folder: Path, steps: int, repeats: int) -> dict[str, Contender]:
+    """The config's job with its images in device memory and in host memory.
+
+    A turn is an epoch of so many steps. Only the evaluation is replaced, by the end of the turn.
+    Writes images and results into `folder`.
+    """
+    stage = config.job
+    write_cifar10(folder, images=steps * config[stage].batch_size)
+
+    def job(placement: str) -> Contender:
+        own = config.copy_and_resolve_references()
+        own[stage].epochs = repeats + 1
+        own.finetune.passes_per_epoch = 1
+        own.runtime.data_placement = placement
+        own.runtime.checkpoint_every = 10**9  # one is written after the last turn
+        own.runtime.compilation_cache = ""
+        module, evaluator = _EVALUATOR[stage]
+
+        def contender(turn: Turn) -> None:
+            def evaluate(*_: Any) -> dict[str, dict[str, float]]:
+                turn()
+                return {"test": {"top1": 0.0, "top5": 0.0, "loss": 0.0}}
+
+            with mock.patch.object(module, evaluator, lambda *_, **__: evaluate):
+                module.run(own, folder / placement, str(folder))
+
+        return contender
+
+    return {placement: job(placement) for placement in ("device", "host")}

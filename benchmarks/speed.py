@@ -1,0 +1,307 @@
+"""Measures how fast training is here: `python -m benchmarks.speed [--quick] [--out FILE]`.
+
+Prints progress on stderr and tables at the end, and writes every figure as JSON.
+`python -m benchmarks.speed --table FILE...` prints the tables of earlier results as Markdown.
+What each figure means is in docs/speed.md.
+"""
+
+import argparse
+import datetime
+import json
+import platform
+import shlex
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks import speed_report
+from benchmarks.processes import ROOT, MeasurementError, Session, is_running, wait
+from benchmarks.synthetic_data import write_cifar10
+from benchmarks.timing import summarize, summarize_ratio
+
+FIGURES = ("help", "step", "augment", "loop", "start", "peer", "unrolled")
+
+
+def measure_help(session: Session, _: dict[str, Any]) -> dict[str, Any]:
+    """Seconds until `--help` has answered."""
+    times = []
+    for _ in range(session.repeats):
+        start = time.perf_counter()
+        process, log = session.start("smallvit_jax.main", "--help")
+        wait(process, log)
+        times.append(time.perf_counter() - start)
+    return {"seconds": {**summarize(times), "best": round(min(times), 3)}}
+
+
+def measure_step(session: Session, about: dict[str, Any]) -> dict[str, Any]:
+    """The complete step and the step from ready views."""
+    return session.measure(
+        "step",
+        **about,
+        duration=session.duration,
+        repeats=session.repeats,
+        parts=["complete", "update"],
+    )
+
+
+def measure_augmentation(session: Session, about: dict[str, Any]) -> dict[str, Any]:
+    """Augmentation alone: on one core of a CPU, else on the device."""
+    about = {name: value for name, value in about.items() if name != "precision"}
+    return session.measure(
+        "augment",
+        **about,
+        duration=session.duration,
+        repeats=session.repeats,
+        pin=session.platform == "cpu",
+    )
+
+
+def measure_loop(session: Session, about: dict[str, Any]) -> dict[str, Any]:
+    """The whole job against its bare step, and from host memory against device memory."""
+    quick = session.quick
+    return session.measure(
+        "loop", **about, duration=1.0 if quick else 4.0, repeats=2 if quick else 4
+    )
+
+
+def measure_start(session: Session, about: dict[str, Any]) -> dict[str, Any]:
+    """Seconds from the command to the first finished step, with nothing compiled and again."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        write_cifar10(folder, images=2 * about["batch"])
+        found: dict[str, Any] = {}
+        for kind in ("cold", "warm"):
+            before = _files(folder / "cache")
+            seconds, memory = _first_step(session, about, folder, kind)
+            found[f"{kind}_seconds"] = round(seconds, 2)
+            found[f"{kind}_peak_rss_bytes"] = memory
+            found[f"{kind}_programs_stored"] = len(_files(folder / "cache") - before)
+        return found
+
+
+def _first_step(
+    session: Session, about: dict[str, Any], folder: Path, name: str
+) -> tuple[float, int]:
+    """Runs a job of two steps; returns the seconds to the first one's end, and peak memory."""
+    stage = about["stage"]
+    settings = {
+        f"{stage}.batch_size": about["batch"],
+        f"{stage}.epochs": 1,
+        "pretrain.knn_every": 0,
+        "finetune.passes_per_epoch": 1,
+        "runtime.precision": about["precision"],
+        "runtime.checkpoint_every": 1,
+        "runtime.compilation_cache": folder / "cache",
+    }
+    start = time.perf_counter()
+    process, log = session.start(
+        "smallvit_jax.main",
+        f"--config={ROOT}/configs/{stage}.py:{about['model']},cifar10",
+        f"--workdir={folder / name}",
+        f"--data_dir={folder}",
+        *(f"--config.{field}={value}" for field, value in settings.items()),
+        JAX_COMPILATION_CACHE_DIR=str(folder / "cache"),
+    )
+    metrics, finished = folder / name / "metrics.jsonl", None
+    while finished is None and is_running(process):
+        if metrics.exists() and '"train"' in metrics.read_text():
+            finished = time.perf_counter() - start
+        time.sleep(0.01)
+    memory = wait(process, log)
+    if finished is None:
+        raise MeasurementError("the job ended without a finished step")
+    return finished, memory
+
+
+def _files(folder: Path) -> set[str]:
+    """Programs in a compilation cache."""
+    if not folder.is_dir():
+        return set()
+    return {path.name for path in folder.iterdir() if path.name.endswith("-cache")}
+
+
+def measure_peer(session: Session, about: dict[str, Any]) -> dict[str, Any]:
+    """Our step from ready views beside the same step in PyTorch, in turns."""
+    device = "cpu" if session.platform == "cpu" else "cuda"
+    peer = [
+        *("--stage", about["stage"], "--batch", str(about["batch"]), "--device", device),
+        *("--duration", str(session.duration), "--repeats", "2"),
+        *(["--bf16"] if about["precision"] == "bfloat16" else []),
+    ]
+    contenders = {
+        "ours": lambda: _update_alone(session, about),
+        "pytorch": lambda: session.run("benchmarks.pytorch_peer", *peer),
+    }
+    if session.torch_compile:
+        contenders["pytorch_compiled"] = lambda: session.run(
+            "benchmarks.pytorch_peer", *peer, "--compile"
+        )
+    return side_by_side(contenders, session.rounds)
+
+
+def measure_unrolled(session: Session, about: dict[str, Any]) -> dict[str, Any]:
+    """The step with its loops over equal blocks, and with copies of the blocks instead."""
+    contenders = {
+        "loops": lambda: _update_alone(session, about),
+        "unrolled": lambda: _update_alone(session, about, unrolled=True),
+    }
+    return side_by_side(contenders, session.rounds)
+
+
+def _update_alone(session: Session, about: dict[str, Any], **options: Any) -> dict[str, Any]:
+    return session.measure(
+        "step", **about, duration=session.duration, repeats=2, parts=["update"], **options
+    )
+
+
+def side_by_side(contenders: dict[str, Any], rounds: int) -> dict[str, Any]:
+    """Runs contenders in turns; ratios are those of the first to each of the others."""
+    rates: dict[str, list[float]] = {name: [] for name in contenders}
+    found: dict[str, Any] = {}
+    for number in range(rounds):
+        for name, measure in contenders.items():
+            result = measure()
+            rate = result["images_per_second"]
+            rates[name].append(rate.get("update", rate)["median"])
+            if number == 0:  # with nothing compiled
+                kept = ("compile_seconds", "peak_rss_bytes", "device_peak_bytes")
+                found[name] = {key: result[key] for key in kept if result.get(key)}
+    first, *others = contenders
+    return {
+        "images_per_second": {name: summarize(values) for name, values in rates.items()},
+        "ratios": {other: summarize_ratio(rates[first], rates[other]) for other in others},
+        "first_round": found,
+    }
+
+
+_MEASURES = {
+    "help": measure_help,
+    "step": measure_step,
+    "augment": measure_augmentation,
+    "loop": measure_loop,
+    "start": measure_start,
+    "peer": measure_peer,
+    "unrolled": measure_unrolled,
+}
+
+
+def plan(args: argparse.Namespace) -> Iterator[tuple[str, dict[str, Any]]]:
+    """What to measure, in order: figure and what it is about."""
+    if "help" in args.only:
+        yield "help", {}
+    for model in args.models:
+        for stage in args.stages:
+            for batch in args.batch:
+                for precision in args.precision:
+                    about = dict(model=model, stage=stage, batch=batch, precision=precision)
+                    for figure in args.only:
+                        ours_alone = figure == "peer" and (model != "vit" or not _has_torch())
+                        again = figure == "augment" and (
+                            precision != args.precision[0] or model != args.models[0]
+                        )
+                        if figure != "help" and not ours_alone and not again:
+                            yield figure, about
+
+
+def _has_torch() -> bool:
+    import importlib.util
+
+    return importlib.util.find_spec("torch") is not None
+
+
+def parse(words: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.speed", description=__doc__)
+    listed = lambda text: text.split(",")  # noqa: E731
+    numbers = lambda text: [int(word) for word in text.split(",")]  # noqa: E731
+    parser.add_argument("--models", type=listed, default=["vit"], help="of vit,swin,cait")
+    parser.add_argument("--stages", type=listed, default=["pretrain", "finetune"])
+    parser.add_argument("--batch", type=numbers, help="default: 16 on a CPU, else 256")
+    parser.add_argument("--precision", type=listed, help="default: float32; on a GPU bfloat16 too")
+    parser.add_argument(
+        "--only", type=listed, default=list(FIGURES[:-1]), help=f"of {','.join(FIGURES)}"
+    )
+    parser.add_argument("--rounds", type=int, default=3, help="of the side-by-side figures")
+    parser.add_argument("--torch_compile", action="store_true", help="PyTorch compiled as well")
+    parser.add_argument("--quick", action="store_true", help="short and rough, to try it out")
+    parser.add_argument("--out", type=Path, help="default: speed_<device>.json here")
+    parser.add_argument("--table", type=Path, nargs="+", help="print results as Markdown, no more")
+    args = parser.parse_args(words)
+    if unknown := set(args.only) - set(FIGURES):
+        parser.error(
+            f"--only={','.join(sorted(unknown))} is unknown; choose of {','.join(FIGURES)}"
+        )
+    return args
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    args = parse(words)
+    if args.table:
+        for file in args.table:
+            speed_report.show(json.loads(file.read_text()), markdown=True)
+        return 0
+    with tempfile.TemporaryDirectory() as folder:
+        session = Session(Path(folder), quick=args.quick)
+        about = session.measure(
+            "machine",
+            precisions=args.precision,
+            duration=session.duration / 3,
+            repeats=session.repeats,
+        )
+        session.rounds, session.torch_compile = args.rounds, args.torch_compile
+        session.platform = about["platform"]
+        cpu = session.platform == "cpu"
+        args.batch = args.batch or [16 if cpu else 256]
+        args.precision = args.precision or (["float32"] if cpu else ["float32", "bfloat16"])
+        for figure, what in plan(args):
+            measure = _MEASURES[figure]
+            session.record(figure, what, lambda m=measure, w=what: m(session, w))
+    result = {
+        **_origin(words),
+        "cores": about["threads"],
+        "machine": about,
+        "figures": session.figures,
+    }
+    kind = about["device_kind"].replace(" ", "_").lower()
+    out = args.out or Path(f"speed_{kind}.json")
+    out.write_text(json.dumps(result, indent=1) + "\n")
+    speed_report.show(result)
+    print(f"written: {out}")
+    return int(any("error" in figure for figure in session.figures))
+
+
+def _origin(words: Sequence[str] | None) -> dict[str, Any]:
+    """Which code, command and day the figures are from."""
+    words = sys.argv[1:] if words is None else words
+    return {
+        "command": shlex.join(["python", "-m", "benchmarks.speed", *words]),
+        "commit": _git("rev-parse", "--short", "HEAD") or "unknown",
+        "changed_files": len(_git("status", "--porcelain", "--", "smallvit_jax").splitlines()),
+        "date": datetime.date.today().isoformat(),
+        "processor": _processor(),
+    }
+
+
+def _git(*words: str) -> str:
+    try:
+        done = subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True)
+    except FileNotFoundError:
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""
+
+
+def _processor() -> str:
+    """The processor's name where the system tells it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

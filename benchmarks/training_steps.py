@@ -1,0 +1,185 @@
+"""The real training steps of both stages, taken apart for measurement."""
+
+import contextlib
+import dataclasses
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from smallvit_jax import finetune, inputs, pretrain, pretrain_step
+from smallvit_jax.augment.finetune import augment_batch
+from smallvit_jax.augment.views import multi_crop
+from smallvit_jax.config import default_config
+from smallvit_jax.data.datasets import get_dataset
+from smallvit_jax.models import create_model
+from smallvit_jax.models.parameters import Functional
+from smallvit_jax.training import runtime
+from smallvit_jax.training.optimizers import make_optimizer
+
+STAGES = ("pretrain", "finetune")
+_STEPS_PER_EPOCH = 10
+_MIDDLE = 50 * _STEPS_PER_EPOCH  # a step past every warm-up, the last layer free
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingSteps:
+    """One stage's step: complete from uint8 images, and its two parts.
+
+    Attributes:
+      state: a fresh state; the functions may be given copies of it only, when they donate.
+      images: uint8 batch; `labels` its labels.
+      ready: what `augment` would give to `update`, from random numbers.
+      schedule: the values of a step in the middle of training.
+      complete: (state, images, labels, key, schedule) → (state, metrics), as training compiles it.
+      augment: (images, key) → views or augmented images.
+      update: (state, ready, key, schedule) → (state, metrics): all but the augmentation.
+    """
+
+    state: Any
+    images: jax.Array
+    labels: jax.Array
+    ready: Any
+    schedule: dict[str, jax.Array]
+    complete: Callable
+    augment: Callable
+    update: Callable
+
+
+def make_config(model: str, stage: str, batch_size: int, **options: Any) -> ConfigDict:
+    """The reference's recipe for CIFAR-10 with another model and batch size.
+
+    `options` are fields of `config.model`, for small models in tests.
+    """
+    config = default_config()
+    config.job = stage
+    config.model.name, config.dataset.name = model, "cifar10"
+    config[stage].batch_size = batch_size
+    for name, value in options.items():
+        config.model[name] = value
+    return config
+
+
+def make_steps(
+    model: str, stage: str, batch_size: int, precision: str, **options: Any
+) -> TrainingSteps:
+    """Builds the stage's step; `precision` is float32 or bfloat16, set for the whole process."""
+    config = make_config(model, stage, batch_size, **options)
+    dtype = runtime.prepare(precision, "")
+    data = SimpleNamespace(info=get_dataset("cifar10"))
+    build = {"pretrain": _pretraining, "finetune": _finetuning}[stage]
+    return build(config, inputs.model_options(config), dtype, data, _random(batch_size))
+
+
+def _pretraining(config, options, dtype, data, random) -> TrainingSteps:
+    p, size = config.pretrain, options["image_size"]
+    network, _ = pretrain.build_network(config, options, dtype)
+    optimizer = make_optimizer(
+        p.optimizer.name, clip=p.optimizer.clip, freezable=pretrain_step.is_last_layer
+    )
+    views = pretrain.view_settings(config, size, data)
+
+    def update(state, ready, key, schedule):
+        return pretrain_step.update(
+            state,
+            ready,
+            key,
+            schedule,
+            network=network,
+            optimizer=optimizer,
+            student_temperature=p.student_temperature,
+            center_momentum=p.teacher.center_momentum,
+            teacher_drop_path=p.teacher.drop_path,
+        )
+
+    return TrainingSteps(
+        state=pretrain_step.initial_state(network, optimizer, p.head.out_dim),
+        images=random.images(size),
+        labels=random.labels(),
+        ready=(random.floats(2, size), random.floats(views.local_crops, size // 2)),
+        schedule=_row(pretrain.make_schedule(config, _STEPS_PER_EPOCH)),
+        complete=pretrain.make_step(config, network, optimizer, views),
+        augment=lambda images, key: multi_crop(images, key, views),
+        update=update,
+    )
+
+
+def _finetuning(config, options, dtype, data, random) -> TrainingSteps:
+    f, size = config.finetune, options["image_size"]
+    options = options | {"num_classes": 10}
+    model = Functional(create_model(**options, dtype=dtype, seed=config.seed))
+    optimizer = make_optimizer(f.optimizer.name, clip=f.optimizer.clip, decay_vectors=True)
+    augment = finetune.augment_settings(config, size, data)
+
+    def update(state, ready, key, schedule):
+        return finetune.update(
+            state,
+            *ready,
+            key,
+            schedule,
+            model=model,
+            optimizer=optimizer,
+            label_smoothing=f.label_smoothing,
+        )
+
+    return TrainingSteps(
+        state=finetune.initial_state(model, optimizer),
+        images=random.images(size),
+        labels=random.labels(),
+        ready=(random.floats(size), random.labels(), random.labels(), jnp.float32(0.7)),
+        schedule=_row(finetune.make_schedule(config, _STEPS_PER_EPOCH)),
+        complete=finetune.make_step(config, model, optimizer, augment),
+        augment=lambda images, key: augment_batch(images, key, augment),
+        update=update,
+    )
+
+
+def _row(schedule: dict[str, np.ndarray]) -> dict[str, jax.Array]:
+    """The values of one step in the middle, in the types that the training loop gives them."""
+    types = {name: bool if v.dtype == bool else np.float32 for name, v in schedule.items()}
+    return {name: jnp.asarray(v[_MIDDLE], types[name]) for name, v in schedule.items()}
+
+
+def _random(batch_size: int) -> SimpleNamespace:
+    """Sources of random batches."""
+    rng = np.random.default_rng(0)
+
+    def floats(*shape: int) -> jax.Array:
+        """Normal values of shape [batch, (views,) side, side, 3]."""
+        *views, side = shape
+        values = rng.standard_normal((batch_size, *views, side, side, 3), np.float32)
+        return jnp.asarray(values)
+
+    def images(side: int) -> jax.Array:
+        return jnp.asarray(rng.integers(0, 256, (batch_size, side, side, 3), np.uint8))
+
+    def labels() -> jax.Array:
+        return jnp.asarray(rng.integers(0, 10, batch_size), jnp.int32)
+
+    return SimpleNamespace(floats=floats, images=images, labels=labels)
+
+
+@contextlib.contextmanager
+def unrolled_loops():
+    """Turns every `jax.lax.scan` of the models into copies of its body while it is active.
+
+    A measurement's business alone: it shows what looping over equal blocks costs and saves.
+    """
+
+    def scan(body, init, xs=None, length=None, **_):
+        length = length or len(jax.tree.leaves(xs)[0])
+        outputs, carry = [], init
+        for i in range(length):
+            carry, output = body(carry, jax.tree.map(lambda x: x[i], xs))  # noqa: B023 called now
+            outputs.append(output)
+        return carry, jax.tree.map(lambda *parts: jnp.stack(parts), *outputs)
+
+    original, jax.lax.scan = jax.lax.scan, scan
+    try:
+        yield
+    finally:
+        jax.lax.scan = original
