@@ -243,7 +243,8 @@ def _runtime() -> ml_collections.ConfigDict:
     runtime.distributed = "auto"
     # recompute each block's activations in the backward pass: less memory, a third more work
     runtime.remat = False
-    # parts that a step's batch is taken in, one after another: less memory, the same result
+    # parts that a step's batch is taken in, one after another: less memory, the same result but
+    # for drop path's draws
     runtime.accumulate = 1
     runtime.profile = 0  # training steps to trace into the stage's `profile/` folder; 0: none
     return runtime

@@ -27,7 +27,7 @@ from smallvit_jax.training.accumulation import mean_over_parts
 from smallvit_jax.training.logs import write_result
 from smallvit_jax.training.optimizers import make_optimizer
 from smallvit_jax.training.sharding import make_mesh, replicate
-from smallvit_jax.training.stage_folder import finished_result, holds_work
+from smallvit_jax.training.stage_folder import finished_result, holds_checkpoint
 
 
 class FinetuneState(NamedTuple):
@@ -166,7 +166,7 @@ def run(
     images, order, options, augment, schedule = plan(config, data)
     classifier = create_model(**options, dtype=dtype, remat=config.runtime.remat, seed=config.seed)
     start = init_from or config.finetune.init_from
-    if start and not holds_work(workdir):  # else the stage's own checkpoint holds more
+    if start and not holds_checkpoint(workdir):  # else the stage's own checkpoint holds more
         print(load_backbone(classifier, start, options))
     model = Functional(classifier)
     optimizer = make_optimizer(

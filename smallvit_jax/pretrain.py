@@ -35,7 +35,7 @@ from smallvit_jax.training.checkpoints import read_params_and_meta
 from smallvit_jax.training.logs import write_result
 from smallvit_jax.training.optimizers import make_optimizer
 from smallvit_jax.training.sharding import make_mesh, replicate
-from smallvit_jax.training.stage_folder import finished_result, holds_work
+from smallvit_jax.training.stage_folder import finished_result, holds_checkpoint
 
 MOST_RAW_BYTES = 2**30  # of float32 pixels that the kNN on raw pixels may hold
 
@@ -91,7 +91,7 @@ def run(config: ConfigDict, workdir: Path, data_dir: str | None) -> dict[str, An
     )
     state = initial_state(network, optimizer, out_dim)
     start = config.pretrain.init_from
-    if start and not holds_work(workdir):  # else the stage's own checkpoint holds more
+    if start and not holds_checkpoint(workdir):  # else the stage's own checkpoint holds more
         state = load_networks(state, start)
         print(f"student, teacher and centre are those of {start}; the optimiser begins anew")
     with make_source(*images, order, mesh, r.data_placement, r.steps_per_dispatch) as source:

@@ -72,8 +72,8 @@ def _memory_problem(error: Exception) -> str | None:
     """Returns the sentence for memory that does not suffice, on the host or a device, else None."""
     if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
         return (
-            "out of memory; for the same result in less of it, set runtime.accumulate=2 (or more) "
-            "and runtime.remat=true, or runtime.data_placement=host; else lower "
+            "out of memory; for the same training in less of it, set runtime.accumulate=2 (or "
+            "more) and runtime.remat=true, or runtime.data_placement=host; else lower "
             "pretrain.batch_size, finetune.batch_size or evaluate.batch_size, or choose a smaller "
             "model"
         )
@@ -81,12 +81,11 @@ def _memory_problem(error: Exception) -> str | None:
 
 
 def _lost_another_process(error: Exception) -> bool:
-    """Whether work that several processes do together failed because one of them has gone."""
-    jax = sys.modules.get("jax")
-    if jax is None or not jax.distributed.is_initialized():
+    if "jax" not in sys.modules:  # and with it all that could have lost one
         return False
-    signs = ("gloo", "nccl", "coordination service", "heartbeat", "barrier", "connection reset")
-    return any(sign in str(error).lower() for sign in signs)
+    from smallvit_jax.training.processes import lost_another_process
+
+    return lost_another_process(error)
 
 
 def _format_warning(message, category, *where, **more) -> str:

@@ -1,12 +1,11 @@
 """The reference's CaiT: talking heads and layer scale, the class token only at the end."""
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
 from smallvit_jax.errors import UserError, did_you_mean
-from smallvit_jax.models.attention import softmax
+from smallvit_jax.models.attention import attend, softmax
 from smallvit_jax.models.block_loop import apply_blocks, keep
 from smallvit_jax.models.initializers import Scheme, get_scheme
 from smallvit_jax.models.layers import (
@@ -273,9 +272,4 @@ class ClassAttention(nnx.Module):
     def __call__(self, x: Tokens) -> Float[Array, "batch 1 width"]:
         q, k, v = (self.q(x[:, :1]), self.k(x), self.v(x))
         q, k, v = (t.reshape(*t.shape[:2], self.heads, -1) for t in (q, k, v))
-        logits = jnp.einsum(
-            "bqhd,bkhd->bhqk", q * q.shape[-1] ** -0.5, k, preferred_element_type=jnp.float32
-        )
-        weights = jax.nn.softmax(logits.astype(jnp.float32), axis=-1).astype(v.dtype)
-        mixed = jnp.einsum("bhqk,bkhd->bqhd", weights, v)
-        return self.proj(mixed.reshape(len(x), 1, -1))
+        return self.proj(attend(q, k, v).reshape(len(x), 1, -1))

@@ -17,6 +17,7 @@ from smallvit_jax.models.layers import (
     classifier,
     drop_path,
     layer_norm,
+    product,
 )
 
 Grid = Float[Array, "batch rows columns width"]
@@ -293,7 +294,9 @@ class WindowAttention(nnx.Module):
             jnp.asarray(a, self.qkv.dtype) for a in (x, self.qkv.kernel[...], self.qkv.bias[...])
         )
         missing = (-x.shape[1] % self.window, -x.shape[2] % self.window)
-        return jnp.pad(x @ kernel, ((0, 0), (0, missing[0]), (0, missing[1]), (0, 0))) + bias
+        return (
+            jnp.pad(product(x, kernel), ((0, 0), (0, missing[0]), (0, missing[1]), (0, 0))) + bias
+        )
 
     def _bias(self, rows: int, columns: int) -> Float[Array, "_ heads tokens tokens"]:
         """What is added to the logits: the learned bias, and the mask of each window."""

@@ -24,7 +24,7 @@ from smallvit_jax.training.checkpoint_format import (
 )
 from smallvit_jax.training.environment import bit_changes, environment
 from smallvit_jax.training.files import is_disk_full, make_folder, storage_error
-from smallvit_jax.training.processes import everywhere
+from smallvit_jax.training.processes import everywhere, lost_another_process
 
 _DAMAGED = ".corrupt"  # ending of a step that was set aside
 
@@ -115,6 +115,8 @@ class CheckpointStore:
                 force=True,
             )
         except Exception as error:
+            if lost_another_process(error):
+                raise
             raise self._failure(error) from error
 
     def wait(self) -> None:
@@ -122,13 +124,16 @@ class CheckpointStore:
         try:
             self._manager.wait_until_finished()
         except Exception as error:
+            if lost_another_process(error):
+                raise
             raise self._failure(error) from error
 
     def _failure(self, error: Exception) -> UserError:
         """The sentence for a failed save; leaves the store as if that save had never begun."""
-        with contextlib.suppress(Exception):  # the same failure once more
-            self._manager.close()
-        self._open()
+        if jax.process_count() == 1:  # of several, the others are not here to open it together
+            with contextlib.suppress(Exception):  # the same failure once more
+                self._manager.close()
+            self._open()
         left = self.last_good()
         if is_disk_full(error):
             return UserError(f"{storage_error(error, self.directory)}; {left}")
@@ -140,10 +145,12 @@ class CheckpointStore:
 
     def last_good(self) -> str:
         """Which checkpoint there is to go on from, in a few words."""
-        latest = self.latest_step()
-        if latest is None:
+        with contextlib.suppress(Exception):  # what is being written counts when it is there
+            self._manager.wait_until_finished()
+        steps = lookup.all_steps(self.directory)
+        if not steps:
             return "there is no checkpoint yet"
-        return f"the last good checkpoint is step {latest}"
+        return f"the last good checkpoint is step {steps[-1]}"
 
     def restore(self, template: Any, step: int | None = None) -> tuple[int, Any] | None:
         """Reads the newest sound checkpoint, or the given step; None if there has never been one.

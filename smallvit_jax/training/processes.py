@@ -11,3 +11,11 @@ def everywhere(good: bool) -> bool:
     from jax.experimental import multihost_utils
 
     return bool(multihost_utils.process_allgather(np.asarray(good)).all())
+
+
+def lost_another_process(error: Exception) -> bool:
+    """Whether work that several processes do together failed because one of them has gone."""
+    if not jax.distributed.is_initialized():
+        return False
+    signs = ("gloo", "nccl", "coordination service", "heartbeat", "barrier", "connection reset")
+    return any(sign in str(error).lower() for sign in signs)

@@ -18,6 +18,7 @@ from smallvit_jax.training.checkpoint_format import flatten, read_meta
 from smallvit_jax.training.checkpoints import CheckpointStore
 from smallvit_jax.training.files import StorageError
 from smallvit_jax.training.loop import Metrics, Schedule, StepFunction, diverged, train
+from smallvit_jax.training.processes import everywhere
 from smallvit_jax.training.progress import Progress
 from smallvit_jax.training.stage_folder import check_folder, locked
 
@@ -143,8 +144,9 @@ def _continue(
     ):
         progress.note(_summary(stage, source, start))
         records = _Records(stage, store, log, progress, stop, started)
-        if start == 0:
-            records.on_epoch_end(0, state)
+        lost = active and records.evaluation_is_lost(start)  # the others have no log to look at
+        if start == 0 or not everywhere(not lost):
+            records.on_epoch_end(start // stage.steps_per_epoch, state)
         state = train(
             stage.step_function,
             state,
@@ -159,10 +161,16 @@ def _continue(
         if records.stopped_by:
             raise Interrupted(records.stopped_by, _where(int(state.step), stage.total_steps))
         rows = log.read()
+        steps = [row for row in rows if row["split"] == "train"]
+        if not steps:
+            raise UserError(
+                f"{stage.folder}/metrics.jsonl has lost every step of this run; put it back, or "
+                "repeat the run in a new --workdir"
+            )
     return Outcome(
         state=state,
         evaluations=[row for row in rows if row["split"] != "train"],
-        last_metrics=[row for row in rows if row["split"] == "train"][-1],
+        last_metrics=steps[-1],
         seconds=time.monotonic() - started,
         images_per_second=progress.images_per_second,
     )
@@ -204,6 +212,12 @@ class _Records:
         )
         self._means.add(first, rows)
         self._progress.update(first + count, float(rows["loss"][-1]))
+
+    def evaluation_is_lost(self, step: int) -> bool:
+        """Whether a checkpoint at the end of an epoch is without that epoch's evaluations."""
+        if step % self._stage.steps_per_epoch:
+            return False
+        return not any(r["step"] == step and r["split"] != "train" for r in self._log.read())
 
     def on_epoch_end(self, epochs_done: int, state: Any) -> None:
         """Evaluates, logs and shows the figures; the best state so far is saved at once."""

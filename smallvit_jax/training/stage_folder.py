@@ -74,11 +74,12 @@ def holds_work(folder: Path) -> bool:
     first one begins anew.
     """
     stages = [folder, *(path for path in folder.glob("*") if path.is_dir())]
-    return any(
-        (stage / "result.json").exists()
-        or any(_is_checkpoint(path.name) for path in stage.glob("checkpoints/*"))
-        for stage in stages
-    )
+    return any((stage / "result.json").exists() or holds_checkpoint(stage) for stage in stages)
+
+
+def holds_checkpoint(folder: Path) -> bool:
+    """Whether the stage of this very folder has a checkpoint, from which it would go on."""
+    return any(_is_checkpoint(path.name) for path in folder.glob("checkpoints/*"))
 
 
 def _is_checkpoint(name: str) -> bool:

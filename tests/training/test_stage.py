@@ -99,6 +99,24 @@ def test_what_a_stage_leaves_behind(whole):
     assert (meta["kind"], meta["step"]) == ("toy", TOTAL)
 
 
+def test_evaluations_that_the_log_has_lost_are_made_again(whole, tmp_path):
+    """The last line is that of the evaluation which the newest checkpoint follows."""
+    folder, outcome = shutil.copytree(whole[0], tmp_path / "again"), whole[1]
+    log = folder / "metrics.jsonl"
+    text = log.read_text()
+    log.write_text(text[:-20])
+    with pytest.warns(UserWarning, match="lines of step 20 are lost"):
+        assert run_toy(folder, figures).evaluations == outcome.evaluations
+    assert log.read_text() == text
+
+
+def test_a_log_without_any_step_is_one_sentence(whole, tmp_path):
+    folder = shutil.copytree(whole[0], tmp_path / "again")
+    (folder / "metrics.jsonl").unlink()
+    with pytest.raises(UserError, match=r"metrics.jsonl has lost every step of this run; put"):
+        run_toy(folder, figures)
+
+
 @pytest.mark.parametrize("stop_at", [0, 3, 5])
 def test_a_stage_that_was_stopped_continues_bit_for_bit(whole, tmp_path, stop_at):
     """Stopped in an evaluation, before what it found was written."""

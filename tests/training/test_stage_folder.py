@@ -8,7 +8,13 @@ import pytest
 from smallvit_jax.config import default_config
 from smallvit_jax.errors import UserError
 from smallvit_jax.training import logs
-from smallvit_jax.training.stage_folder import check_folder, finished_result, holds_work, locked
+from smallvit_jax.training.stage_folder import (
+    check_folder,
+    finished_result,
+    holds_checkpoint,
+    holds_work,
+    locked,
+)
 
 CONFIG = {"seed": 0, "toy": {"size": 12}, "runtime": {"checkpoint_every": 6, "precision": "auto"}}
 
@@ -106,6 +112,13 @@ def test_a_checkpoint_that_was_never_finished_is_no_work(tmp_path, name, counts)
     """Else fine-tuning killed while it wrote its first one would go on from random weights."""
     (tmp_path / "finetune/checkpoints" / name).mkdir(parents=True)
     assert holds_work(tmp_path) is holds_work(tmp_path / "finetune") is counts
+
+
+def test_a_stage_in_a_subfolder_is_not_the_folders_own(tmp_path):
+    """Else fine-tuning in runs/x would take runs/x/pretrain for its own and load nothing."""
+    (tmp_path / "pretrain/checkpoints/6").mkdir(parents=True)
+    assert holds_work(tmp_path) and not holds_checkpoint(tmp_path)
+    assert holds_checkpoint(tmp_path / "pretrain")
 
 
 def test_a_file_system_without_locks_gives_a_warning(tmp_path, monkeypatch):
