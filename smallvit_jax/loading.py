@@ -52,7 +52,7 @@ def load_backbone(model: nnx.Module, path: str | os.PathLike, options: dict[str,
     listing the options that differ, or where any other array is missing, unexpected or misshapen.
     """
     arrays, meta = read_params_and_meta(path)
-    _check_same_model(meta["model"], options, path)
+    check_same_model(meta["model"], options, f"finetune.init_from={path}")
     own = get_arrays(model)
     fresh = {k: v for k, v in own.items() if k.startswith("head.")}
     backbone = {k: v for k, v in arrays.items() if not k.startswith("head.")}
@@ -68,7 +68,8 @@ def load_backbone(model: nnx.Module, path: str | os.PathLike, options: dict[str,
     )
 
 
-def _check_same_model(theirs: dict[str, Any], ours: dict[str, Any], path) -> None:
+def check_same_model(theirs: dict[str, Any], ours: dict[str, Any], source: str) -> None:
+    """Raises `UserError` with the options in which the source's model is another one."""
     theirs, ours = (
         json.loads(json.dumps({k: v for k, v in options.items() if k not in FREE_OPTIONS}))
         for options in (theirs, ours)  # tuples are lists in JSON
@@ -81,7 +82,7 @@ def _check_same_model(theirs: dict[str, Any], ours: dict[str, Any], path) -> Non
     ]
     if differing:
         raise UserError(
-            f"finetune.init_from={path} holds another model ({'; '.join(differing)}); give this "
+            f"{source} holds another model ({'; '.join(differing)}); give this "
             "run the checkpoint's values"
         )
 

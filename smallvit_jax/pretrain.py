@@ -19,6 +19,7 @@ from smallvit_jax.data.placement import check_batch, make_source
 from smallvit_jax.errors import UserError
 from smallvit_jax.evaluation.accuracy import knn_accuracy
 from smallvit_jax.evaluation.forward import Forward
+from smallvit_jax.loading import check_same_model
 from smallvit_jax.models import create_model
 from smallvit_jax.models.heads import ProjectionHead, ViewNetwork
 from smallvit_jax.models.parameters import Functional
@@ -92,7 +93,7 @@ def run(config: ConfigDict, workdir: Path, data_dir: str | None) -> dict[str, An
     state = initial_state(network, optimizer, out_dim)
     start = config.pretrain.init_from
     if start and not holds_checkpoint(workdir):  # else the stage's own checkpoint holds more
-        state = load_networks(state, start)
+        state = load_networks(state, start, options)
         print(f"student, teacher and centre are those of {start}; the optimiser begins anew")
     with make_source(*images, order, mesh, r.data_placement, r.steps_per_dispatch) as source:
         outcome = stage.run_stage(
@@ -136,12 +137,14 @@ def build_network(
     return Functional(ViewNetwork(backbone, head)), Functional(backbone)
 
 
-def load_networks(state: PretrainState, path: str | Path) -> PretrainState:
+def load_networks(state: PretrainState, path: str | Path, options: dict[str, Any]) -> PretrainState:
     """A first state with the student, teacher and centre of an earlier pre-training.
 
-    Raises `UserError` where there is no sound checkpoint or it does not fit, naming arrays.
+    `options` are the model's. Raises `UserError` where there is no sound checkpoint, or it is of
+    another model or does not fit, naming options or arrays.
     """
     arrays, meta = read_params_and_meta(path, item="state")
+    check_same_model(meta["model"], options, f"pretrain.init_from={path}")
     loaded = state._asdict()
     del loaded["step"], loaded["optimizer"]
     leaves = flatten(loaded)

@@ -214,7 +214,11 @@ def test_pretraining_starts_from_the_networks_of_an_earlier_one(tiny_recipe, tmp
     changes["model__width"] = 32
     assert run_job("pretrain", tmp_path / "wider", **changes) == 2
     sentence = the_error(capsys)
-    assert f"pretrain.init_from={earlier} does not fit this run: student." in sentence
+    assert f"pretrain.init_from={earlier} holds another model (model.width = " in sentence
+    del changes["model__width"]
+    changes["pretrain__head__out_dim"] = 48
+    assert run_job("pretrain", tmp_path / "more prototypes", **changes) == 2
+    assert f"pretrain.init_from={earlier} does not fit this run: " in the_error(capsys)
 
 
 def test_a_backbone_that_lacks_or_adds_arrays_is_refused(tiny_recipe, tmp_path):
