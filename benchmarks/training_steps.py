@@ -83,19 +83,6 @@ def _pretraining(config, options, dtype, data, random) -> TrainingSteps:
     )
     views = pretrain.view_settings(config, size, data)
 
-    def update(state, ready, key, schedule):
-        return pretrain_step.update(
-            state,
-            ready,
-            key,
-            schedule,
-            network=network,
-            optimizer=optimizer,
-            student_temperature=p.student_temperature,
-            center_momentum=p.teacher.center_momentum,
-            teacher_drop_path=p.teacher.drop_path,
-        )
-
     return TrainingSteps(
         state=pretrain_step.initial_state(network, optimizer, p.head.out_dim),
         images=random.images(size),
@@ -104,7 +91,7 @@ def _pretraining(config, options, dtype, data, random) -> TrainingSteps:
         schedule=_row(pretrain.make_schedule(config, _STEPS_PER_EPOCH)),
         complete=pretrain.make_step(config, network, optimizer, views),
         augment=lambda images, key: multi_crop(images, key, views),
-        update=update,
+        update=pretrain.bind_update(config, network, optimizer),
     )
 
 
@@ -115,16 +102,7 @@ def _finetuning(config, options, dtype, data, random) -> TrainingSteps:
     optimizer = make_optimizer(f.optimizer.name, clip=f.optimizer.clip, decay_vectors=True)
     augment = finetune.augment_settings(config, size, data)
 
-    def update(state, ready, key, schedule):
-        return finetune.update(
-            state,
-            *ready,
-            key,
-            schedule,
-            model=model,
-            optimizer=optimizer,
-            label_smoothing=f.label_smoothing,
-        )
+    update = finetune.bind_update(config, model, optimizer)
 
     return TrainingSteps(
         state=finetune.initial_state(model, optimizer),
@@ -134,7 +112,7 @@ def _finetuning(config, options, dtype, data, random) -> TrainingSteps:
         schedule=_row(finetune.make_schedule(config, _STEPS_PER_EPOCH)),
         complete=finetune.make_step(config, model, optimizer, augment),
         augment=lambda images, key: augment_batch(images, key, augment),
-        update=update,
+        update=lambda state, ready, key, schedule: update(state, *ready, key, schedule),
     )
 
 

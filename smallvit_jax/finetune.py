@@ -1,5 +1,6 @@
 """Supervised training: from a pre-trained backbone or from scratch."""
 
+import functools
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -204,7 +205,8 @@ def make_step(
     augment: AugmentSettings,
 ):
     """The step that training compiles: from uint8 images to the next state."""
-    f = config.finetune
+    a = config.finetune.augment
+    from_images = bind_update(config, model, optimizer)
 
     def step_function(state, batch, labels, key, schedule):
         augment_key, mix_key, drop_key = jax.random.split(key, 3)
@@ -212,22 +214,26 @@ def make_step(
             augment_batch(batch, augment_key, augment),
             labels,
             mix_key,
-            f.augment.mix,
-            f.augment.mixup_alpha,
-            f.augment.cutmix_alpha,
+            a.mix,
+            a.mixup_alpha,
+            a.cutmix_alpha,
         )
-        return update(
-            state,
-            *mixed,
-            drop_key,
-            schedule,
-            model=model,
-            optimizer=optimizer,
-            label_smoothing=f.label_smoothing,
-            accumulate=config.runtime.accumulate,
-        )
+        return from_images(state, *mixed, drop_key, schedule)
 
     return step_function
+
+
+def bind_update(
+    config: ConfigDict, model: Functional, optimizer: optax.GradientTransformationExtraArgs
+):
+    """`update` as the config has it, to be called from the state to the schedule row."""
+    return functools.partial(
+        update,
+        model=model,
+        optimizer=optimizer,
+        label_smoothing=config.finetune.label_smoothing,
+        accumulate=config.runtime.accumulate,
+    )
 
 
 MIXING = ("mix", "mixup_alpha", "cutmix_alpha")  # what happens to batches, not to images

@@ -161,25 +161,30 @@ def make_step(
     views: ViewSettings,
 ):
     """The step that training compiles: from uint8 images to the next state."""
-    p = config.pretrain
+    from_views = bind_update(config, network, optimizer)
 
     def step_function(state, batch, labels, key, schedule):
         del labels
         view_key, drop_key = jax.random.split(key)
-        return update(
-            state,
-            multi_crop(batch, view_key, views),
-            drop_key,
-            schedule,
-            network=network,
-            optimizer=optimizer,
-            student_temperature=p.student_temperature,
-            center_momentum=p.teacher.center_momentum,
-            teacher_drop_path=p.teacher.drop_path,
-            accumulate=config.runtime.accumulate,
-        )
+        return from_views(state, multi_crop(batch, view_key, views), drop_key, schedule)
 
     return step_function
+
+
+def bind_update(
+    config: ConfigDict, network: Functional, optimizer: optax.GradientTransformationExtraArgs
+):
+    """`update` as the config has it: (state, views, key, schedule row) → (state, metrics)."""
+    p = config.pretrain
+    return functools.partial(
+        update,
+        network=network,
+        optimizer=optimizer,
+        student_temperature=p.student_temperature,
+        center_momentum=p.teacher.center_momentum,
+        teacher_drop_path=p.teacher.drop_path,
+        accumulate=config.runtime.accumulate,
+    )
 
 
 def view_settings(config: ConfigDict, image_size: int, data: inputs.Data) -> ViewSettings:

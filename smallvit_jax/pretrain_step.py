@@ -127,7 +127,6 @@ def update(
     Returns the new state and the step's metrics. Order as in train_ssl.py:360-430: the loss sees
     the old centre; the teacher moves towards the student as it is after its update.
     """
-
     means, (student_buffers, teacher_buffers) = mean_over_parts(
         lambda views, key: batch_means(
             state,

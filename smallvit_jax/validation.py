@@ -91,7 +91,8 @@ def _check_together(config: ml_collections.ConfigDict) -> None:
             'the job "convert" needs convert.source: a .pth file of the reference or a stage '
             "folder, as in --config.convert.source=best.pth"
         )
-    if config.runtime.accumulate > 1 and config.pretrain.head.batch_norm:
+    pretrains = config.job in ("pretrain", "recipe")
+    if pretrains and config.runtime.accumulate > 1 and config.pretrain.head.batch_norm:
         raise UserError(
             f"runtime.accumulate is {config.runtime.accumulate}, but pretrain.head.batch_norm "
             "takes its statistics over the whole batch; set accumulate to 1 or batch_norm to false"

@@ -17,7 +17,7 @@ from smallvit_jax.models.parameters import (
     get_arrays,
     set_arrays,
 )
-from smallvit_jax.models.swin import relative_position_index
+from smallvit_jax.models.windows import relative_position_index
 
 # Our name → the reference's, applied in this order.
 _RENAMES = (

@@ -33,7 +33,7 @@ def attend(q: Heads, k: Heads, v: Heads) -> Heads:
     """Softmax(q kᵀ / √width) v per head; scores and softmax in float32.
 
     `q` may have fewer tokens than `k` and `v`. The backward pass is the textbook one; written out
-    because XLA's CPU backend is ten times slower at the order of products that differentiation
+    because XLA's CPU backend is several times slower at the order of products that differentiation
     gives for the keys, and so that of all [tokens, tokens] arrays only the weights are kept.
     """
     return _forward(q, k, v)[0]

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.nn import initializers
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from smallvit_jax.errors import UserError, did_you_mean
 from smallvit_jax.models.initializers import Scheme, get_scheme
@@ -19,11 +19,16 @@ from smallvit_jax.models.layers import (
     layer_norm,
     product,
 )
+from smallvit_jax.models.windows import (
+    from_windows,
+    relative_position_index,
+    to_windows,
+    window_mask,
+)
 
 Grid = Float[Array, "batch rows columns width"]
 
 WINDOW = 4  # tokens per side of a window, in every setting of the reference
-MASKED = -100.0  # what a logit between regions gets (models/swin.py)
 PADDINGS = ("unmasked", "masked")
 
 
@@ -272,7 +277,7 @@ class WindowAttention(nnx.Module):
         padded_rows, padded_columns = qkv.shape[1:3]
         if self.shift:
             qkv = jnp.roll(qkv, (-self.shift, -self.shift), axis=(1, 2))
-        qkv = _to_windows(qkv, self.window)
+        qkv = to_windows(qkv, self.window)
         q, k, v = jnp.split(qkv.reshape(*qkv.shape[:3], 3 * self.heads, -1), 3, axis=3)
         logits = jnp.einsum(
             "bwqhd,bwkhd->bwhqk", q * q.shape[-1] ** -0.5, k, preferred_element_type=jnp.float32
@@ -280,7 +285,7 @@ class WindowAttention(nnx.Module):
         logits = logits.astype(jnp.float32) + self._bias(rows, columns)
         weights = jax.nn.softmax(logits, axis=-1).astype(v.dtype)
         mixed = jnp.einsum("bwhqk,bwkhd->bwqhd", weights, v).reshape(*qkv.shape[:3], width)
-        mixed = _from_windows(mixed, self.window, padded_rows, padded_columns)
+        mixed = from_windows(mixed, self.window, padded_rows, padded_columns)
         if self.shift:
             mixed = jnp.roll(mixed, (self.shift, self.shift), axis=(1, 2))
         return self.proj(mixed[:, :rows, :columns])
@@ -320,57 +325,3 @@ class PatchMerging(nnx.Module):
         batch, rows, columns, width = x.shape
         x = x.reshape(batch, rows // 2, 2, columns // 2, 2, width).transpose(0, 1, 3, 4, 2, 5)
         return self.reduction(self.norm(x.reshape(batch, rows // 2, columns // 2, 4 * width)))
-
-
-def relative_position_index(window: int) -> Int[np.ndarray, "tokens tokens"]:
-    """The row of the bias table for each pair of tokens (query, key) of a window.
-
-    Offsets query - key in (rows, columns), counted from 1 - window, row by row.
-    """
-    row, column = np.divmod(np.arange(window**2), window)
-    rows = row[:, None] - row + window - 1
-    columns = column[:, None] - column + window - 1
-    return rows * (2 * window - 1) + columns
-
-
-def window_mask(
-    rows: int, columns: int, window: int, shift: int, mask_padding: bool
-) -> Float[np.ndarray, "windows tokens tokens"] | None:
-    """What to add to the logits of a padded and shifted grid; None where that is nothing.
-
-    A shifted grid is rolled around, so a window at its border holds tokens from both ends; those
-    must not see each other. With `mask_padding` nobody sees the padding.
-    """
-    padded_rows, padded_columns = rows + -rows % window, columns + -columns % window
-    padded = (padded_rows, padded_columns) != (rows, columns)
-    if not shift and not (mask_padding and padded):
-        return None
-    regions = _regions(padded_rows, window, shift)[:, None] * 3
-    regions = regions + _regions(padded_columns, window, shift)
-    regions = _to_windows(regions[None, :, :, None], window)[0, :, :, 0]
-    apart = regions[:, :, None] != regions[:, None, :]
-    if mask_padding:
-        real = np.zeros((padded_rows, padded_columns), bool)
-        real[:rows, :columns] = True
-        real = np.roll(real, (-shift, -shift), axis=(0, 1))
-        apart = apart | ~_to_windows(real[None, :, :, None], window)[0, :, None, :, 0]
-    return np.where(apart, np.float32(MASKED), np.float32(0))
-
-
-def _regions(size: int, window: int, shift: int) -> Int[np.ndarray, " size"]:
-    """Of a side that is rolled by `shift`: all but the last window, its old and its new part."""
-    position = np.arange(size)
-    return (position >= size - window).astype(int) + (position >= size - shift)
-
-
-def _to_windows(x, window: int):
-    """[batch, rows, columns, width] → [batch, windows, window², width]."""
-    batch, rows, columns, width = x.shape
-    x = x.reshape(batch, rows // window, window, columns // window, window, width)
-    return x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, -1, window**2, width)
-
-
-def _from_windows(x, window: int, rows: int, columns: int):
-    """Undoes `_to_windows`."""
-    x = x.reshape(len(x), rows // window, columns // window, window, window, -1)
-    return x.transpose(0, 1, 3, 2, 4, 5).reshape(len(x), rows, columns, -1)
