@@ -17,7 +17,8 @@ MODELS = ("vit", "swin", "cait")
 def default_config() -> ml_collections.ConfigDict:
     """Returns a fresh, locked copy of the whole tree."""
     config = ml_collections.ConfigDict()
-    # pretrain | finetune | recipe (pretrain, finetune, evaluate) | evaluate | convert
+    # pretrain | finetune | recipe (pretrain, finetune, evaluate) | evaluate | convert | attention |
+    # predict | embed | report | data_efficiency
     config.job = "recipe"
     config.seed = 0  # every random choice is a function of this number and the step
     config.dataset = _dataset()
@@ -26,7 +27,11 @@ def default_config() -> ml_collections.ConfigDict:
     config.finetune = _finetune()
     config.recipe = _recipe()
     config.evaluate = _evaluate()
+    config.attention = _attention()
+    config.predict = _predict()
     config.convert = _convert()
+    config.report = _report()
+    config.data_efficiency = _data_efficiency()
     config.runtime = _runtime()
     return config.lock()
 
@@ -85,11 +90,18 @@ def _check_name(kind: str, name: str, known: tuple[str, ...]) -> None:
 def _dataset() -> ml_collections.ConfigDict:
     dataset = ml_collections.ConfigDict()
     # a row of the dataset table: cifar10 | cifar100 | svhn | cinic10 | tiny_imagenet | aircraft |
-    # cars | digits
+    # cars | digits; or folder: images of your own
     dataset.name = "cifar10"
+    dataset.root = ""  # the folder of images, for the dataset "folder"
+    # part of a folder's images to test on, stratified by class, where it has no `test/` or `val/`
+    dataset.test_fraction = 0.2
+    # largest part of a folder's files that may be broken or no image; they are named and left out
+    dataset.unreadable_fraction = 0.01
     # part of the training images that is used at all, stratified by class
     dataset.train_fraction = 1.0
     dataset.labels_per_class = 0  # labelled images per class for fine-tuning; 0 uses every label
+    # part of the labels that fine-tuning sees, stratified by class; pre-training sees every image
+    dataset.label_fraction = 1.0
     # part of the training images set aside to judge the best epoch on
     dataset.validation_fraction = 0.0
     return dataset
@@ -220,14 +232,73 @@ def _evaluate() -> ml_collections.ConfigDict:
     evaluate.batch_size = 500  # images per forward pass, over all devices
     evaluate.knn_neighbors = 20  # k of the kNN classifier
     evaluate.knn_temperature = 0.07  # of the kNN vote
+    evaluate.knn_sweep_neighbors = (10, 20, 100, 200)  # every k of the sweep
+    evaluate.knn_sweep_temperatures = (0.03, 0.07, 0.2)  # every temperature of the sweep
+    # last blocks whose features the linear probe sees, side by side; 0: no linear probe
+    evaluate.probe_blocks = 4
+    evaluate.probe_epochs = 100  # passes of the linear probe over the training features
+    # learning rates of the linear probe per 256 images of batch size
+    evaluate.probe_learning_rates = (0.001, 0.003, 0.01, 0.03, 0.1)
+
+    evaluate.corruptions = ml_collections.ConfigDict()
+    # how many kinds: 15 (the benchmark's) | 19 (with its four for validation) | 0: none
+    evaluate.corruptions.kinds = 0
+    evaluate.corruptions.images = 0  # test images to corrupt, stratified by class; 0: all
+    # official (the published files) | regenerated | auto: official where found
+    evaluate.corruptions.source = "auto"
+    evaluate.corruptions.root = ""  # folder of the published .npy files; empty: TFDS's alone
+    # folder that keeps regenerated images; empty: none
+    evaluate.corruptions.cache = "~/.cache/smallvit_jax/corruptions"
+    evaluate.corruptions.processes = 0  # that corrupt images; 0: one per core
     return evaluate
+
+
+def _attention() -> ml_collections.ConfigDict:
+    attention = ml_collections.ConfigDict()
+    attention.checkpoint = ""  # stage folder or checkpoint whose attention to draw
+    attention.beside = ""  # a second one to draw beside it, such as a model trained from scratch
+    # an image file or a folder of them; empty: test images of the dataset
+    attention.input = ""
+    attention.images = 8  # how many images to draw
+    attention.enlarge = 4  # draw also at this multiple of the trained image size; 1: not
+    attention.block = -1  # whose attention: 0 is the first block, -1 the last
+    attention.mass = 0.6  # part of the attention that the masked pictures keep
+    return attention
+
+
+def _predict() -> ml_collections.ConfigDict:
+    predict = ml_collections.ConfigDict()  # for the jobs predict and embed
+    predict.checkpoint = ""  # stage folder or checkpoint to use
+    predict.input = ""  # an image file, or a folder of them, nested or not
+    predict.batch_size = 500  # images per forward pass, over all devices
+    predict.top = 5  # classes to write per image
+    predict.format = "csv"  # of the predictions: csv | json
+    return predict
 
 
 def _convert() -> ml_collections.ConfigDict:
     convert = ml_collections.ConfigDict()
-    convert.source = ""  # .pth file of the reference, or stage folder to make one of
+    # .pth or .safetensors file of the reference, or stage folder to make one of
+    convert.source = ""
     convert.network = "teacher"  # which of a pre-training file's networks: teacher | student
+    convert.format = "pth"  # what a stage folder becomes: pth | safetensors, with a model card
     return convert
+
+
+def _report() -> ml_collections.ConfigDict:
+    report = ml_collections.ConfigDict()
+    report.at_end = True  # end pretrain, finetune and recipe with a report.html in the workdir
+    # workdirs to compare, with commas between; empty: report of the workdir itself
+    report.runs = ""
+    return report
+
+
+def _data_efficiency() -> ml_collections.ConfigDict:
+    data_efficiency = ml_collections.ConfigDict()
+    # parts of the labels to fine-tune with; each is compared with training from scratch
+    data_efficiency.fractions = (0.25, 0.5, 0.75, 1.0)
+    data_efficiency.seeds = (0,)  # each pre-trains once and fine-tunes at every fraction
+    return data_efficiency
 
 
 def _runtime() -> ml_collections.ConfigDict:

@@ -9,7 +9,15 @@ import ml_collections
 from smallvit_jax.config import MODELS, dataset_names, default_config, leaves
 from smallvit_jax.errors import UserError, did_you_mean
 
-JOBS = ("pretrain", "finetune", "recipe", "evaluate", "convert")
+JOBS = (
+    *("pretrain", "finetune", "recipe", "evaluate", "convert"),
+    *("attention", "predict", "embed", "report", "data_efficiency"),
+)
+# Lists as long as their user likes; the others have the default's length.
+_ANY_LENGTH = (
+    *("evaluate.knn_sweep_neighbors", "evaluate.knn_sweep_temperatures"),
+    *("evaluate.probe_learning_rates", "data_efficiency.fractions", "data_efficiency.seeds"),
+)
 
 TYPE_NAMES = {
     int: "a whole number",
@@ -62,7 +70,8 @@ def _check_type(path: str, value: object, default: object, declared: type) -> No
         return
     if type(value) is not declared:
         raise UserError(f"{path} is {show(value)}, but must be {TYPE_NAMES[declared]}")
-    if declared is tuple and default is not None and len(value) != len(default):
+    free = default is None or path in _ANY_LENGTH
+    if declared is tuple and not free and len(value) != len(default):
         raise UserError(
             f"{path} is {show(value)}, but must have {len(default)} numbers like {show(default)}"
         )
@@ -157,6 +166,20 @@ def _is_range(value: tuple, high: float) -> bool:
     )
 
 
+def _is_positive(value: object) -> bool:
+    return _is_number(value) and 0 < value < math.inf
+
+
+def _is_count(value: object) -> bool:
+    return type(value) is int and value >= 1
+
+
+def _list_of(allowed: str, accepts: Callable[[object], bool]) -> Rule:
+    return Rule(
+        f"one or more {allowed}", lambda value: bool(value) and all(accepts(v) for v in value)
+    )
+
+
 def rules() -> dict[str, Rule]:
     """Returns the rule of each field that its type alone does not settle, by dotted path."""
     return {"dataset.name": _one_of(*dataset_names())} | _RULES
@@ -166,7 +189,10 @@ _RULES = {
     "job": _one_of(*JOBS),
     "seed": Rule("between 0 and 4294967295", lambda value: 0 <= value < 2**32),
     "dataset.train_fraction": Rule("above 0 and at most 1", lambda value: 0 < value <= 1),
+    "dataset.test_fraction": _BELOW_ONE,
+    "dataset.unreadable_fraction": _PROBABILITY,
     "dataset.labels_per_class": _at_least(0),
+    "dataset.label_fraction": Rule("above 0 and at most 1", lambda value: 0 < value <= 1),
     "dataset.validation_fraction": _BELOW_ONE,
     "model.name": _one_of(*MODELS),
     "model.image_size": _at_least(1),
@@ -231,7 +257,30 @@ _RULES = {
     "evaluate.batch_size": _at_least(1),
     "evaluate.knn_neighbors": _at_least(1),
     "evaluate.knn_temperature": _POSITIVE,
+    "evaluate.knn_sweep_neighbors": _list_of("whole numbers, each at least 1", _is_count),
+    "evaluate.knn_sweep_temperatures": _list_of("numbers above 0", _is_positive),
+    "evaluate.probe_blocks": _at_least(0),
+    "evaluate.probe_epochs": _at_least(1),
+    "evaluate.probe_learning_rates": _list_of("numbers above 0", _is_positive),
+    "evaluate.corruptions.kinds": Rule("0, 15 or 19", lambda value: value in (0, 15, 19)),
+    "evaluate.corruptions.images": _at_least(0),
+    "evaluate.corruptions.source": _one_of("auto", "official", "regenerated"),
+    "evaluate.corruptions.processes": _at_least(0),
+    "attention.images": _at_least(1),
+    "attention.enlarge": _at_least(1),
+    "attention.mass": Rule("above 0 and at most 1", lambda value: 0 < value <= 1),
+    "predict.batch_size": _at_least(1),
+    "predict.top": _at_least(1),
+    "predict.format": _one_of("csv", "json"),
     "convert.network": _one_of("teacher", "student"),
+    "convert.format": _one_of("pth", "safetensors"),
+    "data_efficiency.fractions": _list_of(
+        "numbers above 0 and at most 1", lambda value: _is_positive(value) and value <= 1
+    ),
+    "data_efficiency.seeds": _list_of(
+        "whole numbers from 0 to 4294967295",
+        lambda value: type(value) is int and 0 <= value < 2**32,
+    ),
     "runtime.precision": _one_of("auto", "float32", "bfloat16"),
     "runtime.steps_per_dispatch": _at_least(1),
     "runtime.data_placement": _one_of("auto", "device", "host"),
