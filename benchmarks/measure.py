@@ -17,14 +17,20 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from benchmarks import loop_turns
 from benchmarks.flops import matmul_flops
 from benchmarks.timing import interleaved_rates, steps_for, summarize, summarize_ratio
 from benchmarks.training_steps import TrainingSteps, make_config, make_steps, unrolled_loops
+from smallvit_jax.config import default_config
+from smallvit_jax.data.batches import BatchOrder
+from smallvit_jax.data.placement import make_source
 from smallvit_jax.training.environment import environment
 from smallvit_jax.training.runtime import keep_freed_memory
+from smallvit_jax.training.sharding import make_mesh
 
+PHOTOGRAPHS = 1000  # of 256 pixels per side that the host path is measured with: 200 MB
 _KEYS = 16  # different random choices that a measurement goes through
 
 
@@ -143,6 +149,27 @@ def loop(
     }
 
 
+def feed(batch: int, stored_size: int, duration: float, repeats: int) -> dict[str, Any]:
+    """Images per second that the host path brings to the devices, no step beside it."""
+    count = max(PHOTOGRAPHS, batch)
+    images = np.random.default_rng(0).integers(
+        0, 256, (count, stored_size, stored_size, 3), np.uint8
+    )
+    order = BatchOrder(count, batch, 0, field="batch")
+    mesh, block = make_mesh(), default_config().runtime.steps_per_dispatch
+    with make_source(images, np.zeros(count), order, mesh, "host", block) as source:
+        next_step = 0
+
+        def run(blocks: int) -> None:
+            nonlocal next_step
+            for _ in range(blocks):
+                jax.block_until_ready(source.block(next_step, block))
+                next_step += block
+
+        rates = interleaved_rates({"feed": run}, batch * block, duration, repeats)["feed"]
+    return {"images_per_second": rates}
+
+
 def _keys() -> list[jax.Array]:
     return list(jax.random.split(jax.random.key(1), _KEYS))
 
@@ -189,7 +216,7 @@ def main() -> None:
     if arguments.get("pin"):  # before JAX counts the cores for its threads
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     keep_freed_memory()  # as every job does
-    measurement = {"machine": machine, "step": step, "augment": augment, "loop": loop}
+    measurement = {"machine": machine, "step": step, "augment": augment, "loop": loop, "feed": feed}
     result = measurement[arguments.pop("what")](**arguments)
     print(json.dumps(result))
 

@@ -23,7 +23,7 @@ from benchmarks.processes import ROOT, MeasurementError, Session, is_running, wa
 from benchmarks.synthetic_data import write_cifar10
 from benchmarks.timing import summarize, summarize_ratio
 
-FIGURES = ("help", "step", "augment", "loop", "start", "peer", "unrolled")
+FIGURES = ("help", "step", "augment", "loop", "start", "peer", "feed", "unrolled")
 
 
 def measure_help(session: Session, _: dict[str, Any]) -> dict[str, Any]:
@@ -66,6 +66,21 @@ def measure_loop(session: Session, about: dict[str, Any]) -> dict[str, Any]:
     return session.measure(
         "loop", **about, duration=1.0 if quick else 4.0, repeats=2 if quick else 4
     )
+
+
+def measure_feed(session: Session, about: dict[str, Any]) -> dict[str, Any]:
+    """Photographs that the host path brings, against what fine-tuning at 224 pixels takes."""
+    timing = dict(duration=session.duration, repeats=session.repeats)
+    found = session.measure("feed", batch=about["batch"], stored_size=256, **timing)
+    step = session.measure("step", **about, **timing, parts=["complete"], image_size=224)
+    rates = {
+        "feed": found["images_per_second"],
+        "step": step["images_per_second"]["complete"],
+    }
+    return {
+        "images_per_second": rates,
+        "feed_to_step": round(rates["feed"]["median"] / rates["step"]["median"], 1),
+    }
 
 
 def measure_start(session: Session, about: dict[str, Any]) -> dict[str, Any]:
@@ -185,6 +200,7 @@ _MEASURES = {
     "loop": measure_loop,
     "start": measure_start,
     "peer": measure_peer,
+    "feed": measure_feed,
     "unrolled": measure_unrolled,
 }
 
@@ -199,6 +215,8 @@ def plan(args: argparse.Namespace) -> Iterator[tuple[str, dict[str, Any]]]:
                 for precision in args.precision:
                     about = dict(model=model, stage=stage, batch=batch, precision=precision)
                     for figure in args.only:
+                        if figure == "feed" and stage != "finetune":
+                            continue
                         ours_alone = figure == "peer" and (model != "vit" or not _has_torch())
                         again = figure == "augment" and (
                             precision != args.precision[0] or model != args.models[0]

@@ -29,6 +29,22 @@ def test_a_job_takes_turns_with_its_step(compilation_cache):
     json.dumps(found)
 
 
+def test_the_host_path_is_measured_in_whole_blocks(monkeypatch):
+    asked = []
+    make = measure.make_source
+
+    def spied(images, *arguments):
+        source = make(images, *arguments)
+        monkeypatch.setattr(source, "block", lambda step, n: asked.append((step, n)) or np.zeros(1))
+        return source
+
+    monkeypatch.setattr(measure, "make_source", spied)
+    monkeypatch.setattr(measure, "PHOTOGRAPHS", 16)
+    found = measure.feed(batch=4, stored_size=8, duration=0.01, repeats=2)
+    assert asked == [(8 * i, 8) for i in range(len(asked))]
+    assert found["images_per_second"]["repeats"] == 2
+
+
 @pytest.mark.slow
 def test_the_complete_step_is_augmentation_and_update():
     steps = make_steps("vit", "pretrain", 2, "float32", **TINY)

@@ -63,6 +63,9 @@ def test_the_peer_is_a_vit_and_augmentation_is_measured_once():
     assert not [p for p in planned if p[0] == "augment" and p[1:] != ("vit", "float32")]
     assert planned.count(("step", "swin", "bfloat16")) == 2
     assert planned[0][0] == "help"
+    assert {about["stage"] for figure, about in speed.plan(args) if figure == "feed"} == {
+        "finetune"
+    }
 
 
 def test_an_unknown_figure_is_refused(capsys):
@@ -91,6 +94,19 @@ def test_a_process_is_running_until_it_ends():
     os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
     assert not is_running(process)
     process.wait()
+
+
+def test_photographs_are_compared_with_the_step_at_their_size(tmp_path, monkeypatch):
+    session, asked = Session(tmp_path, quick=True), {}
+
+    def measured(what, **arguments):
+        asked[what] = arguments
+        rate = summarize([{"feed": 900.0, "step": 30.0}[what]])
+        return {"images_per_second": rate if what == "feed" else {"complete": rate}}
+
+    monkeypatch.setattr(session, "measure", measured)
+    assert speed.measure_feed(session, ABOUT)["feed_to_step"] == 30.0
+    assert (asked["feed"]["stored_size"], asked["step"]["image_size"]) == (256, 224)
 
 
 def test_side_by_side_compares_the_first_with_each_other():
