@@ -1,11 +1,10 @@
-"""Accuracies from logits or features, all in percent."""
+"""Accuracies from logits, all in percent."""
 
-import functools
+from collections.abc import Sequence
+from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Float, Int
 
 
 def top_k_accuracy(
@@ -40,46 +39,25 @@ def classification_figures(
     }
 
 
-def knn_accuracy(
-    bank: Float[np.ndarray, "bank width"],
-    bank_labels: Int[np.ndarray, " bank"],
-    queries: Float[np.ndarray, "count width"],
-    labels: Int[np.ndarray, " count"],
-    *,
-    num_classes: int,
-    k: int = 20,
-    temperature: float = 0.07,
-    chunk: int = 500,
-) -> float:
-    """Top-1 accuracy of DINO's weighted nearest-neighbour classifier, in percent.
-
-    Features are L2-normalised; each of the k most similar bank images votes for its class with
-    weight exp(similarity / temperature) (facebookresearch/dino, eval_knn.py).
-    """
-    bank, queries = (
-        x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12) for x in (bank, queries)
-    )
-    k = min(k, len(bank))
-    vote = functools.partial(
-        _vote, jnp.asarray(bank), jnp.asarray(bank_labels), num_classes, k, temperature
-    )
-    padding = -len(queries) % chunk
-    queries = np.pad(queries, ((0, padding), (0, 0)))
-    votes = [vote(queries[i : i + chunk]) for i in range(0, len(queries), chunk)]
-    predicted = np.concatenate(jax.device_get(votes))[: len(labels)]
-    return float((predicted == labels).mean() * 100)
+def confusion_matrix(
+    logits: Float[np.ndarray, "count classes"], labels: Int[np.ndarray, " count"]
+) -> Int[np.ndarray, "classes classes"]:
+    """How many images of each class (row) are taken for which (column)."""
+    classes = logits.shape[1]
+    pairs = labels.astype(np.int64) * classes + logits.argmax(axis=1)
+    return np.bincount(pairs, minlength=classes**2).reshape(classes, classes)
 
 
-@functools.partial(jax.jit, static_argnums=(2, 3))
-def _vote(
-    bank: Float[Array, "bank width"],
-    bank_labels: Int[Array, " bank"],
-    num_classes: int,
-    k: int,
-    temperature: float,
-    queries: Float[Array, "chunk width"],
-) -> Int[Array, " chunk"]:
-    similarity, index = jax.lax.top_k(jnp.matmul(queries, bank.T, precision="highest"), k)
-    weight = jnp.exp(similarity / temperature)
-    votes = jnp.einsum("qk,qkc->qc", weight, jax.nn.one_hot(bank_labels[index], num_classes))
-    return votes.argmax(axis=-1)
+def per_class_accuracy(
+    confusion: Int[np.ndarray, "classes classes"], class_names: Sequence[str]
+) -> list[dict[str, Any]]:
+    """Name, number of images and top-1 accuracy in percent (None without images) by class."""
+    counts = confusion.sum(axis=1)
+    return [
+        {
+            "name": name,
+            "images": int(count),
+            "top1": float(right / count * 100) if count else None,
+        }
+        for name, count, right in zip(class_names, counts, np.diag(confusion), strict=True)
+    ]

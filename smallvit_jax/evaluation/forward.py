@@ -15,7 +15,8 @@ from smallvit_jax.training.sharding import split_batch
 class Forward:
     """A model's method as a function of its arrays and a whole split of uint8 images.
 
-    Images are scaled to `image_size` and normalised with `mean` and `std` (scale 0 to 1).
+    Images are scaled to `image_size` and normalised with `mean` and `std` (scale 0 to 1);
+    `arguments` are what the method takes behind them.
     """
 
     def __init__(
@@ -28,10 +29,11 @@ class Forward:
         std: Sequence[float],
         batch_size: int,
         mesh: Mesh,
+        arguments: tuple = (),
     ):
         def apply(arrays, batch):
             images = evaluation_batch(batch, image_size, tuple(mean), tuple(std))
-            return network(arrays, {}, images, method=method)[0]
+            return network(arrays, {}, images, *arguments, method=method)[0]
 
         # Whole on every device, hence in every process.
         self._apply = jax.jit(apply, out_shardings=NamedSharding(mesh, PartitionSpec()))

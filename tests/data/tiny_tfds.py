@@ -38,16 +38,20 @@ def write_tfds(
     class_names: tuple[str, ...] = CIFAR10_CLASSES,
     shards: int = 1,
 ) -> Path:
-    """Writes `<data_dir>/<builder>/<version>` from encoded images and labels; returns it."""
+    """Writes `<data_dir>/<builder>/<version>` from encoded images and labels; returns it.
+
+    `builder` may be "name/config".
+    """
     from array_record.python import array_record_module
 
+    dataset, _, config = builder.partition("/")
     folder = Path(data_dir) / builder / version
     folder.mkdir(parents=True)
     split_infos = []
     for split, examples in splits.items():
         parts = [list(part) for part in np.array_split(np.arange(len(examples)), shards)]
         for number, part in enumerate(parts):
-            name = f"{builder}-{split}.array_record-{number:05d}-of-{shards:05d}"
+            name = f"{dataset}-{split}.array_record-{number:05d}-of-{shards:05d}"
             writer = array_record_module.ArrayRecordWriter(str(folder / name), "group_size:1")
             for index in part:
                 writer.write(_example(index, *examples[index]))
@@ -62,7 +66,8 @@ def write_tfds(
         )
     info = {
         "fileFormat": "array_record",
-        "name": builder,
+        "name": dataset,
+        "configName": config,
         "splits": split_infos,
         "version": version,
     }

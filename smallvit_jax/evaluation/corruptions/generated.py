@@ -1,0 +1,112 @@
+"""Corrupting a whole split: in worker processes, ahead of who uses it, and kept on the disk."""
+
+import contextlib
+import functools
+import multiprocessing
+import os
+import signal
+import threading
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+
+import numpy as np
+from jaxtyping import Int, UInt8
+
+from smallvit_jax.errors import UserError
+from smallvit_jax.evaluation.corruptions import corrupt
+from smallvit_jax.evaluation.corruptions.cache import CorruptionCache
+
+_IMAGES_AT_ONCE = 100
+_SETTINGS_AHEAD = 2  # made while one is in use; memory for as many splits
+
+
+def corrupted_splits(
+    images: UInt8[np.ndarray, "images size size 3"],
+    indices: Int[np.ndarray, " images"],
+    settings: Sequence[tuple[str, int]],
+    *,
+    processes: int = 1,
+    cache: CorruptionCache | None = None,
+) -> Iterator[tuple[str, int, UInt8[np.ndarray, "images size size 3"]]]:
+    """Yields (kind, severity, corrupted images) for each of `settings`, in order.
+
+    `indices` are the images' places in their split; what is random depends on them alone.
+    `processes` is how many corrupt images; 0 stands for one per core that this process may use.
+    What `cache` holds is read, the rest is made and kept there. Raises UserError when a worker
+    process dies.
+    """
+    parts = -(-len(images) // _IMAGES_AT_ONCE)
+    processes = min(processes or _usable_cores(), parts * len(settings))
+    with contextlib.ExitStack() as stack:
+        pool = None
+        pending: deque = deque()
+        for kind, severity in settings:
+            kept = cache.read(kind, severity) if cache else None
+            if kept is None and processes > 1 and pool is None:
+                pool = stack.enter_context(_worker_processes(processes))
+            work = None if kept is not None else _start(pool, images, indices, kind, severity)
+            pending.append((kind, severity, kept, work))
+            if len(pending) > _SETTINGS_AHEAD:
+                yield _finish(*pending.popleft(), cache)
+        while pending:
+            yield _finish(*pending.popleft(), cache)
+
+
+def _start(pool: Executor | None, images, indices, kind: str, severity: int) -> list:
+    """Functions that return the parts of a split; without a pool they also make them."""
+    work = []
+    for start in range(0, len(images), _IMAGES_AT_ONCE):
+        part = slice(start, start + _IMAGES_AT_ONCE)
+        arguments = (images[part], kind, severity, indices[part])
+        if pool is None:
+            work.append(functools.partial(corrupt, *arguments))
+        else:
+            work.append(pool.submit(corrupt, *arguments).result)
+    return work
+
+
+def _finish(kind: str, severity: int, kept, work, cache: CorruptionCache | None):
+    if kept is not None:
+        return kind, severity, kept
+    try:
+        corrupted = np.concatenate([result() for result in work])
+    except BrokenProcessPool as error:
+        raise UserError(
+            f"a process that made {kind} images has ended, perhaps for lack of memory; set "
+            "--config.evaluate.corruptions.processes=1"
+        ) from error
+    if cache:
+        cache.write(kind, severity, corrupted)
+    return kind, severity, corrupted
+
+
+def _usable_cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+@contextlib.contextmanager
+def _worker_processes(count: int) -> Iterator[Executor]:
+    # Spawned: a fork would copy JAX's threads in the middle of their work.
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(count, mp_context=context, initializer=_prepare_worker)
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _prepare_worker() -> None:
+    """Leaves Ctrl-C to the parent process, and ends with it however it ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def follow() -> None:
+        parent.join()
+        os._exit(0)
+
+    threading.Thread(target=follow, daemon=True).start()
