@@ -14,11 +14,11 @@ Expected time: seconds.
 Expected accuracy: that of the weights, which are the same.
 """
 
-from smallvit_jax.config import default_config, parse_dataset
+from smallvit_jax.config import default_config, set_dataset
 
 
 def get_config(argument: str = "cifar10"):
     config = default_config()
     config.job = "convert"
-    config.dataset.name = parse_dataset(argument)
+    set_dataset(config, argument)
     return config

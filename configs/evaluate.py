@@ -9,11 +9,11 @@ Expected time: not measured yet.
 Expected accuracy: what the checkpoint's own `result.json` says.
 """
 
-from smallvit_jax.config import default_config, parse_dataset
+from smallvit_jax.config import default_config, set_dataset
 
 
 def get_config(argument: str = "cifar10"):
     config = default_config()
     config.job = "evaluate"
-    config.dataset.name = parse_dataset(argument)
+    set_dataset(config, argument)
     return config

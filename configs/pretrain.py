@@ -9,11 +9,11 @@ Expected time: not measured yet.
 Expected accuracy (kNN on the teacher's features): not measured yet.
 """
 
-from smallvit_jax.config import default_config, parse_model_and_dataset
+from smallvit_jax.config import default_config, set_model_and_dataset
 
 
 def get_config(argument: str = "vit,cifar10"):
     config = default_config()
     config.job = "pretrain"
-    config.model.name, config.dataset.name = parse_model_and_dataset(argument)
+    set_model_and_dataset(config, argument)
     return config

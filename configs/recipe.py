@@ -10,11 +10,11 @@ Expected accuracy: not measured yet; the paper reports 96.41 % for vit,cifar10 (
 the test set; trained from scratch 93.58 %).
 """
 
-from smallvit_jax.config import default_config, parse_model_and_dataset
+from smallvit_jax.config import default_config, set_model_and_dataset
 
 
 def get_config(argument: str = "vit,cifar10"):
     config = default_config()
     config.job = "recipe"
-    config.model.name, config.dataset.name = parse_model_and_dataset(argument)
+    set_model_and_dataset(config, argument)
     return config

@@ -47,37 +47,43 @@ def leaves(config: ml_collections.ConfigDict, prefix: str = "") -> dict[str, obj
     return found
 
 
-def parse_model_and_dataset(argument: str) -> tuple[str, str]:
-    """Splits a config file's argument "MODEL,DATASET", as in `configs/recipe.py:vit,cifar10`.
+def set_model_and_dataset(config: ml_collections.ConfigDict, argument: str) -> None:
+    """Sets what "MODEL,DATASET" names, the argument of config files like `configs/recipe.py`.
 
-    Raises UserError when it has another form, or names no known model or dataset.
+    DATASET is as for `set_dataset`. Raises UserError when the argument has another form, or names
+    no known model or dataset.
     """
-    parts = [part.strip() for part in argument.split(",")]
-    if len(parts) != 2:
+    model, _, dataset = (part.strip() for part in argument.partition(","))
+    if not dataset or ("," in dataset and not dataset.startswith("folder:")):
         raise UserError(
-            f'the argument after the config file must be MODEL,DATASET like "vit,cifar10", not '
-            f'"{argument}"'
+            'the argument after the config file must be MODEL,DATASET like "vit,cifar10" or '
+            f'"vit,folder:PATH", not "{argument}"'
         )
-    model, dataset = parts
     _check_name("model", model, MODELS)
-    _check_name("dataset", dataset, dataset_names())
-    return model, dataset
+    config.model.name = model
+    set_dataset(config, dataset)
 
 
-def parse_dataset(argument: str) -> str:
-    """Returns a config file's argument "DATASET", as in `configs/evaluate.py:cifar10`.
+def set_dataset(config: ml_collections.ConfigDict, argument: str) -> None:
+    """Sets what "DATASET" names, the argument of config files like `configs/evaluate.py`.
 
-    Raises UserError when it names no known dataset.
+    It is a name of the dataset table, or "folder:PATH" for images of one's own. Raises UserError
+    when it names no known dataset.
     """
-    _check_name("dataset", argument, dataset_names())
-    return argument
+    name, colon, root = argument.strip().partition(":")
+    if name != "folder":
+        name, root = argument.strip(), ""
+    _check_name("dataset", name, dataset_names())
+    if colon and not root:
+        raise UserError(f'the argument "{argument}" names no folder; write folder:PATH')
+    config.dataset.name, config.dataset.root = name, root
 
 
 def dataset_names() -> tuple[str, ...]:
-    """Returns the names in the dataset table."""
-    from smallvit_jax.data.datasets import DATASETS
+    """Returns the names in the dataset table, and the one of images of one's own."""
+    from smallvit_jax.data.datasets import DATASETS, FOLDER
 
-    return tuple(DATASETS)
+    return (*DATASETS, FOLDER)
 
 
 def _check_name(kind: str, name: str, known: tuple[str, ...]) -> None:
@@ -259,6 +265,9 @@ def _attention() -> ml_collections.ConfigDict:
     attention.beside = ""  # a second one to draw beside it, such as a model trained from scratch
     # an image file or a folder of them; empty: test images of the dataset
     attention.input = ""
+    # file of boxes for the input's files, a line each: name, then left, top, right and bottom in
+    # pixels, other words around them (Tiny-ImageNet's val_annotations.txt, CSV files of Cars)
+    attention.boxes = ""
     attention.images = 8  # how many images to draw
     attention.enlarge = 4  # draw also at this multiple of the trained image size; 1: not
     attention.block = -1  # whose attention: 0 is the first block, -1 the last

@@ -16,7 +16,6 @@ from smallvit_jax import inputs
 from smallvit_jax.augment.finetune import AugmentSettings, augment_batch
 from smallvit_jax.augment.mixing import mix_batch
 from smallvit_jax.data.batches import BatchOrder
-from smallvit_jax.data.datasets import get_dataset
 from smallvit_jax.data.placement import check_batch, make_source
 from smallvit_jax.evaluation.accuracy import classification_figures
 from smallvit_jax.evaluation.forward import Forward
@@ -242,7 +241,7 @@ MIXING = ("mix", "mixup_alpha", "cutmix_alpha")  # what happens to batches, not 
 def augment_settings(config: ConfigDict, image_size: int, data: inputs.Data) -> AugmentSettings:
     """What `config.finetune.augment` does to single images; the dataset fills what it leaves."""
     augment = {name: value for name, value in config.finetune.augment.items() if name not in MIXING}
-    spec = get_dataset(config.dataset.name)
+    spec = inputs.dataset_spec(config)
     if augment["policy"] == "auto":
         augment["policy"] = spec.policy
     if augment["crop_padding"] is None:

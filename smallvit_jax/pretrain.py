@@ -14,11 +14,10 @@ from ml_collections import ConfigDict
 from smallvit_jax import inputs, objective
 from smallvit_jax.augment.views import ViewSettings, multi_crop
 from smallvit_jax.data.batches import BatchOrder
-from smallvit_jax.data.datasets import get_dataset
 from smallvit_jax.data.placement import check_batch, make_source
 from smallvit_jax.errors import UserError
-from smallvit_jax.evaluation.accuracy import knn_accuracy
 from smallvit_jax.evaluation.forward import Forward
+from smallvit_jax.evaluation.neighbors import knn_accuracy
 from smallvit_jax.loading import check_same_model
 from smallvit_jax.models import create_model
 from smallvit_jax.models.heads import ProjectionHead, ViewNetwork
@@ -190,7 +189,7 @@ def bind_update(
 def view_settings(config: ConfigDict, image_size: int, data: inputs.Data) -> ViewSettings:
     """The views that `config.pretrain.views` describes; scales left open are the dataset's."""
     views = dict(config.pretrain.views)
-    spec = get_dataset(config.dataset.name)
+    spec = inputs.dataset_spec(config)
     for scale in ("global_scale", "local_scale"):
         views[scale] = views[scale] or getattr(spec, scale)
     return ViewSettings(image_size=image_size, mean=data.info.mean, std=data.info.std, **views)
@@ -247,7 +246,8 @@ class KnnEvaluator:
         self._every, self._epochs = config.pretrain.knn_every, config.pretrain.epochs
         labelled = images.labels >= 0
         self._bank, self._queries = images.take(np.flatnonzero(labelled)), data.test
-        self._on = bool(self._every and labelled.any() and (data.test.labels >= 0).all())
+        tested = len(data.test.labels) and (data.test.labels >= 0).all()
+        self._on = bool(self._every and labelled.any() and tested)
         self._features = Forward(
             backbone,
             "features",

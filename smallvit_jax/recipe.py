@@ -47,19 +47,25 @@ def _run_stages(config: ConfigDict, workdir: Path, data_dir: str | None) -> dict
     return stages
 
 
+# Of the evaluation, what its own result.json is the place for.
+_BULKY = ("calibration", "per_class", "confusion", "knn_sweep")
+
+
 def _sum_up(config: ConfigDict, stages: dict[str, Any]) -> dict[str, Any]:
+    evaluation = {k: v for k, v in stages["evaluate"].items() if k not in _BULKY}
     return {
         "job": "recipe",
         "dataset": config.dataset.name,
         "seed": config.seed,
         "test_top1": stages["evaluate"]["test_top1"],
         "test_top5": stages["evaluate"]["test_top5"],
+        "linear_probe_top1": evaluation.get("linear_probe", {}).get("top1"),
         "scratch_test_top1": stages.get("scratch", {}).get("test_top1"),
         "knn_raw_pixels": stages["pretrain"]["knn_raw_pixels"],
         "knn_before": stages["pretrain"]["knn_before"],
         "knn_after": stages["pretrain"]["knn_after"],
         "seconds": round(sum(stage["seconds"] for stage in stages.values()), 1),
-        "stages": stages,
+        "stages": stages | {"evaluate": evaluation},
     }
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import ml_collections
 
 from smallvit_jax.config import MODELS, dataset_names, default_config, leaves
+from smallvit_jax.data.datasets import FOLDER
 from smallvit_jax.errors import UserError, did_you_mean
 
 JOBS = (
@@ -14,7 +15,7 @@ JOBS = (
     *("attention", "predict", "embed", "report", "data_efficiency"),
 )
 # Lists as long as their user likes; the others have the default's length.
-_ANY_LENGTH = (
+ANY_LENGTH = (
     *("evaluate.knn_sweep_neighbors", "evaluate.knn_sweep_temperatures"),
     *("evaluate.probe_learning_rates", "data_efficiency.fractions", "data_efficiency.seeds"),
 )
@@ -70,7 +71,7 @@ def _check_type(path: str, value: object, default: object, declared: type) -> No
         return
     if type(value) is not declared:
         raise UserError(f"{path} is {show(value)}, but must be {TYPE_NAMES[declared]}")
-    free = default is None or path in _ANY_LENGTH
+    free = default is None or path in ANY_LENGTH
     if declared is tuple and not free and len(value) != len(default):
         raise UserError(
             f"{path} is {show(value)}, but must have {len(default)} numbers like {show(default)}"
@@ -84,23 +85,49 @@ def _check_value(path: str, value: object, rule: "Rule | None") -> None:
     raise UserError(f"{path} is {show(value)}, but must be {rule.allowed}{hint}")
 
 
+_TRAINS_OR_TESTS = ("pretrain", "finetune", "recipe", "evaluate", "data_efficiency")
+# What a job cannot do without: field, what it is, an example.
+_CHECKPOINT = "stage folder or checkpoint"
+_NEEDED = {
+    "evaluate": [("evaluate.checkpoint", f"the {_CHECKPOINT} to evaluate", "runs/x/finetune")],
+    "attention": [("attention.checkpoint", f"the {_CHECKPOINT} to look into", "runs/x/finetune")],
+    "convert": [
+        ("convert.source", "a weights file of the reference or a stage folder", "best.pth")
+    ],
+    **{
+        job: [
+            ("predict.checkpoint", f"the {_CHECKPOINT} to use", "runs/x/finetune"),
+            ("predict.input", "an image file or a folder of them", "photos"),
+        ]
+        for job in ("predict", "embed")
+    },
+}
+
+
 def _check_together(config: ml_collections.ConfigDict) -> None:
-    if config.job == "recipe" and config.finetune.init_from:
+    values = leaves(config)
+    for field, what, example in _NEEDED.get(config.job, ()):
+        if not values[field]:
+            raise UserError(
+                f'the job "{config.job}" needs {field}: {what}, as in --config.{field}={example}'
+            )
+    _check_root(config)
+    if config.job in ("recipe", "data_efficiency") and config.finetune.init_from:
         raise UserError(
-            f'finetune.init_from is "{config.finetune.init_from}", but the job "recipe" fine-tunes '
-            'what it pre-trains itself; use the job "finetune" or leave the field empty'
+            f'finetune.init_from is "{config.finetune.init_from}", but the job "{config.job}" '
+            'fine-tunes what it pre-trains itself; use the job "finetune" or leave the field empty'
         )
-    if config.job == "evaluate" and not config.evaluate.checkpoint:
+    if config.job == "attention" and config.attention.boxes and not config.attention.input:
         raise UserError(
-            'the job "evaluate" needs evaluate.checkpoint: the stage folder or checkpoint to '
-            "evaluate, as in --config.evaluate.checkpoint=runs/x/finetune"
+            f'attention.boxes is "{config.attention.boxes}", but boxes are for files, and there is '
+            "no attention.input; name the image file or folder that they are for"
         )
-    if config.job == "convert" and not config.convert.source:
+    if config.job == "data_efficiency" and config.dataset.label_fraction < 1:
         raise UserError(
-            'the job "convert" needs convert.source: a .pth file of the reference or a stage '
-            "folder, as in --config.convert.source=best.pth"
+            f"dataset.label_fraction is {config.dataset.label_fraction:g}, but the job "
+            '"data_efficiency" chooses the labels itself, by data_efficiency.fractions; set it to 1'
         )
-    pretrains = config.job in ("pretrain", "recipe")
+    pretrains = config.job in ("pretrain", "recipe", "data_efficiency")
     if pretrains and config.runtime.accumulate > 1 and config.pretrain.head.batch_norm:
         raise UserError(
             f"runtime.accumulate is {config.runtime.accumulate}, but pretrain.head.batch_norm "
@@ -111,6 +138,20 @@ def _check_together(config: ml_collections.ConfigDict) -> None:
         raise UserError(
             f"finetune.augment.mix is {augment.mix}, but mixup_alpha and cutmix_alpha are both 0; "
             "set mix to 0 or one of the two above 0"
+        )
+
+
+def _check_root(config: ml_collections.ConfigDict) -> None:
+    dataset = config.dataset
+    if dataset.root and dataset.name != FOLDER:
+        raise UserError(
+            f'dataset.root is "{dataset.root}", but dataset.name is "{dataset.name}", which is not '
+            f"read from there; set --config.dataset.name={FOLDER}, or leave the root empty"
+        )
+    if dataset.name == FOLDER and not dataset.root and config.job in _TRAINS_OR_TESTS:
+        raise UserError(
+            f'dataset.name is "{FOLDER}", which needs dataset.root: the folder of your images, as '
+            "in --config.dataset.root=photos"
         )
 
 

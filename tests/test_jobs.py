@@ -307,7 +307,7 @@ def test_figures_of_a_stage_alone_are_those_of_the_recipe(tiny_recipe, tmp_path,
     alone = read_json(tmp_path / "result.json")
     inside = read_json(tiny_recipe.folder / "evaluate" / "result.json")
     assert [alone[k] for k in figures] == [inside[k] for k in figures]
-    assert "test top1" in capsys.readouterr().out
+    assert "top-1 accuracy" in capsys.readouterr().out
 
 
 def test_an_interrupted_recipe_goes_on_with_the_stage_it_was_in(tiny_recipe, tmp_path):

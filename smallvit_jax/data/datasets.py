@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 from smallvit_jax.errors import UserError, did_you_mean
 
+FOLDER = "folder"  # the name of images of one's own: not in the table, see `data.folder`
+
 Scale = tuple[float, float]
 Color = tuple[float, float, float]
 
@@ -36,6 +38,19 @@ class DatasetSpec:
     def __post_init__(self):
         if not self.stored_size:
             object.__setattr__(self, "stored_size", self.image_size)
+
+
+@dataclass(frozen=True)
+class DatasetInfo:
+    """What training, checkpoints and reports need to know of a dataset; mean and std on a scale of
+    0 to 1."""
+
+    name: str
+    class_names: tuple[str, ...]  # empty for a folder without labels
+    num_classes: int
+    image_size: int  # that models are trained at; the images may be larger
+    mean: Color
+    std: Color
 
 
 # Classes, normalisation, policies and crop scales are the reference's (train_ssl.py, finetune.py,
@@ -153,6 +168,11 @@ DATASETS: dict[str, DatasetSpec] = {row.name: row for row in _ROWS}
 
 def get_dataset(name: str) -> DatasetSpec:
     """Returns the table's entry; raises UserError for a name it does not hold."""
+    if name == FOLDER:
+        raise UserError(
+            f'dataset.name="{name}" means images of your own, of which the dataset table says '
+            f"nothing; choose one of {', '.join(DATASETS)} here"
+        )
     if name not in DATASETS:
         raise UserError(
             f'dataset.name="{name}" is not in the dataset table{did_you_mean(name, DATASETS)}; '

@@ -1,48 +1,38 @@
-"""One function that reads any dataset of the table into memory."""
+"""One function that reads any dataset into memory."""
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Int32, UInt8
 
-from smallvit_jax.data.datasets import get_dataset
+from smallvit_jax.data.datasets import FOLDER, DatasetInfo, get_dataset
 from smallvit_jax.data.digits import read_digits
 from smallvit_jax.data.tfds_directory import read_tfds
 from smallvit_jax.errors import UserError, did_you_mean
 
 
-@dataclass(frozen=True)
-class DatasetInfo:
-    """What training, checkpoints and reports need to know of a dataset; mean and std on a scale of
-    0 to 1."""
-
-    name: str
-    class_names: tuple[str, ...]
-    num_classes: int
-    image_size: int  # that models are trained at; the images may be larger
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-
-
 def load_split(
     name: str, split: str, data_dir: str | Path | None = None
 ) -> tuple[UInt8[np.ndarray, "images size size 3"], Int32[np.ndarray, " images"], DatasetInfo]:
-    """Reads and decodes "train" or "test" of a dataset of the table.
+    """Reads and decodes "train" or "test" of a dataset of the table, or of a folder of images.
 
     Images are uint8 and of the table's stored size, which for photographs exceeds the `image_size`
     that models are trained at; labels are 0 to num_classes - 1, or -1 where there is none.
     `data_dir` holds TFDS datasets as `<builder>/<version>/`; None means the environment's
-    TFDS_DATA_DIR, else ~/tensorflow_datasets. Raises UserError, within a second where something is
-    missing, for an unknown name or split and for files that are absent, incomplete, damaged or of
-    another format.
+    TFDS_DATA_DIR, else ~/tensorflow_datasets. For the name "folder" it is the folder of images,
+    which `data.folder` describes. Raises UserError, within a second where something is missing, for
+    an unknown name or split and for files that are absent, incomplete, damaged or of another
+    format.
     """
-    spec = get_dataset(name)
-    splits = {"train": spec.train_split, "test": spec.test_split}
-    if split not in splits:
+    spec = None if name == FOLDER else get_dataset(name)
+    if split not in ("train", "test"):
         raise UserError(
-            f'{name} has no split "{split}"{did_you_mean(split, splits)}; choose train or test'
+            f'{name} has no split "{split}"{did_you_mean(split, ("train", "test"))}; choose train '
+            "or test"
         )
+    if spec is None:
+        return _load_folder(split, data_dir)
+    splits = {"train": spec.train_split, "test": spec.test_split}
     if spec.builder:
         images, labels, class_names = read_tfds(spec, splits[split], data_dir)
     else:
@@ -56,3 +46,15 @@ def load_split(
         std=spec.std,
     )
     return images, labels, info
+
+
+def _load_folder(split: str, root: str | Path | None):
+    from smallvit_jax.data.folder import choose_image_size, read_folder, typical_side
+    from smallvit_jax.data.folder_layout import scan_folder
+
+    if root is None:
+        raise UserError('the dataset "folder" needs data_dir: the folder of your images')
+    layout = scan_folder(root)
+    side = typical_side(layout)
+    folder = read_folder(layout, side, choose_image_size(side))
+    return *folder.part(split), folder.info

@@ -30,6 +30,7 @@ def split_training_set(
     train_fraction: float = 1.0,
     validation_fraction: float = 0.0,
     labels_per_class: int = 0,
+    label_fraction: float = 1.0,
     seed: int = 0,
     class_names: Sequence[str] | None = None,
 ) -> TrainingSubsets:
@@ -37,12 +38,13 @@ def split_training_set(
 
     Of the images, `train_fraction` (over 0, up to 1) is used at all; of those with a label among
     them, `validation_fraction` (0 up to, not including, 1) is set aside; of the rest,
-    `labels_per_class` of each class keep their label (0: all). A label of -1 means none. Choices
-    are nested: with the same seed, a smaller `train_fraction` or `labels_per_class` takes a part of
-    what a larger one takes (the latter for equal other arguments). Raises UserError, naming the
-    field, where the images do not suffice.
+    `labels_per_class` of each class (0: all) or `label_fraction` of them (over 0, up to 1) keep
+    their label. A label of -1 means none. Choices are nested: with the same seed, a smaller
+    `train_fraction`, `labels_per_class` or `label_fraction` takes a part of what a larger one takes
+    (the last two for equal other arguments). Raises UserError, naming the field, where the images
+    do not suffice.
     """
-    _check_fractions(train_fraction, validation_fraction, labels_per_class)
+    _check_fractions(train_fraction, validation_fraction, labels_per_class, label_fraction)
     labels = np.asarray(labels)
     order = stratified_order(labels, seed)
     used = order[: round(train_fraction * len(labels))]
@@ -60,6 +62,7 @@ def split_training_set(
         )
     validation = candidates[len(candidates) - held_out :]
     candidates = candidates[: len(candidates) - held_out]
+    candidates = candidates[: round(label_fraction * len(candidates))]
     classes = np.unique(labels[labels != NO_LABEL])
     _check_classes(labels[candidates], classes, labels_per_class, class_names)
     labelled = candidates
@@ -93,7 +96,7 @@ def _rank_within_class(labels: Int[np.ndarray, " images"]) -> Int[np.ndarray, " 
     return rank
 
 
-def _check_fractions(train_fraction, validation_fraction, labels_per_class) -> None:
+def _check_fractions(train_fraction, validation_fraction, labels_per_class, label_fraction) -> None:
     if not 0 < train_fraction <= 1:
         raise UserError(
             f"dataset.train_fraction={train_fraction:g} is not a part of the training images; "
@@ -108,6 +111,16 @@ def _check_fractions(train_fraction, validation_fraction, labels_per_class) -> N
         raise UserError(
             f"dataset.labels_per_class={labels_per_class} is negative; give a number of images, or "
             "0 for all"
+        )
+    if not 0 < label_fraction <= 1:
+        raise UserError(
+            f"dataset.label_fraction={label_fraction:g} is not a part of the labels; give a number "
+            "over 0 and up to 1"
+        )
+    if labels_per_class and label_fraction < 1:
+        raise UserError(
+            f"dataset.labels_per_class={labels_per_class} and dataset.label_fraction="
+            f"{label_fraction:g} both choose labels; leave one of them at its default"
         )
 
 
@@ -125,6 +138,7 @@ def _check_classes(labels, classes, labels_per_class, class_names) -> None:
                 "images to choose from; lower it, or use more of the training images"
             )
         raise UserError(
-            "dataset.train_fraction and dataset.validation_fraction leave no training image of "
-            f"class {label}{name}; raise the first or lower the second"
+            "dataset.train_fraction, dataset.validation_fraction and dataset.label_fraction leave "
+            f"no labelled training image of class {label}{name}; raise the first or the last, or "
+            "lower the second"
         )

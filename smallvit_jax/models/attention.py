@@ -39,9 +39,13 @@ def attend(q: Heads, k: Heads, v: Heads) -> Heads:
     return _forward(q, k, v)[0]
 
 
+def attention_weights(q: Heads, k: Heads) -> Float[Array, "batch heads queries keys"]:
+    """Softmax(q kᵀ / √width) per head, float32."""
+    return jax.nn.softmax(_scores(q * q.shape[-1] ** -0.5, k), axis=-1)
+
+
 def _forward(q, k, v):
-    scores = _scores(q * q.shape[-1] ** -0.5, k)
-    weights = keep(jax.nn.softmax(scores, axis=-1).astype(v.dtype))
+    weights = keep(attention_weights(q, k).astype(v.dtype))
     return jnp.einsum("bhqk,bkhd->bqhd", weights, v), (q, k, v, weights)
 
 

@@ -5,7 +5,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from smallvit_jax.errors import UserError, did_you_mean
-from smallvit_jax.models.attention import attend, softmax
+from smallvit_jax.models.attention import Heads, attend, attention_weights, softmax
 from smallvit_jax.models.block_loop import apply_blocks, keep
 from smallvit_jax.models.initializers import Scheme, get_scheme
 from smallvit_jax.models.layers import (
@@ -115,6 +115,39 @@ class CaiT(nnx.Module):
         for block in self.blocks_token_only:
             cls = block(cls, x)
         return self.norm(cls)[:, 0].astype(jnp.float32)
+
+    def block_features(
+        self, images: Float[Array, "batch height width 3"], blocks: int
+    ) -> Float[Array, "batch features"]:
+        """The class token after each of the last `blocks` class blocks (all, if there are fewer; no
+        other block has one), each behind the last norm, side by side; float32, in evaluation mode.
+        """
+        x = apply_blocks(self.blocks, self._embed(self.patch_embed(images), images), None)
+        cls, tokens = self._class_token(x), []
+        for block in self.blocks_token_only:
+            cls = block(cls, x)
+            tokens.append(self.norm(cls)[:, 0].astype(jnp.float32))
+        return jnp.concatenate(tokens[-blocks:], axis=1)
+
+    def attention(
+        self, images: Float[Array, "batch height width 3"], block: int = -1
+    ) -> Float[Array, "batch heads rows columns"]:
+        """How the class token spreads its attention over the patches in a class block; float32, in
+        evaluation mode.
+
+        A map's sum is below 1 by what the class token keeps for itself. `block` counts the class
+        blocks from 0, or back from -1; raises `IndexError` for one that is not there.
+        """
+        index = range(len(self.blocks_token_only))[block]
+        x = apply_blocks(self.blocks, self._embed(self.patch_embed(images), images), None)
+        cls = self._class_token(x)
+        for earlier in list(self.blocks_token_only)[:index]:
+            cls = earlier(cls, x)
+        last = self.blocks_token_only[index]
+        tokens = last.norm1(jnp.concatenate([cls, x], axis=1))
+        weights = last.attn.weights(tokens)[:, :, 0, 1:]
+        rows, columns = (side // self.patch_size for side in images.shape[1:3])
+        return weights.reshape(*weights.shape[:2], rows, columns)
 
     def intermediates(self, images: Float[Array, "batch height width 3"]) -> dict[str, Tokens]:
         """All tokens after each layer, by the layer's name in evaluation mode.
@@ -270,6 +303,16 @@ class ClassAttention(nnx.Module):
         self.proj = Linear(width, width, **linear)
 
     def __call__(self, x: Tokens) -> Float[Array, "batch 1 width"]:
+        mixed = attend(*self._heads_of(x))
+        return self.proj(mixed.reshape(len(x), 1, -1))
+
+    def weights(self, x: Tokens) -> Float[Array, "batch heads 1 tokens"]:
+        """How the first token spreads its attention over all; float32."""
+        q, k, _ = self._heads_of(x)
+        return attention_weights(q, k)
+
+    def _heads_of(self, x: Tokens) -> tuple[Heads, Heads, Heads]:
+        """The first token's query, and keys and values, apart by head."""
         q, k, v = (self.q(x[:, :1]), self.k(x), self.v(x))
         q, k, v = (t.reshape(*t.shape[:2], self.heads, -1) for t in (q, k, v))
-        return self.proj(attend(q, k, v).reshape(len(x), 1, -1))
+        return q, k, v

@@ -6,7 +6,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
-from smallvit_jax.models.attention import attend
+from smallvit_jax.models.attention import Heads, attend, attention_weights
 from smallvit_jax.models.block_loop import keep
 from smallvit_jax.models.initializers import Scheme, get_scheme, uniform_fan_in
 
@@ -132,14 +132,23 @@ class Attention(nnx.Module):
 
     def __call__(self, x: Tokens, *, queries: int | None = None) -> Tokens:
         """Attends from the first `queries` tokens (all when None) to every token."""
+        mixed = attend(*self._heads_of(x, queries))
+        return self.proj(keep(mixed.reshape(*mixed.shape[:2], -1)))
+
+    def weights(self, x: Tokens, *, queries: int) -> Float[Array, "batch heads queries tokens"]:
+        """How the first `queries` tokens spread their attention over all; float32."""
+        q, k, _ = self._heads_of(x, queries)
+        return attention_weights(q, k)
+
+    def _heads_of(self, x: Tokens, queries: int | None) -> tuple[Heads, Heads, Heads]:
+        """Queries, of the first tokens or of all, and keys and values, apart by head."""
         queries = x.shape[1] if queries is None else queries
         if queries == x.shape[1]:
             q, k, v = jnp.split(keep(self.qkv(x)), 3, axis=-1)
         else:
             q, k, v = self._project_apart(x, queries)
         q, k, v = (t.reshape(*t.shape[:2], self.heads, -1) for t in (q, k, v))
-        mixed = attend(q, k, v)
-        return self.proj(keep(mixed.reshape(*mixed.shape[:2], -1)))
+        return q, k, v
 
     def _project_apart(self, x: Tokens, queries: int) -> tuple[Tokens, Tokens, Tokens]:
         """The fused projection's three parts, the query only where it is used."""

@@ -4,7 +4,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.nn import initializers
 from jaxtyping import Array, Float
 
 from smallvit_jax.errors import UserError, did_you_mean
@@ -17,16 +16,8 @@ from smallvit_jax.models.layers import (
     classifier,
     drop_path,
     layer_norm,
-    product,
 )
-from smallvit_jax.models.windows import (
-    from_windows,
-    relative_position_index,
-    to_windows,
-    window_mask,
-)
-
-Grid = Float[Array, "batch rows columns width"]
+from smallvit_jax.models.window_attention import Grid, WindowAttention
 
 WINDOW = 4  # tokens per side of a window, in every setting of the reference
 PADDINGS = ("unmasked", "masked")
@@ -121,6 +112,44 @@ class Swin(nnx.Module):
             if stage.downsample is not None:
                 x = stage.downsample(x)
         return self.norm(x).astype(jnp.float32).mean(axis=(1, 2))
+
+    def block_features(
+        self, images: Float[Array, "batch height width 3"], blocks: int
+    ) -> Float[Array, "batch features"]:
+        """The mean token of the last `blocks` blocks (all, if there are fewer), side by side;
+        float32, in evaluation mode. The last norm is the last stage's, so only its tokens pass
+        through it.
+        """
+        x, tokens = self._embed(images), []
+        for stage in self.layers:
+            for block in stage.blocks:
+                x = block(x)
+                normed = self.norm(x) if stage.downsample is None else x
+                tokens.append(normed.astype(jnp.float32).mean(axis=(1, 2)))
+            if stage.downsample is not None:
+                x = stage.downsample(x)
+        return jnp.concatenate(tokens[-blocks:], axis=1)
+
+    def attention(
+        self, images: Float[Array, "batch height width 3"], block: int = -1
+    ) -> Float[Array, "batch heads rows columns"]:
+        """The attention that each token of a block's grid receives; float32, in evaluation mode.
+
+        There is no class token to ask: a map is the mean over all tokens of how they spread theirs,
+        within their windows. Its sum is 1, less what padding takes. `block` counts the blocks of
+        all stages from 0, or back from -1; raises `IndexError` for one that is not there.
+        """
+        index = range(sum(len(stage.blocks) for stage in self.layers))[block]
+        x = self._embed(images)
+        for stage in self.layers:
+            for earlier in list(stage.blocks)[:index]:
+                x = earlier(x)
+            if index < len(stage.blocks):
+                break
+            index -= len(stage.blocks)
+            x = stage.downsample(x)
+        last = stage.blocks[index]
+        return last.attn.received(last.norm1(x))
 
     def intermediates(self, images: Float[Array, "batch height width 3"]) -> dict[str, Tokens]:
         """All tokens after each layer, row by row, by the layer's name in evaluation mode."""
@@ -239,75 +268,6 @@ class SwinBlock(nnx.Module):
     def __call__(self, x: Grid, rngs: nnx.Rngs | None = None) -> Grid:
         x = x + drop_path(self.attn(self.norm1(x)), self.drop_path_rate, rngs)
         return x + drop_path(self.mlp(self.norm2(x)), self.drop_path_rate, rngs)
-
-
-class WindowAttention(nnx.Module):
-    """Multi-head self-attention within windows, with a learned bias per relative position.
-
-    `shift` moves the windows by that many tokens down and right.
-    """
-
-    def __init__(
-        self,
-        width: int,
-        heads: int,
-        window: int,
-        shift: int,
-        mask_padding: bool,
-        *,
-        scheme: Scheme,
-        dtype,
-        rngs: nnx.Rngs,
-    ):
-        self.heads, self.window, self.shift = heads, window, shift
-        self.mask_padding = mask_padding
-        linear = {"kernel_init": scheme.kernel, "dtype": dtype, "rngs": rngs}
-        self.qkv = Linear(width, 3 * width, **linear)
-        self.proj = Linear(width, width, **linear)
-        # Added to logits, so small in every scheme.
-        table_shape = ((2 * window - 1) ** 2, heads)
-        self.relative_position_bias_table = nnx.Param(
-            initializers.normal(0.02)(rngs.params(), table_shape)
-        )
-
-    def __call__(self, x: Grid) -> Grid:
-        """Attends within each window of the grid."""
-        rows, columns, width = x.shape[1:]
-        qkv = self._project(x)
-        padded_rows, padded_columns = qkv.shape[1:3]
-        if self.shift:
-            qkv = jnp.roll(qkv, (-self.shift, -self.shift), axis=(1, 2))
-        qkv = to_windows(qkv, self.window)
-        q, k, v = jnp.split(qkv.reshape(*qkv.shape[:3], 3 * self.heads, -1), 3, axis=3)
-        logits = jnp.einsum(
-            "bwqhd,bwkhd->bwhqk", q * q.shape[-1] ** -0.5, k, preferred_element_type=jnp.float32
-        )
-        logits = logits.astype(jnp.float32) + self._bias(rows, columns)
-        weights = jax.nn.softmax(logits, axis=-1).astype(v.dtype)
-        mixed = jnp.einsum("bwhqk,bwkhd->bwqhd", weights, v).reshape(*qkv.shape[:3], width)
-        mixed = from_windows(mixed, self.window, padded_rows, padded_columns)
-        if self.shift:
-            mixed = jnp.roll(mixed, (self.shift, self.shift), axis=(1, 2))
-        return self.proj(mixed[:, :rows, :columns])
-
-    def _project(self, x: Grid) -> Float[Array, "batch padded_rows padded_columns qkv"]:
-        """Queries, keys and values of the tokens and of the zeros that make the windows whole.
-
-        Those of a zero are the bias alone, so only the tokens go through the matrix product.
-        """
-        x, kernel, bias = (
-            jnp.asarray(a, self.qkv.dtype) for a in (x, self.qkv.kernel[...], self.qkv.bias[...])
-        )
-        missing = (-x.shape[1] % self.window, -x.shape[2] % self.window)
-        return (
-            jnp.pad(product(x, kernel), ((0, 0), (0, missing[0]), (0, missing[1]), (0, 0))) + bias
-        )
-
-    def _bias(self, rows: int, columns: int) -> Float[Array, "_ heads tokens tokens"]:
-        """What is added to the logits: the learned bias, and the mask of each window."""
-        bias = self.relative_position_bias_table[...][relative_position_index(self.window)]
-        mask = window_mask(rows, columns, self.window, self.shift, self.mask_padding)
-        return bias.transpose(2, 0, 1) + (np.zeros((1, 1, 1)) if mask is None else mask)[:, None]
 
 
 class PatchMerging(nnx.Module):

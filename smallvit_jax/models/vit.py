@@ -98,6 +98,36 @@ class ViT(nnx.Module):
         x = last_block(x, rngs, queries=1)
         return self.norm(x)[:, 0].astype(jnp.float32)
 
+    def block_features(
+        self, images: Float[Array, "batch height width 3"], blocks: int
+    ) -> Float[Array, "batch features"]:
+        """The class tokens of the last `blocks` blocks (all, if there are fewer), each behind the
+        last norm, side by side; float32, in evaluation mode (DINO's eval_linear.py).
+        """
+        first = max(0, len(self.blocks) - blocks)
+        x = apply_blocks(list(self.blocks)[:first], self._embed(images), None)
+        tokens = []
+        for block in self.blocks[first:]:
+            x = block(x)
+            tokens.append(self.norm(x[:, 0]).astype(jnp.float32))
+        return jnp.concatenate(tokens, axis=1)
+
+    def attention(
+        self, images: Float[Array, "batch height width 3"], block: int = -1
+    ) -> Float[Array, "batch heads rows columns"]:
+        """How the class token spreads its attention over the patches in a block; float32, in
+        evaluation mode.
+
+        A map's sum is below 1 by what the class token keeps for itself. `block` counts from 0, or
+        back from -1; raises `IndexError` for one that is not there.
+        """
+        index = range(len(self.blocks))[block]
+        x = apply_blocks(list(self.blocks)[:index], self._embed(images), None)
+        last = self.blocks[index]
+        weights = last.attn.weights(last.norm1(x), queries=1)[:, :, 0, 1:]
+        rows, columns = (side // self.patch_size for side in images.shape[1:3])
+        return weights.reshape(*weights.shape[:2], rows, columns)
+
     def intermediates(self, images: Float[Array, "batch height width 3"]) -> dict[str, Tokens]:
         """All tokens after each layer, by the layer's name in evaluation mode."""
         outputs = {"patch_embed": self.patch_embed(images)}

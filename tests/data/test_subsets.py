@@ -70,8 +70,16 @@ def test_stretches_hold_classes_in_proportion(labels, seed):
 def test_smaller_choices_are_part_of_larger_ones():
     by_fraction = [split_training_set(BALANCED, train_fraction=f).labelled for f in (0.1, 0.3, 1)]
     by_count = [split_training_set(BALANCED, labels_per_class=k).labelled for k in (4, 10, 250)]
-    for small, middle, large in (by_fraction, by_count):
+    by_share = [split_training_set(BALANCED, label_fraction=f).labelled for f in (0.1, 0.3, 1)]
+    for small, middle, large in (by_fraction, by_count, by_share):
         assert set(small) < set(middle) < set(large)
+
+
+def test_a_fraction_of_the_labels_leaves_the_images():
+    """Of what is not held out, each class with its share."""
+    subsets = split_training_set(BALANCED, label_fraction=0.25, validation_fraction=0.2)
+    assert np.bincount(BALANCED[subsets.labelled]).tolist() == [100] * 10
+    assert len(subsets.unlabelled) == 4000 and len(subsets.validation) == 1000
 
 
 def test_seed_decides():
@@ -99,10 +107,13 @@ def test_unlabelled_images_serve_self_supervision_only():
         ({"train_fraction": 1.5}, r"dataset.train_fraction=1.5 "),
         ({"train_fraction": float("nan")}, r"dataset.train_fraction=nan "),
         ({"train_fraction": 1e-5}, r"1e-05 of 5000 training images is no image"),
-        ({"train_fraction": 1e-3}, r"leave no training image of class \d"),
+        ({"train_fraction": 1e-3}, r"leave no labelled training image of class \d"),
         ({"validation_fraction": 1.0}, r"dataset.validation_fraction=1 "),
         ({"validation_fraction": -0.1}, r"dataset.validation_fraction=-0.1 "),
         ({"validation_fraction": 1e-5}, r"of 5000 labelled training images is no image"),
+        ({"label_fraction": 0.0}, r"dataset.label_fraction=0 "),
+        ({"label_fraction": 1e-3}, r"no labelled training image of class \d"),
+        ({"label_fraction": 0.5, "labels_per_class": 3}, r"both choose labels"),
         ({"labels_per_class": -1}, r"dataset.labels_per_class=-1 "),
         ({"labels_per_class": 501}, r'=501 but class 0 \("c0"\) has 500 images'),
         (

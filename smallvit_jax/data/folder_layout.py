@@ -1,0 +1,223 @@
+"""What a folder of images holds, found out from its folders' and files' names."""
+
+import re
+import unicodedata
+import warnings
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from smallvit_jax.data.image_files import is_visible, list_names, visible_files
+from smallvit_jax.data.subsets import NO_LABEL
+from smallvit_jax.errors import UserError, did_you_mean
+
+# Folder names, in any case, by what the images in them are for.
+PARTS = {
+    "train": ("train", "training"),
+    "validation": ("val", "valid", "validation", "dev"),
+    "test": ("test", "testing"),
+    "unlabelled": ("unlabelled", "unlabeled"),  # more images for pre-training
+}
+
+
+class Part(NamedTuple):
+    """Files and their labels (-1: none)."""
+
+    paths: list[Path]
+    labels: list[int]
+
+    @property
+    def labelled(self) -> bool:
+        """Whether every file has a label; also true of no files."""
+        return NO_LABEL not in self.labels
+
+
+class Layout(NamedTuple):
+    """The files of a folder of images; whether they are images is not known yet.
+
+    Without class folders in the training part there are no class names, and every label is -1.
+    Where there is no `test` folder, `test` is the `val` folder, else empty.
+    """
+
+    root: Path
+    class_names: tuple[str, ...]
+    train: Part
+    validation: Part
+    test: Part
+
+    @property
+    def field(self) -> str:
+        """The folder as error messages name it."""
+        return f"dataset.root={self.root}"
+
+
+class _Found(NamedTuple):
+    """The class folders of a part, and the files beside them."""
+
+    folder: Path
+    classes: dict[str, list[Path]]
+    loose: list[Path]
+
+
+def scan_folder(root: str | Path) -> Layout:
+    """Finds the images of a folder by names alone.
+
+    In the folder, or in its `train`, `val` and `test` folders where it has them, each folder is a
+    class, whatever lies deeper; a folder of files alone has no labels. Raises UserError for a
+    folder that is missing, empty, has parts but none to train on, one class alone, an empty class,
+    two names for one class, or a class that is not among those to train on.
+    """
+    root = _check_root(Path(root).expanduser())
+    found = {part: _scan_part(folder) for part, folder in _find_parts(root).items()}
+    train = found["train"]
+    class_names = tuple(sorted(train.classes))
+    if class_names:
+        labelled = [part for name, part in found.items() if name != "unlabelled"]
+        _check_names(root, [name for part in labelled for name in part.classes])
+        _check_training_classes(train)
+        for part in labelled:
+            _warn_of_loose_files(root, part)
+    parts = {
+        name: _label(root, part, class_names)
+        if class_names and name != "unlabelled"
+        else _unlabelled(part)
+        for name, part in found.items()
+    }
+    if not parts["train"].paths:
+        raise UserError(f"{train.folder} of dataset.root={root} holds no images; add some")
+    none = Part([], [])
+    more = parts.get("unlabelled", none)
+    validation = parts.get("validation", none)
+    if "test" not in parts:
+        parts["test"], validation = validation, none
+    train = Part(parts["train"].paths + more.paths, parts["train"].labels + more.labels)
+    return Layout(root, class_names, train, validation, parts["test"])
+
+
+def _check_root(root: Path) -> Path:
+    if not root.exists():
+        raise UserError(f"dataset.root={root} does not exist; name the folder of your images")
+    if not root.is_dir():
+        raise UserError(
+            f"dataset.root={root} is a file; name a folder, an archive after unpacking it"
+        )
+    return root
+
+
+def _subfolders(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.iterdir() if is_visible(p.name) and p.is_dir())
+
+
+def _find_parts(root: Path) -> dict[str, Path]:
+    """The folders of the parts; the root itself trains where it has none."""
+    parts: dict[str, Path] = {}
+    others = []
+    for folder in _subfolders(root):
+        part = next((p for p, names in PARTS.items() if folder.name.lower() in names), None)
+        if part is None:
+            others.append(folder.name)
+        elif part in parts:
+            raise UserError(
+                f"dataset.root={root} has both {parts[part].name}/ and {folder.name}/, two names "
+                "for one part; keep one"
+            )
+        else:
+            parts[part] = folder
+    if not parts:
+        return {"train": root}
+    if "train" not in parts:
+        there = " and ".join(f"{folder.name}/" for folder in parts.values())
+        raise UserError(
+            f"dataset.root={root} has {there} but no train/; add it, or rename what is there if "
+            "it is a class"
+        )
+    others += [p.name for p in root.iterdir() if is_visible(p.name) and p.is_file()]
+    if others:
+        warnings.warn(
+            f"what lies beside {parts['train'].name}/ in dataset.root={root} is not used: "
+            f"{list_names(sorted(others))}",
+            stacklevel=3,
+        )
+    return parts
+
+
+def _scan_part(folder: Path) -> _Found:
+    """Its class folders, unless there are images beside folders of no files."""
+    classes = {sub.name: visible_files(sub) for sub in _subfolders(folder)}
+    loose = sorted(p for p in folder.iterdir() if is_visible(p.name) and p.is_file())
+    if loose and not any(classes.values()):
+        classes = {}
+    return _Found(folder, classes, loose)
+
+
+def _unlabelled(found: _Found) -> Part:
+    paths = [*found.loose, *(path for files in found.classes.values() for path in files)]
+    return Part(paths, [NO_LABEL] * len(paths))
+
+
+def _label(root: Path, found: _Found, class_names: tuple[str, ...]) -> Part:
+    """The files of a part with the labels of its class folders."""
+    if not found.classes:
+        return _unlabelled(found)
+    for name in found.classes:
+        if name not in class_names:
+            raise UserError(
+                f'{found.folder} has a class "{name}"{did_you_mean(name, class_names)} that the '
+                f"training images of dataset.root={root} lack; rename it, or add training images"
+            )
+    missing = [name for name in class_names if not found.classes.get(name)]
+    if missing:
+        warnings.warn(f"{found.folder} has no images of {list_names(missing)}", stacklevel=3)
+    paths, labels = [], []
+    for label, name in enumerate(class_names):
+        files = found.classes.get(name, [])
+        paths += files
+        labels += [label] * len(files)
+    return Part(paths, labels)
+
+
+def _check_training_classes(train: _Found) -> None:
+    if len(train.classes) == 1:
+        (name,) = train.classes
+        inside = _subfolders(train.folder / name)
+        deeper = f" (its own folders are {list_names([p.name for p in inside])})" if inside else ""
+        raise UserError(
+            f'{train.folder} has one class folder alone, "{name}"{deeper}, and nothing to tell it '
+            f"from; add another class, or give dataset.root={train.folder / name}, for "
+            "pre-training alone where that has no class folders"
+        )
+    if empty := [name for name, files in train.classes.items() if not files]:
+        raise UserError(
+            f"{train.folder} has no images of {_quote(empty)}; add some, or remove the empty folder"
+        )
+
+
+def _check_names(root: Path, names: Iterable[str]) -> None:
+    """Raises for names that differ only in case, spaces or how letters are encoded."""
+    first: dict[str, str] = {}
+    for name in names:
+        plain = re.sub(r"[\s_-]+", " ", unicodedata.normalize("NFKC", name).casefold()).strip()
+        other = first.setdefault(plain, name)
+        if other != name:
+            raise UserError(
+                f'dataset.root={root} has class folders "{other}" and "{name}", which look like '
+                "two names for one class; give both the same name, or names that differ more"
+            )
+
+
+def _warn_of_loose_files(root: Path, found: _Found) -> None:
+    if found.classes and found.loose:
+        warnings.warn(
+            f"{len(found.loose)} files beside the class folders{_where(root, found.folder)} in "
+            f"dataset.root={root} have no label and are not used: "
+            f"{list_names([path.name for path in found.loose])}",
+            stacklevel=3,
+        )
+
+
+def _where(root: Path, folder: Path) -> str:
+    return "" if folder == root else f" of {folder.name}/"
+
+
+def _quote(names: Sequence[str]) -> str:
+    return list_names([f'"{name}"' for name in names])
