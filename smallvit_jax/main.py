@@ -15,12 +15,14 @@ from smallvit_jax.program import run_program
 from smallvit_jax.validation import validate
 from smallvit_jax.version import __version__
 
+TRAINING = ("pretrain", "finetune", "recipe")  # jobs that end with a report
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line and returns the exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
     code = run_program(
-        lambda: _run(command_line.read_flags(words)),
+        lambda: _run(command_line.read_flags(words), words),
         when_interrupted="the same command continues from the last checkpoint",
     )
     if code and "jax" in sys.modules:
@@ -30,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return code
 
 
-def _run(flags: command_line.Flags) -> None:
+def _run(flags: command_line.Flags, words: Sequence[str]) -> None:
     if flags.version:
         print(f"smallvit_jax {__version__}")
         return
@@ -49,6 +51,10 @@ def _run(flags: command_line.Flags) -> None:
     join_processes(config.runtime.distributed)
     job = importlib.import_module(f"smallvit_jax.{config.job}")
     job.run(config, workdir, data_dir)
+    if config.job in TRAINING and config.report.at_end:
+        from smallvit_jax.report import write_at_end
+
+        write_at_end(workdir, data_dir, words)
 
 
 if __name__ == "__main__":

@@ -39,6 +39,7 @@ TINY = {
     "finetune.passes_per_epoch": 1,
     "finetune.batch_size": 24,
     "finetune.optimizer.warmup_epochs": 1,
+    "report.at_end": False,
     "runtime.compilation_cache": "",
     "runtime.steps_per_dispatch": 4,
 }

@@ -200,6 +200,15 @@ class _EventFile:
         self._writer.close()
 
 
+def read_metrics(stage_dir: str | os.PathLike) -> list[dict[str, Any]]:
+    """The sound lines of a stage's `metrics.jsonl`, oldest first; none where there is no file."""
+    try:
+        text = (Path(stage_dir) / "metrics.jsonl").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return []
+    return [_with_floats(row) for row in map(_parse, text.splitlines()) if row is not None]
+
+
 def write_config(stage_dir: str | os.PathLike, config: Mapping[str, Any]) -> None:
     """Writes a stage's `config.json` from nested dicts; of several processes the first does."""
     if jax.process_index():

@@ -1,0 +1,172 @@
+"""Sections of a report that take the model and its images: what it saw, looks at, gets wrong."""
+
+import jax
+import numpy as np
+
+from smallvit_jax import finetune, inputs, pretrain
+from smallvit_jax.data.subsets import stratified_order
+from smallvit_jax.evaluation import accuracy
+from smallvit_jax.evaluation.attention_maps import attention_maps, draw_attention
+from smallvit_jax.evaluation.calibration import calibration
+from smallvit_jax.evaluation.predictions import predict_split
+from smallvit_jax.loading import load_with_meta
+from smallvit_jax.reporting import figures, pictures
+from smallvit_jax.reporting.page import Part, Picture
+from smallvit_jax.reporting.runs import NAMES, Predictions, Run
+
+_IMAGES = 5  # rows of views and of augmented images
+_ATTENTION_IMAGES = 6
+_LARGEST_ENLARGED = 64  # pixels per side up to which attention is drawn at four times the size
+_MOST_POINTS = 1500  # in the embedding
+
+
+def predict(run: Run, data: inputs.Data) -> Predictions:
+    """What the run's last model says of the test images."""
+    stage = run.classifier or next(iter(run.stages.values()))
+    model, meta = load_with_meta(stage.folder)
+    batch = run.config.evaluate.batch_size
+    logits, features = predict_split(model, meta, data.test.images, batch)
+    probabilities = None if logits is None else np.asarray(jax.nn.softmax(logits, axis=-1))
+    return Predictions(data.test.labels, features, probabilities)
+
+
+def views(run: Run, data: inputs.Data | None) -> list[Part]:
+    """Training images as each stage sees them."""
+    if data is None:
+        return []
+    parts: list[Part] = []
+    size = inputs.model_options(run.config)["image_size"]
+    if "pretrain" in run.stages:
+        images = _some(data, data.subsets.unlabelled, _IMAGES, run.config.seed)
+        views = pretrain.view_settings(run.config, size, data)
+        parts.append(
+            Picture(
+                "views",
+                pictures.draw_views(images, views, run.config.seed),
+                "Pre-training: the teacher sees the first global view, the student all views of an "
+                "image, and learns to say the same of each.",
+                wide=True,
+            )
+        )
+    if run.classifier is not None:
+        images = _some(data, data.subsets.labelled, _IMAGES, run.config.seed)
+        settings = finetune.augment_settings(run.config, size, data)
+        parts.append(
+            Picture(
+                "augmented",
+                pictures.draw_augmented(images, settings, run.config.seed),
+                "Fine-tuning: each image as it was and as passes over it may see it; some batches "
+                "are mixed on top of that.",
+                wide=True,
+            )
+        )
+    return parts
+
+
+def _some(data: inputs.Data, among: np.ndarray, count: int, seed: int) -> np.ndarray:
+    """Training images of as many classes as there can be."""
+    order = stratified_order(data.train.labels[among], seed)
+    return data.train.images[among[order[:count]]]
+
+
+def failures(run: Run, data: inputs.Data | None, said: Predictions | None) -> list[Part]:
+    """Confusions, classes, calibration and the surest mistakes."""
+    if said is None or said.probabilities is None:
+        return []
+    names = _class_names(run, data, said)
+    confusion = accuracy.confusion_matrix(said.probabilities, said.labels)
+    per_class = accuracy.per_class_accuracy(confusion, names)
+    calibrated = calibration(said.probabilities, said.labels)
+    parts: list[Part] = [
+        _worst_confusions(confusion, names),
+        Picture(
+            "confusion",
+            figures.draw_confusion(confusion, names),
+            "In % of the true class, which is the row. Off the diagonal are the mistakes.",
+        ),
+        Picture("classes", figures.draw_classes(per_class), "Test accuracy by class."),
+        Picture(
+            "calibration",
+            figures.draw_calibration(calibrated["bins"], calibrated["ece"]),
+            "Below the dashed line it is surer than it should be. Larger dots are more images.",
+        ),
+    ]
+    if data is not None:
+        mistakes = pictures.draw_mistakes(data.test.images, said.labels, said.probabilities, names)
+        if mistakes is not None:
+            caption = "The mistakes it is most sure of; wrong labels show here, too."
+            parts.append(Picture("mistakes", mistakes, caption, wide=True))
+    return parts
+
+
+def _class_names(run: Run, data: inputs.Data | None, said: Predictions) -> list[str]:
+    if data is not None:
+        return list(data.info.class_names)
+    evaluated = run.stages.get("evaluate")
+    if evaluated and "per_class" in evaluated.result:
+        return [row["name"] for row in evaluated.result["per_class"]]
+    return [str(i) for i in range(said.probabilities.shape[1])]
+
+
+def _worst_confusions(confusion: np.ndarray, names: list[str]) -> str:
+    wrong = confusion - np.diag(np.diag(confusion))
+    if not wrong.any():
+        return "Every test image is classified correctly."
+    order = np.argsort(-wrong, axis=None)[:3]
+    pairs = [np.unravel_index(i, wrong.shape) for i in order if wrong.flat[i]]
+    told = [f"{names[a]} for {names[b]} ({wrong[a, b]} times)" for a, b in pairs]
+    return f"Most often it takes {'; '.join(told)}."
+
+
+def attention(run: Run, data: inputs.Data | None) -> list[Part]:
+    """Maps of the fine-tuned model, beside the one from scratch where there is one."""
+    if data is None or not len(data.test.labels):
+        return []
+    titles = {"finetune": "pre-trained", "scratch": "from scratch"}
+    stages = [name for name in titles if name in run.stages] or list(run.stages)[:1]
+    chosen = stratified_order(data.test.labels, run.config.seed)[:_ATTENTION_IMAGES]
+    images, maps = data.test.images[chosen], {}
+    for name in stages:
+        stage = run.stages[name]
+        if not (stage.folder / "checkpoints").is_dir():
+            return []
+        model, meta = load_with_meta(stage.folder)
+        size = meta["model"]["image_size"]
+        scale = 4 if size <= _LARGEST_ENLARGED else 1
+        maps[titles.get(name, NAMES[name])] = attention_maps(
+            model, meta, images, image_size=size * scale
+        )
+    caption = (
+        "Attention of the last block, bright where it is high; the image enlarged four times for "
+        "small ones. The masked image keeps the patches that hold 60 % of it."
+    )
+    return [Picture("attention", draw_attention(images, maps), caption, wide=True)]
+
+
+def embedding(run: Run, said: Predictions | None, data: inputs.Data | None) -> list[Part]:
+    """Features of test images in two dimensions."""
+    if said is None or (said.labels < 0).all() or len(said.labels) < 10:
+        return []
+    chosen = np.sort(stratified_order(said.labels, run.config.seed)[:_MOST_POINTS])
+    points = _embed(said.features[chosen], run.config.seed)
+    names = (
+        _class_names(run, data, said)
+        if said.probabilities is not None or data is not None
+        else [str(i) for i in range(int(said.labels.max()) + 1)]
+    )
+    caption = (
+        "Features of test images, laid out so that similar ones lie close (PCA, then t-SNE); "
+        "colours are the true classes. Distances between clusters mean little."
+    )
+    figure = figures.draw_embedding(points, said.labels[chosen], names)
+    return [Picture("embedding", figure, caption)]
+
+
+def _embed(features: np.ndarray, seed: int) -> np.ndarray:
+    from sklearn.decomposition import PCA
+    from sklearn.manifold import TSNE
+
+    few = min(50, *features.shape)
+    reduced = PCA(few, random_state=seed).fit_transform(features)
+    perplexity = min(30, (len(features) - 1) / 3)
+    return TSNE(perplexity=perplexity, init="pca", random_state=seed).fit_transform(reduced)

@@ -1,0 +1,146 @@
+"""A workdir as a report sees it: its stages with their configs, metrics and results."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import ml_collections
+import numpy as np
+from jaxtyping import Float, Int
+
+from smallvit_jax.config import default_config, leaves
+from smallvit_jax.errors import UserError
+from smallvit_jax.training import logs
+
+# In the order they are told of. Folders of a recipe, and the job of a stage that stands alone.
+STAGES = ("pretrain", "finetune", "scratch", "evaluate")
+NAMES = {
+    "pretrain": "pre-training",
+    "finetune": "fine-tuning",
+    "scratch": "training from scratch",
+    "evaluate": "evaluation",
+}
+COMMAND = "command.txt"
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """A stage's folder: `rows` are its lines of metrics, oldest first."""
+
+    name: str
+    folder: Path
+    result: dict[str, Any]
+    rows: list[dict[str, Any]]
+
+    def series(self, split: str, value: str) -> tuple[np.ndarray, np.ndarray]:
+        """Epochs and values of one figure; both empty where it was not logged."""
+        rows = [row for row in self.rows if row["split"] == split and value in row]
+        epochs = np.array([row["epoch"] for row in rows], np.float64)
+        return epochs, np.array([float(row[value]) for row in rows], np.float64)
+
+    @property
+    def quantities(self) -> set[str]:
+        """What was logged in every training step."""
+        return {key for row in self.rows if row["split"] == "train" for key in row}
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A workdir: a recipe with its stages, or a single stage."""
+
+    folder: Path
+    config: ml_collections.ConfigDict
+    result: dict[str, Any]
+    stages: dict[str, Stage]
+    command: str | None
+
+    @property
+    def classifier(self) -> Stage | None:
+        """The stage whose model tells classes apart, if there is one."""
+        return self.stages.get("finetune") or self.stages.get("scratch")
+
+
+@dataclasses.dataclass(frozen=True)
+class Predictions:
+    """What a model said of the test images; a backbone has no `probabilities`."""
+
+    labels: Int[np.ndarray, " images"]
+    features: Float[np.ndarray, "images width"]
+    probabilities: Float[np.ndarray, "images classes"] | None
+
+
+def read_run(folder: Path) -> Run:
+    """Reads a workdir; raises UserError where it holds no finished stage."""
+    folder = Path(folder)
+    result, config = logs.read_result(folder) or {}, logs.read_config(folder)
+    job = result.get("job")
+    if job in STAGES:
+        stages = {job: _read_stage(job, folder)}
+    else:
+        found = {name: _read_stage(name, folder / name) for name in STAGES}
+        stages = {name: stage for name, stage in found.items() if stage is not None}
+    if not stages or config is None:
+        raise UserError(
+            f"{folder} holds no finished pre-training, fine-tuning, recipe or evaluation to report "
+            "on; name the --workdir of one"
+        )
+    command = folder / COMMAND
+    return Run(
+        folder=folder,
+        config=_with_defaults(config),
+        result=result,
+        stages=stages,
+        command=command.read_text(encoding="utf-8").strip() if command.is_file() else None,
+    )
+
+
+def _read_stage(name: str, folder: Path) -> Stage | None:
+    result = logs.read_result(folder)
+    if result is None:
+        return None
+    return Stage(name, folder, result, logs.read_metrics(folder))
+
+
+def _with_defaults(fields: dict[str, Any]) -> ml_collections.ConfigDict:
+    """The whole config tree of a stage's own part; what JSON made a list is a tuple again."""
+    config, known = default_config(), leaves(default_config())
+    for path in known:
+        *groups, name = path.split(".")
+        holder: Any = fields
+        for group in groups:
+            holder = holder.get(group, {})
+        if name not in holder:
+            continue
+        target = config
+        for group in groups:
+            target = target[group]
+        value = holder[name]
+        target[name] = tuple(value) if isinstance(value, list) else value
+    return config
+
+
+def read_predictions(run: Run) -> Predictions | None:
+    """What the run's evaluation kept; None where there was none or it cannot be read."""
+    stage = run.stages.get("evaluate")
+    path = stage.folder / "predictions.npz" if stage else None
+    if path is None or not path.is_file():
+        return None
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return Predictions(file["labels"], file["features"], file.get("probabilities"))
+    except (ValueError, OSError, KeyError, EOFError):
+        return None
+
+
+def changed_fields(config: ml_collections.ConfigDict) -> dict[str, Any]:
+    """The fields that differ from the defaults, by dotted path."""
+    defaults = leaves(default_config())
+    return {path: value for path, value in leaves(config).items() if value != defaults[path]}
+
+
+def differing_fields(runs: dict[str, Run]) -> dict[str, list[str]]:
+    """The fields in which runs differ: their values in the order of the runs, as JSON."""
+    trees = [leaves(run.config) for run in runs.values()]
+    rows = {path: [json.dumps(tree[path]) for tree in trees] for path in trees[0]}
+    return {path: values for path, values in rows.items() if len(set(values)) > 1}

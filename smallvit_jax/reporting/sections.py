@@ -1,0 +1,208 @@
+"""What the report of one run tells, question by question."""
+
+from typing import Any, NamedTuple
+
+from smallvit_jax import inputs
+from smallvit_jax.reporting import figures, model_sections
+from smallvit_jax.reporting.page import Code, Part, Picture, Section, Table
+from smallvit_jax.reporting.runs import NAMES, Run, Stage, changed_fields, read_predictions
+
+_TITLES = {
+    "loss": "loss",
+    "accuracy": "accuracy in training, %",
+    "gradient_norm": "gradient norm",
+    "teacher_entropy": "teacher's entropy, nats",
+    "mutual_information": "mutual information, nats",
+    "learning_rate": "learning rate",
+    "weight_decay": "weight decay",
+    "teacher_momentum": "teacher's momentum",
+    "teacher_temperature": "teacher's temperature",
+}
+
+
+class Told(NamedTuple):
+    """The arguments of `page.render`."""
+
+    title: str
+    subtitle: str
+    tiles: dict[str, str]
+    sections: list[Section]
+
+
+def tell(run: Run, data: inputs.Data | None, missing: str | None) -> Told:
+    """The whole report; `data` is None where the dataset is not there, `missing` says why."""
+    said = read_predictions(run)
+    if said is None and data is not None and len(data.test.labels):
+        said = model_sections.predict(run, data)
+    c = run.config
+    environment = next(iter(run.stages.values())).result["environment"]
+    subtitle = (
+        f"{', '.join(NAMES[name] for name in run.stages)}; seed {c.seed}; "
+        f"{environment['device_count']} x {environment['device_kind']}"
+    )
+    sections = [
+        Section("Did pre-training help?", _pretraining(run)),
+        Section("How did it learn?", _curves(run)),
+        Section("What did it see?", model_sections.views(run, data)),
+        Section("Where does it fail?", model_sections.failures(run, data, said)),
+        Section("What does it look at?", model_sections.attention(run, data)),
+        Section("How does it tell images apart?", model_sections.embedding(run, said, data)),
+        Section("How robust is it?", _corruptions(run)),
+        Section("Run it again", _again(run, missing)),
+    ]
+    return Told(f"{c.model.name} on {c.dataset.name}", subtitle, headline(run), sections)
+
+
+def headline(run: Run) -> dict[str, str]:
+    """The main figures of a run: what each is, and its value as text."""
+    tuned, scratch = run.stages.get("finetune"), run.stages.get("scratch")
+    evaluated = run.stages.get("evaluate")
+    found: dict[str, float | None] = {}
+    main = tuned or evaluated
+    if main and "test_top1" in main.result:
+        found["test accuracy"] = main.result["test_top1"]
+    if scratch:
+        found["from scratch"] = scratch.result["test_top1"]
+    if tuned and "validation_top1" in tuned.result:
+        found["validation accuracy"] = tuned.result["validation_top1"]
+    if evaluated:
+        found["calibration error"] = evaluated.result.get("ece")
+        found["linear probe"] = evaluated.result.get("linear_probe", {}).get("top1")
+        found["kNN of its features"] = evaluated.result.get("knn_top1")
+        corrupted = evaluated.result.get("corruptions", {})
+        found["error on corrupted images"] = corrupted.get("mce15", corrupted.get("mean_error"))
+    if "pretrain" in run.stages:
+        found["kNN after pre-training"] = run.stages["pretrain"].result["knn_after"]
+    tiles = {name: f"{value:.1f} %" for name, value in found.items() if value is not None}
+    tiles["time"] = duration(sum(s.result.get("seconds", 0) for s in run.stages.values()))
+    return tiles
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people say them."""
+    minutes, hours = round(seconds / 60), seconds / 3600
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{minutes} min" if minutes < 120 else f"{hours:.1f} h"
+
+
+def _pretraining(run: Run) -> list[Part]:
+    parts: list[Part] = []
+    stage = run.stages.get("pretrain")
+    if stage is not None:
+        epochs, top1 = stage.series("knn", "top1")
+        if len(epochs) > 1:
+            raw = stage.result["knn_raw_pixels"]
+            parts += [
+                "Accuracy of a nearest-neighbour classifier on features that no label has touched: "
+                f"{top1[0]:.1f} % before pre-training, {top1[-1]:.1f} % after it"
+                + (f"; on raw pixels {raw:.1f} %." if raw is not None else "."),
+                Picture(
+                    "knn",
+                    figures.draw_knn((epochs, top1), raw),
+                    "A rising curve means that images of one class move together.",
+                ),
+            ]
+    both = {
+        n: run.stages[n].series("test", "top1") for n in ("finetune", "scratch") if n in run.stages
+    }
+    if len(both) == 2:
+        tuned, scratch = (run.stages[name].result["test_top1"] for name in both)
+        curves = {"pre-trained": both["finetune"], "from scratch": both["scratch"]}
+        parts += [
+            f"The same model on the same labels for as many steps: {tuned:.1f} % pre-trained, "
+            f"{scratch:.1f} % from scratch.",
+            Picture(
+                "scratch",
+                figures.draw_curves({"test accuracy in %": curves}, width=6, height=3),
+                "After each epoch. The last point is the result.",
+            ),
+        ]
+    return parts
+
+
+def _curves(run: Run) -> list[Part]:
+    parts: list[Part] = []
+    for name in ("pretrain", "finetune", "scratch"):
+        stage = run.stages.get(name)
+        if stage is None or not stage.rows:
+            continue
+        quantities = {}
+        for split in ("test", "validation"):
+            if len(stage.series(split, "top1")[0]):
+                shown = quantities.setdefault("accuracy after each epoch, %", {})
+                shown[split] = stage.series(split, "top1")
+        for value, title in _TITLES.items():
+            if value in stage.quantities:
+                quantities[title] = {"": stage.series("train", value)}
+        parts.append(
+            Picture(
+                f"curves_{name}",
+                figures.draw_curves(quantities),
+                _advice(name),
+                wide=True,
+            )
+        )
+    return parts
+
+
+def _advice(name: str) -> str:
+    if name == "pretrain":
+        return (
+            "Pre-training. The loss need not fall far; mutual information says how much the "
+            "teacher's output tells of the image, and near zero means collapse."
+        )
+    return (
+        f"{NAMES[name].capitalize()}. The loss is that of mixed and augmented images, so it stays "
+        "above that of the test."
+    )
+
+
+def _corruptions(run: Run) -> list[Part]:
+    stage = run.stages.get("evaluate")
+    found: dict[str, Any] = stage.result.get("corruptions", {}) if stage else {}
+    if not found:
+        return []
+    mean = found.get("mce15", found["mean_error"])
+    parts: list[Part] = [
+        f"{found['source']}, {found['images']:,} images: {mean:.1f} % mean error, "
+        f"{100 - stage.result['test_top1']:.1f} % on clean images.",
+        Picture(
+            "corruptions",
+            figures.draw_corruptions(found["errors"], 100 - stage.result["test_top1"]),
+            "Five severities of each kind, darker is stronger.",
+            wide=True,
+        ),
+    ]
+    return parts + [f"Without {kind}: {reason}." for kind, reason in found["skipped"].items()]
+
+
+def _again(run: Run, missing: str | None) -> list[Part]:
+    parts: list[Part] = []
+    if missing:
+        parts.append(f"Sections with images are left out, as the dataset is not there: {missing}")
+    if run.command:
+        parts.append(Code(run.command))
+    changed = changed_fields(run.config)
+    parts.append(
+        Table(("field", "value"), [(path, _shown(value)) for path, value in changed.items()])
+    )
+    rows = [_stage_row(stage) for stage in run.stages.values()]
+    parts.append(Table(("stage", "time", "images per second", "steps"), rows))
+    environment = next(iter(run.stages.values())).result["environment"]
+    versions = ", ".join(f"{name} {v}" for name, v in environment["versions"].items())
+    return [*parts, f"{versions}; {environment['platform']}, {environment['threads']} threads."]
+
+
+def _shown(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def _stage_row(stage: Stage) -> tuple[str, ...]:
+    rate = stage.result.get("images_per_second")
+    return (
+        NAMES[stage.name],
+        duration(stage.result.get("seconds", 0)),
+        "" if rate is None else f"{rate:,.0f}",
+        f"{stage.result['steps']:,}" if "steps" in stage.result else "",
+    )

@@ -1,0 +1,77 @@
+"""The page as HTML: parsed, self-contained, escaped, small."""
+
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+from smallvit_jax.reporting import figures
+from smallvit_jax.reporting.page import MOST_BYTES, Code, Picture, Section, Table, render
+
+EVIL = '<script>alert("x")</script> & <b>'
+VOID = {"meta", "img", "br"}
+
+
+class Reader(HTMLParser):
+    """Collects text by tag and checks that tags close in order."""
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.texts, self.attributes = [], {}, []
+
+    def handle_starttag(self, tag, attrs):
+        self.attributes += attrs
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.texts.setdefault(self.open[-1] if self.open else "", []).append(data)
+
+
+def read(page):
+    reader = Reader()
+    reader.feed(page)
+    assert not reader.open
+    return reader
+
+
+def some_figure(pixels=8):
+    noise = np.random.default_rng(0).integers(0, 50, (pixels, pixels))
+    return figures.draw_confusion(noise, [str(i) for i in range(pixels)])
+
+
+def test_every_text_arrives_and_none_is_taken_for_html():
+    parts = [EVIL, Table((EVIL, "b"), [("c", EVIL)]), Code(EVIL), Picture("p", some_figure(), EVIL)]
+    sections = [Section("Why?", parts), Section("empty", [])]
+    page, pictures = render(EVIL, EVIL, {EVIL: "97 %"}, sections)
+    reader = read(page)
+    for tag in ("title", "h1", "p", "th", "td", "pre", "figcaption", "span"):
+        assert EVIL in "".join(reader.texts[tag]), tag
+    assert "script" not in reader.texts and reader.texts["b"] == ["97 %"]
+    assert reader.texts["h2"] == ["Why?"] == reader.texts["a"]
+    assert list(pictures) == ["p"] and pictures["p"].startswith(b"\x89PNG")
+
+
+def test_a_page_asks_for_nothing_from_elsewhere():
+    page, _ = render("t", "s", {}, [Section("x", [Picture("p", some_figure(), "c")])])
+    links = [value for name, value in read(page).attributes if name in ("src", "href")]
+    assert all(link.startswith(("data:image/png;base64,", "#")) for link in links)
+    assert len(links) == 2 and "http" not in page
+
+
+@pytest.mark.parametrize("count", [1, 14])
+def test_pictures_shrink_until_the_page_is_small(count):
+    rng = np.random.default_rng(0)
+
+    def noisy():
+        figure, (ax,) = figures.panels(1, width=6, height=6)
+        ax.imshow(rng.random((600, 600, 3)), interpolation="nearest")
+        return figure
+
+    parts = [Picture(f"p{i}", noisy(), "c") for i in range(count)]
+    page, pictures = render("t", "s", {}, [Section("x", parts)])
+    assert len(page.encode()) < MOST_BYTES
+    assert len(pictures) == count
