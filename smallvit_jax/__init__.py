@@ -4,13 +4,22 @@ import importlib
 
 from smallvit_jax.version import __version__
 
-__all__ = ["UserError", "__version__", "create_model", "data", "interop", "load_checkpoint"]
+__all__ = [
+    "UserError",
+    "__version__",
+    "create_model",
+    "data",
+    "interop",
+    "load_checkpoint",
+    "load_predictor",
+]
 
 # Resolved on first use, so that `python -m smallvit_jax.main --help` need not wait for JAX.
 _LAZY = {
     "UserError": "smallvit_jax.errors",
     "create_model": "smallvit_jax.models",
     "load_checkpoint": "smallvit_jax.loading",
+    "load_predictor": "smallvit_jax.predictor",
 }
 
 

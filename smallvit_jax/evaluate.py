@@ -1,6 +1,5 @@
 """Evaluation of a checkpoint on a dataset's test split, from `params` and `meta` alone."""
 
-import os
 import time
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from smallvit_jax.evaluation.predictions import make_predictor
 from smallvit_jax.loading import load_with_meta
 from smallvit_jax.models.parameters import Functional, get_arrays
 from smallvit_jax.training import runtime
-from smallvit_jax.training.files import make_folder, storage_error
+from smallvit_jax.training.files import make_folder, write_arrays
 from smallvit_jax.training.logs import print_table, write_config, write_result
 from smallvit_jax.training.sharding import make_mesh
 from smallvit_jax.training.stage_folder import check_folder
@@ -62,7 +61,7 @@ def run(
     }
     result["seconds"] = round(time.monotonic() - started, 1)
     if jax.process_index() == 0:
-        _write_arrays(make_folder(workdir) / "predictions.npz", outputs)
+        write_arrays(make_folder(workdir) / "predictions.npz", outputs)
     write_config(workdir, used)
     result = write_result(workdir, result)
     if config.job == "evaluate":
@@ -179,18 +178,6 @@ def _feature_figures(
             seed=config.seed,
         )
     return figures
-
-
-def _write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    """Replaces an .npz file whole."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            np.savez_compressed(file, **arrays)
-        os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise storage_error(error, path) from error
 
 
 def _show(result: dict[str, Any], title: str) -> None:

@@ -78,16 +78,24 @@ def is_visible(name: str) -> bool:
 def read_images(
     paths: Sequence[Path], size: int, *, unreadable_fraction: float, what: str
 ) -> ImageFiles:
+    """As `decode_images`, of which most must be images.
+
+    Up to `unreadable_fraction` of the files may be broken or no image; they are left out with a
+    warning that names them. Raises UserError, naming them too, where there are more, or no image
+    is left. `what` says whose files they are, as in "dataset.root=photos".
+    """
+    files = decode_images(paths, size)
+    judge_unreadable(files.unreadable, len(paths), unreadable_fraction, what)
+    return files
+
+
+def decode_images(paths: Sequence[Path], size: int) -> ImageFiles:
     """Decodes image files, each read once, to uint8 RGB squares of `size` pixels per side.
 
     Anything that Pillow opens: 16-bit and float images are scaled to 8 bits, transparent ones laid
     over white, rotated ones turned as EXIF says, and of several frames the first is taken. Color
     profiles are not applied. The shorter side is scaled to `size` (bicubic, antialiased) and the
-    middle is cut out.
-
-    Up to `unreadable_fraction` of the files may be broken or no image; they are left out with a
-    warning that names them. Raises UserError, naming them too, where there are more, or no image
-    is left. `what` says whose files they are, as in "dataset.root=photos".
+    middle is cut out. Files that are broken or no image are listed with the reason.
     """
     from PIL import Image
 
@@ -113,7 +121,6 @@ def read_images(
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
-    _judge(unreadable, len(paths), unreadable_fraction, what)
     return ImageFiles(images[: len(kept)], kept, unreadable, digests)
 
 
@@ -215,10 +222,11 @@ def _from_levels(image, ceilings: tuple[int, ...]):
     return Image.fromarray(levels).convert("RGB")
 
 
-def _judge(
-    unreadable: list[tuple[Path, str]], count: int, unreadable_fraction: float, what: str
+def judge_unreadable(
+    unreadable: Sequence[tuple[Path, str]], count: int, unreadable_fraction: float, what: str
 ) -> None:
-    """Warns of unreadable files, or refuses where they are too many."""
+    """Warns of unreadable files among `count`; raises UserError where they are more than
+    `unreadable_fraction` of them, or all."""
     if not unreadable:
         return
     top = os.path.commonpath([path.parent for path, _ in unreadable])
