@@ -129,6 +129,11 @@ def _model() -> ml_collections.ConfigDict:
     model.mlp_ratio = placeholder(float)
     # highest drop path rate; None: the family's (.1, rising over the blocks; cait: in all of them)
     model.drop_path = placeholder(float)
+    # what a vit's features are: cls (the class token's, the reference's) | mean (over all patches,
+    # without a class token)
+    model.pool = placeholder(str)
+    # a vit's positions: learned (the reference's) | sincos (fixed waves)
+    model.pos_embed = placeholder(str)
     # what a cait does with positions of smaller crops: slice (the reference's) | interpolate
     model.position_resize = placeholder(str)
     # whether padding of small grids joins a swin's attention: unmasked (the reference's) | masked

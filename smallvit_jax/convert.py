@@ -17,7 +17,8 @@ from smallvit_jax.training.checkpoints import CheckpointStore
 from smallvit_jax.training.logs import write_config, write_result
 from smallvit_jax.training.stage_folder import holds_work
 
-_NOT_IN_SHAPES = ("image_size", "heads")  # what weights may not tell; the config's value wins
+# What weights may not tell; the config's value wins.
+_NOT_IN_SHAPES = ("image_size", "heads", "pos_embed")
 
 
 def run(config: ConfigDict, workdir: Path, data_dir: str | None) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import numpy as np
 from flax import nnx
 
 from smallvit_jax.errors import UserError
-from smallvit_jax.models import abstract_model
+from smallvit_jax.models import abstract_model, resolve_options
 from smallvit_jax.models.layers import resize_position_embedding
 from smallvit_jax.models.parameters import get_arrays, set_arrays
 from smallvit_jax.training.checkpoints import read_params_and_meta
@@ -60,7 +60,7 @@ def load_backbone(model: nnx.Module, path: str | os.PathLike, options: dict[str,
     grids = [o["image_size"] // o["patch_size"] for o in (meta["model"], options)]
     if grids[0] != grids[1]:
         _check_windows(backbone, own, path, meta["model"]["image_size"])
-        resized = _fit_positions(backbone, own, *grids)
+        resized = _fit_positions(backbone, own, options, *grids)
     set_arrays(model, backbone | fresh, f"The checkpoint {path}")
     return (
         f"loaded {len(backbone)} arrays ({sum(v.size for v in backbone.values()):,} values) from "
@@ -69,10 +69,13 @@ def load_backbone(model: nnx.Module, path: str | os.PathLike, options: dict[str,
 
 
 def check_same_model(theirs: dict[str, Any], ours: dict[str, Any], source: str) -> None:
-    """Raises `UserError` with the options in which the source's model is another one."""
+    """Raises `UserError` with the options in which the source's model is another one.
+
+    An option that is younger than the source has its default there: the model as it was before.
+    """
     theirs, ours = (
         json.loads(json.dumps({k: v for k, v in options.items() if k not in FREE_OPTIONS}))
-        for options in (theirs, ours)  # tuples are lists in JSON
+        for options in (resolve_options(**theirs), ours)  # tuples are lists in JSON
     )
     reasons = {"patch_size": ", so the patch embedding does not fit"}
     differing = [
@@ -107,13 +110,19 @@ def _check_windows(backbone: dict[str, Any], own: dict[str, Any], path, image_si
 
 
 def _fit_positions(
-    backbone: dict[str, Any], own: dict[str, Any], old_grid: int, new_grid: int
+    backbone: dict[str, Any],
+    own: dict[str, Any],
+    options: dict[str, Any],
+    old_grid: int,
+    new_grid: int,
 ) -> str:
-    """Resizes the position embeddings of the patches, where there are any, and says so.
+    """Resizes the position embeddings of the patches, where they are weights, and says so.
 
     Exactly by the sizes: the surplus of 0.1 is for the smaller crops of a forward pass.
     """
     grids = f"from {old_grid} x {old_grid} to {new_grid} x {new_grid} patches"
+    if options.get("pos_embed") == "sincos":
+        return f"; the grid goes {grids}, fixed positions are made for that"
     if "pos_embed" not in own:
         return f"; the grid goes {grids}, positions by window stay as they are"
     other_tokens = own["pos_embed"].shape[1] - new_grid**2  # the class token's comes first

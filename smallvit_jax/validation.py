@@ -244,6 +244,8 @@ _RULES = {
     "model.mlp_ratio": _POSITIVE,
     "model.drop_path": _BELOW_ONE,
     "model.init": _one_of("reference", "fan_in"),
+    "model.pool": _one_of("cls", "mean"),
+    "model.pos_embed": _one_of("learned", "sincos"),
     "model.position_resize": _one_of("slice", "interpolate"),
     "model.window_padding": _one_of("unmasked", "masked"),
     "pretrain.epochs": _at_least(1),

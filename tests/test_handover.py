@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from smallvit_jax.errors import UserError
-from smallvit_jax.loading import load_backbone
+from smallvit_jax.loading import check_same_model, load_backbone
 from smallvit_jax.models import create_model, resolve_options
 from smallvit_jax.models.layers import resize_position_embedding
 from smallvit_jax.models.parameters import get_arrays
@@ -88,6 +88,26 @@ def test_an_equal_grid_changes_nothing(hand_over, family):
         np.testing.assert_array_equal(after[name], before[name], err_msg=name)
     assert sorted(after.keys() - before.keys()) == ["head.bias", "head.kernel"]
     assert sentence.endswith("freshly initialised: head.bias, head.kernel")
+
+
+def test_fixed_positions_are_made_for_the_new_grid(hand_over):
+    variant = {"pool": "mean", "pos_embed": "sincos"}
+    small, large = (options_of("vit", image_size=s, patch_size=4, **variant) for s in (16, 32))
+    before, after, sentence = hand_over(small, large)
+    for name in before:
+        np.testing.assert_array_equal(after[name], before[name], err_msg=name)
+    assert "from 4 x 4 to 8 x 8 patches, fixed positions are made for that" in sentence
+
+
+@pytest.mark.parametrize("young", ["pool", "pos_embed"])
+def test_a_checkpoint_from_before_an_option_has_its_default(hand_over, young):
+    ours = options_of("vit", image_size=32)
+    theirs = {name: value for name, value in ours.items() if name != young}
+    before, after, _ = hand_over(theirs, ours)
+    assert before.keys() < after.keys()
+    other = {"pool": "mean", "pos_embed": "sincos"}[young]
+    with pytest.raises(UserError, match=f"model.{young} = {ours[young]} there and {other} here"):
+        check_same_model(theirs, ours | {young: other}, "x")
 
 
 def test_a_swin_fits_where_its_windows_stay(hand_over):

@@ -78,7 +78,8 @@ def infer_model(weights: Mapping[str, np.ndarray], source: str) -> dict[str, Any
     """Finds out from the weights' names and shapes which model they are of.
 
     Returns arguments of `create_model`. What shapes do not tell is the reference's: the ViT's
-    heads (12), and the Swin's image size (16 patches per side). An option whose weight is missing
+    heads (12), and the Swin's image size (16 patches per side); a ViT with fixed positions is taken
+    for one of 32 pixels. An option whose weight is missing
     or has another number of axes is left out, so that loading names that weight with all others
     that do not fit.
     """
@@ -97,7 +98,7 @@ def infer_model(weights: Mapping[str, np.ndarray], source: str) -> dict[str, Any
 
 
 _SIGNS = {
-    "vit": ("cls_token", "pos_embed", "patch_embed.proj.weight", "blocks.0.attn.qkv.weight"),
+    "vit": ("patch_embed.proj.weight", "blocks.0.attn.qkv.weight"),
     "cait": ("cls_token", "pos_embed", "patch_embed.1.weight", "blocks_token_only.0.gamma_1"),
     "swin": ("layers.0.blocks.0.attn.relative_position_bias_table", "patch_embed.proj.weight"),
 }
@@ -106,7 +107,11 @@ _SIGNS = {
 # How each option is told by the weights.
 _INFER: dict[str, dict[str, Callable[[Mapping[str, np.ndarray]], Any]]] = {
     "vit": {
-        "image_size": lambda w: math.isqrt(w["pos_embed"].shape[1] - 1) * _patch_side(w),
+        "pool": lambda w: "cls" if "cls_token" in w else "mean",
+        "pos_embed": lambda w: "learned" if w.keys() & {"cls_token", "pos_embed"} else "sincos",
+        "image_size": lambda w: (
+            math.isqrt(w["pos_embed"].shape[1] - ("cls_token" in w)) * _patch_side(w)
+        ),
         "patch_size": lambda w: _patch_side(w),
         "width": lambda w: w["patch_embed.proj.weight"].shape[0],
         "depth": lambda w: _count(w, "blocks."),
