@@ -19,7 +19,7 @@ import traceback
 
 import ml_collections
 
-from smallvit_jax.config import default_config, leaves
+from smallvit_jax.config import COUNTS, default_config, leaves
 from smallvit_jax.errors import UserError, did_you_mean
 from smallvit_jax.validation import TYPE_NAMES, check_fields, field_type
 
@@ -138,7 +138,8 @@ def parse_value(path: str, text: str) -> object:
         return None
     try:
         if declared is tuple:
-            return _read_tuple(text.strip(), type(default[0]) if default else float)
+            element = type(default[0]) if default else int if path in COUNTS else float
+            return _read_tuple(text.strip(), element)
         return _READERS[declared](text)
     except ValueError:
         expected = TYPE_NAMES[declared] + (" or none" if optional else "")

@@ -12,6 +12,8 @@ from ml_collections.config_dict import placeholder
 from smallvit_jax.errors import UserError, did_you_mean
 
 MODELS = ("vit", "swin", "cait")
+# Lists whose default, None, does not show that their entries are whole numbers.
+COUNTS = ("model.stem_channels", "model.stem_strides")
 
 
 def default_config() -> ml_collections.ConfigDict:
@@ -121,7 +123,8 @@ def _model() -> ml_collections.ConfigDict:
     # a sixteenth; above 96 pixels 16 and 4)
     model.patch_size = placeholder(int)
     model.width = placeholder(int)  # embedding width; None: the family's (vit, cait 192; swin 96)
-    model.depth = placeholder(int)  # number of blocks; None: the family's (vit 9, cait 24)
+    # number of blocks; None: the family's (vit 9, or 8 with the convolutional stem; cait 24)
+    model.depth = placeholder(int)
     # attention heads, of the first stage where there are several; None: the family's (vit 12,
     # swin 3, cait 4)
     model.heads = placeholder(int)
@@ -138,6 +141,16 @@ def _model() -> ml_collections.ConfigDict:
     model.position_resize = placeholder(str)
     # whether padding of small grids joins a swin's attention: unmasked (the reference's) | masked
     model.window_padding = placeholder(str)
+    # how an image becomes tokens: patchify (the reference's) | conv (a few convolutions); None: the
+    # family's (patchify)
+    model.stem = placeholder(str)
+    # what normalises behind each convolution of the stem: batch | layer; None: batch
+    model.stem_norm = placeholder(str)
+    # channels of each 3 x 3 convolution of the stem, from the image on; None: doubling up to the
+    # width
+    model.stem_channels = placeholder(tuple)
+    # strides of them, 1 or 2, whose product is the patch size; None: by the patch size
+    model.stem_strides = placeholder(tuple)
     # reference (normal, std .02) | fan_in (std 1/sqrt(fan in), for narrow models)
     model.init = "reference"
     return model

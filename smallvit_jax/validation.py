@@ -133,12 +133,23 @@ def _check_together(config: ml_collections.ConfigDict) -> None:
             f"runtime.accumulate is {config.runtime.accumulate}, but pretrain.head.batch_norm "
             "takes its statistics over the whole batch; set accumulate to 1 or batch_norm to false"
         )
+    trains = pretrains or config.job == "finetune"
+    if trains and config.runtime.accumulate > 1 and _has_batch_norm(config):
+        raise UserError(
+            f"runtime.accumulate is {config.runtime.accumulate}, but the stem's batch norm takes "
+            "its statistics over the whole batch; set accumulate to 1 or model.stem_norm to layer"
+        )
     augment = config.finetune.augment
     if augment.mix > 0 and augment.mixup_alpha == 0 and augment.cutmix_alpha == 0:
         raise UserError(
             f"finetune.augment.mix is {augment.mix}, but mixup_alpha and cutmix_alpha are both 0; "
             "set mix to 0 or one of the two above 0"
         )
+
+
+def _has_batch_norm(config: ml_collections.ConfigDict) -> bool:
+    """Whether the model takes statistics over the batch."""
+    return config.model.stem == "conv" and config.model.stem_norm != "layer"
 
 
 def _check_root(config: ml_collections.ConfigDict) -> None:
@@ -243,6 +254,10 @@ _RULES = {
     "model.heads": _at_least(1),
     "model.mlp_ratio": _POSITIVE,
     "model.drop_path": _BELOW_ONE,
+    "model.stem": _one_of("patchify", "conv"),
+    "model.stem_norm": _one_of("batch", "layer"),
+    "model.stem_channels": _list_of("whole numbers, each at least 1", _is_count),
+    "model.stem_strides": _list_of("ones and twos", lambda value: value in (1, 2)),
     "model.init": _one_of("reference", "fan_in"),
     "model.pool": _one_of("cls", "mean"),
     "model.pos_embed": _one_of("learned", "sincos"),

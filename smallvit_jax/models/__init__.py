@@ -8,6 +8,7 @@ from flax import nnx
 
 from smallvit_jax.errors import UserError, did_you_mean
 from smallvit_jax.models.cait import CaiT
+from smallvit_jax.models.stems import resolve_stem
 from smallvit_jax.models.swin import Swin
 from smallvit_jax.models.vit import ViT
 
@@ -72,19 +73,28 @@ def resolve_options(name: str, **options) -> dict[str, Any]:
     if "remat" not in options:
         del defaults["remat"]
     resolved = {"name": name, **defaults, **options}
-    image_size = resolved["image_size"]
-    patch_size = resolved["patch_size"] or _default_patch_size(family, image_size)
+    return _complete_transformer(family, resolved)
+
+
+def _complete_transformer(family: type[nnx.Module], options: dict[str, Any]) -> dict[str, Any]:
+    """Fills what depends on other options; raises `UserError` for those that do not fit."""
+    image_size = options["image_size"]
+    patch_size = options["patch_size"] or _default_patch_size(family, image_size)
     if not patch_size or image_size % patch_size:
         raise UserError(
             f"model.patch_size {patch_size} does not divide model.image_size {image_size}; "
             "choose a divisor"
         )
-    width, heads = resolved["width"], resolved["heads"]
+    width, heads = options["width"], options["heads"]
     if width % heads:
         raise UserError(
             f"model.heads {heads} does not divide model.width {width}; choose a divisor"
         )
-    return resolved | {"patch_size": patch_size}
+    stem = options["stem"]
+    options = options | {"patch_size": patch_size} | resolve_stem(stem, patch_size, width, options)
+    if "depth" in options and options["depth"] is None:
+        options["depth"] = family.default_depth(stem)
+    return options
 
 
 def _default_patch_size(family: type[nnx.Module], image_size: int) -> int:

@@ -18,6 +18,7 @@ from smallvit_jax.models.layers import (
     layer_norm,
     resize_position_embedding,
 )
+from smallvit_jax.models.stems import make_stem
 
 LAYER_SCALE = 1e-5  # what every gamma starts from
 CLASS_MLP_RATIO = 4.0  # of the class blocks, whatever that of the others (models/cait.py)
@@ -53,6 +54,10 @@ class CaiT(nnx.Module):
         mlp_ratio: float = 2.0,
         drop_path: float = 0.1,
         position_resize: str = "slice",
+        stem: str = "patchify",
+        stem_norm: str | None = None,
+        stem_channels: tuple[int, ...] | None = None,
+        stem_strides: tuple[int, ...] | None = None,
         init: str = "reference",
         dtype=jnp.float32,
         remat: bool = False,
@@ -72,7 +77,18 @@ class CaiT(nnx.Module):
         self.num_features = width
         self.position_resize = position_resize
         self.remat = remat
-        self.patch_embed = LinearPatchEmbed(patch_size, width, **shared)
+        self.patch_embed = make_stem(
+            stem,
+            lambda: LinearPatchEmbed(patch_size, width, **shared),
+            image_size=image_size,
+            patch_size=patch_size,
+            width=width,
+            stem_norm=stem_norm,
+            stem_channels=stem_channels,
+            stem_strides=stem_strides,
+            dtype=dtype,
+            rngs=rngs,
+        )
         self.cls_token = nnx.Param(scheme.token(rngs.params(), (1, 1, width)))
         self.pos_embed = nnx.Param(scheme.token(rngs.params(), (1, self.grid**2, width)))
         self.blocks = nnx.List(
@@ -94,8 +110,8 @@ class CaiT(nnx.Module):
         """Logits, or features when the model has no classifier; float32.
 
         `images` are normalised, their sides multiples of the patch size. Drop path acts only when
-        `rngs` is given; `train` is there for families with batch statistics. Raises `UserError`
-        for images too large for the position embedding.
+        `rngs` is given; `train` makes a batch norm of the stem take the batch's statistics.
+        Raises `UserError` for images too large for the position embedding.
         """
         features = self.features(images, train=train, rngs=rngs)
         return features if self.head is None else self.head(features).astype(jnp.float32)
@@ -108,8 +124,7 @@ class CaiT(nnx.Module):
         rngs: nnx.Rngs | None = None,
     ) -> Float[Array, "batch width"]:
         """The class token behind the last norm, float32."""
-        del train  # no batch statistics
-        x = self._embed(self.patch_embed(images), images)
+        x = self._embed(self.patch_embed(images, train=train), images)
         x = apply_blocks(self.blocks, x, rngs, self.remat)
         cls = self._class_token(x)
         for block in self.blocks_token_only:
@@ -197,8 +212,11 @@ class LinearPatchEmbed(nnx.Module):
             3 * patch_size**2, width, kernel_init=scheme.kernel, dtype=dtype, rngs=rngs
         )
 
-    def __call__(self, images: Float[Array, "batch height width 3"]) -> Tokens:
+    def __call__(
+        self, images: Float[Array, "batch height width 3"], *, train: bool = False
+    ) -> Tokens:
         """Returns one token per patch, row by row."""
+        del train  # for stems with batch statistics
         return self.linear(cut_patches(images, self.patch_size))
 
 

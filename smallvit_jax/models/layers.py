@@ -116,8 +116,11 @@ class PatchEmbed(nnx.Module):
             rngs=rngs,
         )
 
-    def __call__(self, images: Float[Array, "batch height width 3"]) -> Tokens:
+    def __call__(
+        self, images: Float[Array, "batch height width 3"], *, train: bool = False
+    ) -> Tokens:
         """Returns one token per patch, row by row."""
+        del train  # for stems with batch statistics
         return self.proj(cut_patches(images, self.patch_size))
 
 

@@ -17,6 +17,7 @@ from smallvit_jax.models.layers import (
     drop_path,
     layer_norm,
 )
+from smallvit_jax.models.stems import make_stem
 from smallvit_jax.models.window_attention import Grid, WindowAttention
 
 WINDOW = 4  # tokens per side of a window, in every setting of the reference
@@ -51,6 +52,10 @@ class Swin(nnx.Module):
         mlp_ratio: float = 2.0,
         drop_path: float = 0.1,
         window_padding: str = "unmasked",
+        stem: str = "patchify",
+        stem_norm: str | None = None,
+        stem_channels: tuple[int, ...] | None = None,
+        stem_strides: tuple[int, ...] | None = None,
         init: str = "reference",
         dtype=jnp.float32,
         remat: bool = False,
@@ -63,7 +68,19 @@ class Swin(nnx.Module):
         self.patch_size = patch_size
         self.num_features = width * 2 ** (len(depths) - 1)
         self.remat = remat
-        self.patch_embed = NormedPatchEmbed(patch_size, width, dtype=dtype, rngs=rngs)
+        self.patch_embed = make_stem(
+            stem,
+            lambda: NormedPatchEmbed(patch_size, width, dtype=dtype, rngs=rngs),
+            image_size=image_size,
+            patch_size=patch_size,
+            width=width,
+            normed=True,
+            stem_norm=stem_norm,
+            stem_channels=stem_channels,
+            stem_strides=stem_strides,
+            dtype=dtype,
+            rngs=rngs,
+        )
         rates = iter(np.linspace(0.0, drop_path, sum(depths)).tolist())
         self.layers = nnx.List(
             Stage(
@@ -91,7 +108,7 @@ class Swin(nnx.Module):
         """Logits, or features when the model has no classifier; float32.
 
         `images` are normalised, their sides multiples of the patch size. Drop path acts only when
-        `rngs` is given; `train` is there for families with batch statistics.
+        `rngs` is given; `train` makes a batch norm of the stem take the batch's statistics.
         """
         features = self.features(images, train=train, rngs=rngs)
         return features if self.head is None else self.head(features).astype(jnp.float32)
@@ -104,8 +121,7 @@ class Swin(nnx.Module):
         rngs: nnx.Rngs | None = None,
     ) -> Float[Array, "batch features"]:
         """The mean over all tokens behind the last norm, float32."""
-        del train  # no batch statistics
-        x = self._embed(images)
+        x = self._embed(images, train)
         for stage in self.layers:
             for block in stage.blocks:
                 x = _apply(block, x, rngs, self.remat)
@@ -163,10 +179,10 @@ class Swin(nnx.Module):
         outputs["norm"] = self.norm(x)
         return {name: x.reshape(len(x), -1, x.shape[-1]) for name, x in outputs.items()}
 
-    def _embed(self, images: Float[Array, "batch height width 3"]) -> Grid:
+    def _embed(self, images: Float[Array, "batch height width 3"], train: bool = False) -> Grid:
         batch, height, width, _ = images.shape
         rows, columns = height // self.patch_size, width // self.patch_size
-        return self.patch_embed(images).reshape(batch, rows, columns, -1)
+        return self.patch_embed(images, train=train).reshape(batch, rows, columns, -1)
 
 
 def _apply(block: nnx.Module, x: Grid, rngs: nnx.Rngs | None, remat: bool) -> Grid:
@@ -200,9 +216,11 @@ class NormedPatchEmbed(PatchEmbed):
         super().__init__(patch_size, width, dtype=dtype, rngs=rngs)
         self.norm = layer_norm(width, dtype=dtype, rngs=rngs)
 
-    def __call__(self, images: Float[Array, "batch height width 3"]) -> Tokens:
+    def __call__(
+        self, images: Float[Array, "batch height width 3"], *, train: bool = False
+    ) -> Tokens:
         """Returns one token per patch, row by row."""
-        return self.norm(super().__call__(images))
+        return self.norm(super().__call__(images, train=train))
 
 
 class Stage(nnx.Module):

@@ -17,6 +17,7 @@ from smallvit_jax.models.layers import (
     resize_position_embedding,
 )
 from smallvit_jax.models.positions import sincos_positions
+from smallvit_jax.models.stems import make_stem
 
 POOLS = ("cls", "mean")
 POSITIONS = ("learned", "sincos")
@@ -49,12 +50,16 @@ class ViT(nnx.Module):
         patch_size: int | None = None,
         num_classes: int = 0,
         width: int = 192,
-        depth: int = 9,
+        depth: int | None = None,
         heads: int = 12,
         mlp_ratio: float = 2.0,
         drop_path: float = 0.1,
         pool: str = "cls",
         pos_embed: str = "learned",
+        stem: str = "patchify",
+        stem_norm: str | None = None,
+        stem_channels: tuple[int, ...] | None = None,
+        stem_strides: tuple[int, ...] | None = None,
         init: str = "reference",
         dtype=jnp.float32,
         remat: bool = False,
@@ -62,6 +67,7 @@ class ViT(nnx.Module):
     ):
         patch_size = patch_size or image_size // self.PATCHES_PER_SIDE
         _check(pool, pos_embed, width)
+        depth = depth or self.default_depth(stem)
         scheme = get_scheme(init)
         self.pool = pool
         self.grid = image_size // patch_size
@@ -76,7 +82,18 @@ class ViT(nnx.Module):
         self.cls_token = parameter(1) if class_tokens else None
         learned = pos_embed == "learned"
         self.pos_embed = parameter(class_tokens + self.grid**2) if learned else None
-        self.patch_embed = PatchEmbed(patch_size, width, dtype=dtype, rngs=rngs)
+        self.patch_embed = make_stem(
+            stem,
+            lambda: PatchEmbed(patch_size, width, dtype=dtype, rngs=rngs),
+            image_size=image_size,
+            patch_size=patch_size,
+            width=width,
+            stem_norm=stem_norm,
+            stem_channels=stem_channels,
+            stem_strides=stem_strides,
+            dtype=dtype,
+            rngs=rngs,
+        )
         self.blocks = nnx.List(
             EncoderBlock(
                 width, heads, mlp_ratio, float(rate), scheme=scheme, dtype=dtype, rngs=rngs
@@ -85,6 +102,11 @@ class ViT(nnx.Module):
         )
         self.norm = layer_norm(width, dtype=dtype, rngs=rngs)
         self.head = classifier(width, num_classes, rngs=rngs)
+
+    @staticmethod
+    def default_depth(stem: str) -> int:
+        """One block fewer with the convolutional stem, as in its paper: it costs about as much."""
+        return 8 if stem == "conv" else 9
 
     def __call__(
         self,
@@ -95,8 +117,8 @@ class ViT(nnx.Module):
     ) -> Float[Array, "batch outputs"]:
         """Logits, or features when the model has no classifier; float32.
 
-        `images` are normalised. Drop path acts only when `rngs` is given; `train` is there for
-        families with batch statistics.
+        `images` are normalised. Drop path acts only when `rngs` is given; `train` makes a batch
+        norm of the stem take the batch's statistics.
         """
         features = self.features(images, train=train, rngs=rngs)
         return features if self.head is None else self.head(features).astype(jnp.float32)
@@ -112,8 +134,7 @@ class ViT(nnx.Module):
 
         Where the class token's output is all that is used of the last block, only that is computed.
         """
-        del train  # no batch statistics
-        x = self._embed(images)
+        x = self._embed(images, train)
         if self.pool == "mean":
             return self._pooled(apply_blocks(self.blocks, x, rngs, self.remat))
         *first_blocks, last_block = self.blocks
@@ -170,9 +191,9 @@ class ViT(nnx.Module):
         x = x.mean(axis=1, dtype=jnp.float32) if self.pool == "mean" else x[:, 0]
         return self.norm(x).astype(jnp.float32)
 
-    def _embed(self, images: Float[Array, "batch height width 3"]) -> Tokens:
+    def _embed(self, images: Float[Array, "batch height width 3"], train: bool = False) -> Tokens:
         """Patch tokens, behind the class token if there is one, with positions added."""
-        x = self.patch_embed(images)
+        x = self.patch_embed(images, train=train)
         rows, columns = (side // self.patch_size for side in images.shape[1:3])
         if self.cls_token is not None:
             shape = (images.shape[0], 1, self.num_features)

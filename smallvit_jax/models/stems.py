@@ -1,0 +1,216 @@
+"""How a transformer turns an image into tokens: by patches, or by a few convolutions.
+
+The convolutional stem is that of ViT_C (Xiao et al., "Early Convolutions Help Transformers See
+Better", 2021), with stacks for small images by the rule of `conv_stack`.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+from flax import nnx
+from jax.nn import initializers
+from jaxtyping import Array, Float
+
+from smallvit_jax.errors import UserError, did_you_mean
+from smallvit_jax.models.batch_norm import BatchNorm
+from smallvit_jax.models.layers import Linear, Tokens, layer_norm
+
+STEMS = ("patchify", "conv")
+STEM_NORMS = ("batch", "layer")
+_CONV_OPTIONS = ("stem_norm", "stem_channels", "stem_strides")
+
+
+class ConvStack(NamedTuple):
+    """The 3 x 3 convolutions of a stem, from the image on."""
+
+    channels: tuple[int, ...]
+    strides: tuple[int, ...]
+
+
+def make_stem(
+    stem: str,
+    patchify: Callable[[], nnx.Module],
+    *,
+    image_size: int,
+    patch_size: int,
+    width: int,
+    normed: bool = False,
+    stem_norm: str | None = None,
+    stem_channels: tuple[int, ...] | None = None,
+    stem_strides: tuple[int, ...] | None = None,
+    dtype,
+    rngs: nnx.Rngs,
+) -> nnx.Module:
+    """Builds a module `stem(images, *, train=False) -> tokens`, one per patch, row by row.
+
+    Args:
+      stem: "patchify" or "conv".
+      patchify: makes the family's own patch embedding.
+      normed: whether a LayerNorm follows the tokens of other stems, as it does in the family's own.
+      stem_norm, stem_channels, stem_strides: of the convolutional stem; None: "batch" and the
+        rule of `conv_stack`.
+
+    Raises:
+      UserError: unknown name, or options that do not fit together.
+    """
+    given = {"stem_norm": stem_norm, "stem_channels": stem_channels, "stem_strides": stem_strides}
+    options = resolve_stem(stem, patch_size, width, given)
+    if stem == "patchify":
+        return patchify()
+    return ConvStem(
+        image_size,
+        width,
+        ConvStack(options["stem_channels"], options["stem_strides"]),
+        norm=options["stem_norm"],
+        normed=normed,
+        dtype=dtype,
+        rngs=rngs,
+    )
+
+
+def resolve_stem(stem: str, patch_size: int, width: int, given: dict[str, Any]) -> dict[str, Any]:
+    """The stem's options with what is None filled in; raises `UserError` for those it has not."""
+    if stem not in STEMS:
+        raise UserError(
+            f'model.stem is "{stem}"{did_you_mean(stem, STEMS)}; choose one of {", ".join(STEMS)}.'
+        )
+    if stem != "conv":
+        for option in _CONV_OPTIONS:
+            if given.get(option) is not None:
+                raise UserError(
+                    f'model.{option} is for the convolutional stem, but model.stem is "{stem}"; '
+                    "set model.stem=conv or leave the option out."
+                )
+        return {}
+    norm = given.get("stem_norm") or "batch"
+    if norm not in STEM_NORMS:
+        raise UserError(
+            f'model.stem_norm is "{norm}"{did_you_mean(norm, STEM_NORMS)}; choose one of '
+            f"{', '.join(STEM_NORMS)}."
+        )
+    channels, strides = given.get("stem_channels"), given.get("stem_strides")
+    stack = conv_stack(patch_size, width, channels, strides)
+    return {
+        "stem_norm": norm,
+        "stem_channels": stack.channels,
+        "stem_strides": stack.strides,
+    }
+
+
+def conv_stack(
+    patch_size: int,
+    width: int,
+    channels: tuple[int, ...] | None = None,
+    strides: tuple[int, ...] | None = None,
+) -> ConvStack:
+    """The given stack when it fits the patch size, or without one that of the rule.
+
+    The paper's rule: a convolution of stride 2 doubles the channels, up to the width, so that
+    there are log2(patch size) of them. Our own for small images: patches of 4 pixels get one more
+    in front, at full resolution and half the channels of the next, as networks for such images
+    begin; patches of one pixel get a single convolution. Neither depends on the image size, so a
+    model moves to another one with its stem.
+
+    Raises `UserError` for a patch size that is no power of two, a width that cannot be halved as
+    often, or given lists that do not fit the patch size.
+    """
+    if (channels is None) != (strides is None):
+        raise UserError(
+            "model.stem_channels and model.stem_strides describe the same convolutions; give both "
+            "or neither."
+        )
+    if channels is not None:
+        return _check_stack(patch_size, ConvStack(tuple(channels), tuple(strides)))
+    if patch_size & (patch_size - 1):
+        raise UserError(
+            f"model.stem=conv halves the image a number of times, which never gives patches of "
+            f"{patch_size} pixels; choose a model.patch_size that is a power of two."
+        )
+    halvings = patch_size.bit_length() - 1
+    strides = {0: (1,), 2: (1, 2, 2)}.get(halvings, (2,) * halvings)
+    smallest = 2 ** (len(strides) - 1)
+    if width % smallest:
+        raise UserError(
+            f"model.stem=conv doubles its channels {len(strides) - 1} times up to model.width="
+            f"{width}; choose a multiple of {smallest}, or give model.stem_channels and "
+            "model.stem_strides."
+        )
+    return ConvStack(tuple(width >> i for i in reversed(range(len(strides)))), strides)
+
+
+def _check_stack(patch_size: int, stack: ConvStack) -> ConvStack:
+    if len(stack.channels) != len(stack.strides) or not stack.channels:
+        raise UserError(
+            f"model.stem_channels={list(stack.channels)} and model.stem_strides="
+            f"{list(stack.strides)} must be as long as each other: one entry per convolution."
+        )
+    step = 1
+    for stride in stack.strides:
+        step *= stride
+    if step != patch_size or not set(stack.strides) <= {1, 2}:
+        raise UserError(
+            f"model.stem_strides={list(stack.strides)} must be ones and twos whose product is "
+            f"model.patch_size={patch_size}, one token per patch."
+        )
+    return stack
+
+
+class ConvStem(nnx.Module):
+    """3 x 3 convolutions, each with norm and ReLU, then a linear layer per position.
+
+    The paper's last layer is a 1 x 1 convolution with bias. With `norm="batch"` the running
+    statistics are those of images of `image_size` alone; `normed` puts a LayerNorm behind it all.
+    """
+
+    def __init__(
+        self,
+        image_size: int,
+        width: int,
+        stack: ConvStack,
+        *,
+        norm: str,
+        normed: bool,
+        dtype,
+        rngs: nnx.Rngs,
+    ):
+        self.image_size = image_size
+        self.strides = stack.strides
+        inputs = (3, *stack.channels)
+        # He et al. without the kernel's area: N(0, 2 / channels out), the last N(0, 1 / width).
+        self.convs = nnx.List(
+            nnx.Conv(
+                inputs[i],
+                channels,
+                (3, 3),
+                strides=stack.strides[i],
+                padding=1,
+                use_bias=False,
+                kernel_init=initializers.normal((2 / channels) ** 0.5),
+                dtype=dtype,
+                rngs=rngs,
+            )
+            for i, channels in enumerate(stack.channels)
+        )
+        self.norms = nnx.List(
+            BatchNorm(channels, dtype=dtype)
+            if norm == "batch"
+            else layer_norm(channels, dtype=dtype, rngs=rngs)
+            for channels in stack.channels
+        )
+        last = initializers.normal(width**-0.5)
+        self.proj = Linear(inputs[-1], width, kernel_init=last, dtype=dtype, rngs=rngs)
+        self.norm = layer_norm(width, dtype=dtype, rngs=rngs) if normed else None
+
+    def __call__(
+        self, images: Float[Array, "batch height width 3"], *, train: bool = False
+    ) -> Tokens:
+        """Returns one token per patch, row by row; `train` chooses the batch's statistics."""
+        record = images.shape[1:3] == (self.image_size, self.image_size)
+        x = images
+        for conv, norm in zip(self.convs, self.norms, strict=True):
+            x = conv(x)
+            x = norm(x, train=train, record=record) if isinstance(norm, BatchNorm) else norm(x)
+            x = jax.nn.relu(x)
+        x = self.proj(x.reshape(len(x), -1, x.shape[-1]))
+        return x if self.norm is None else self.norm(x)
