@@ -20,12 +20,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import loop_turns
-from benchmarks.flops import matmul_flops
 from benchmarks.timing import interleaved_rates, steps_for, summarize, summarize_ratio
 from benchmarks.training_steps import TrainingSteps, make_config, make_steps, unrolled_loops
 from smallvit_jax.config import default_config
 from smallvit_jax.data.batches import BatchOrder
 from smallvit_jax.data.placement import make_source
+from smallvit_jax.evaluation.flops import matmul_flops
 from smallvit_jax.training.environment import environment
 from smallvit_jax.training.runtime import keep_freed_memory
 from smallvit_jax.training.sharding import make_mesh

@@ -20,7 +20,7 @@ def default_config() -> ml_collections.ConfigDict:
     """Returns a fresh, locked copy of the whole tree."""
     config = ml_collections.ConfigDict()
     # pretrain | finetune | recipe (pretrain, finetune, evaluate) | evaluate | convert | attention |
-    # predict | embed | report | data_efficiency
+    # predict | embed | report | data_efficiency | compare
     config.job = "recipe"
     config.seed = 0  # every random choice is a function of this number and the step
     config.dataset = _dataset()
@@ -34,6 +34,7 @@ def default_config() -> ml_collections.ConfigDict:
     config.convert = _convert()
     config.report = _report()
     config.data_efficiency = _data_efficiency()
+    config.compare = _compare()
     config.runtime = _runtime()
     return config.lock()
 
@@ -214,6 +215,8 @@ def _finetune() -> ml_collections.ConfigDict:
     # the reference's "repeated augmentation" is 3 shuffled passes per epoch
     finetune.passes_per_epoch = 3
     finetune.batch_size = 256  # images per step, over all devices
+    # epochs between evaluations on the test images; the last epoch always ends with one
+    finetune.evaluate_every = 1
     finetune.label_smoothing = 0.1  # share of the target spread evenly over the classes
 
     finetune.augment = ml_collections.ConfigDict()
@@ -314,7 +317,7 @@ def _convert() -> ml_collections.ConfigDict:
 
 def _report() -> ml_collections.ConfigDict:
     report = ml_collections.ConfigDict()
-    report.at_end = True  # end pretrain, finetune and recipe with a report.html in the workdir
+    report.at_end = True  # end jobs that train with a report.html in the workdir
     # workdirs to compare, with commas between; empty: report of the workdir itself
     report.runs = ""
     return report
@@ -326,6 +329,16 @@ def _data_efficiency() -> ml_collections.ConfigDict:
     data_efficiency.fractions = (0.25, 0.5, 0.75, 1.0)
     data_efficiency.seeds = (0,)  # each pre-trains once and fine-tunes at every fraction
     return data_efficiency
+
+
+def _compare() -> ml_collections.ConfigDict:
+    compare = ml_collections.ConfigDict()
+    # what to train, with commas between: parts such as ssl, conv or impulse3 with + between (all of
+    # them: docs/comparing.md), also FIELD=VALUE of model, pretrain or finetune
+    compare.variants = "scratch,ssl"
+    compare.seeds = (0, 1, 2)  # each variant is trained with every one
+    compare.targets = (50.0, 70.0, 90.0)  # accuracies in % whose epochs and time to tell
+    return compare
 
 
 def _runtime() -> ml_collections.ConfigDict:

@@ -184,7 +184,7 @@ def run(
                 batch_size=order.batch_size,
                 params_of=lambda state: state.params | state.buffers,
                 meta={"model": options, **inputs.describe_data(data.info)},
-                evaluate=AccuracyEvaluator(model, data, augment, config.evaluate.batch_size, mesh),
+                evaluate=AccuracyEvaluator(config, model, data, augment, mesh),
                 best_split="validation" if len(data.subsets.validation) else None,
             ),
             replicate(initial_state(model, optimizer), mesh),
@@ -275,16 +275,20 @@ def make_schedule(config: ConfigDict, steps_per_epoch: int) -> stage.Schedule:
 
 
 class AccuracyEvaluator:
-    """Top-1, top-5 and loss on the test split, and on the validation part when there is one."""
+    """Top-1, top-5 and loss on the test split, and on the validation part when there is one.
+
+    It measures after every `finetune.evaluate_every` epochs and after the last one.
+    """
 
     def __init__(
         self,
+        config: ConfigDict,
         model: Functional,
         data: inputs.Data,
         settings: AugmentSettings,
-        batch_size: int,
         mesh: jax.sharding.Mesh,
     ):
+        self._every, self._epochs = config.finetune.evaluate_every, config.finetune.epochs
         self._splits = {"test": data.test}
         if len(data.subsets.validation):
             self._splits["validation"] = data.train.take(data.subsets.validation)
@@ -294,12 +298,12 @@ class AccuracyEvaluator:
             image_size=settings.image_size,
             mean=settings.mean,
             std=settings.std,
-            batch_size=batch_size,
+            batch_size=config.evaluate.batch_size,
             mesh=mesh,
         )
 
     def __call__(self, epochs_done: int, state: FinetuneState) -> dict[str, dict[str, float]]:
-        if epochs_done == 0:
+        if epochs_done == 0 or (epochs_done % self._every and epochs_done != self._epochs):
             return {}
         arrays = state.params | state.buffers
         return {

@@ -12,9 +12,10 @@ from ml_collections import ConfigDict
 
 from smallvit_jax import inputs
 from smallvit_jax.errors import UserError
-from smallvit_jax.reporting.runs import COMMAND, Run, read_run
+from smallvit_jax.reporting.runs import COMMAND, Run, read_command, read_run
 from smallvit_jax.training import runtime
 from smallvit_jax.training.files import make_folder, write_atomically
+from smallvit_jax.training.logs import read_result
 
 PAGE = "report.html"
 PICTURES = "report"  # the folder of its figures as PNG files
@@ -32,7 +33,7 @@ def run(config: ConfigDict, workdir: Path, data_dir: str | None) -> dict[str, An
         runs = {name: read_run(Path(name).expanduser()) for name in names}
         _write(workdir, *page.render(*comparison.compare(runs)))
     else:
-        write_report(read_run(workdir), data_dir)
+        _rebuild(workdir, data_dir)
     print(f"report: {workdir / PAGE}")
     return {"job": "report", "seconds": round(time.monotonic() - started, 1)}
 
@@ -40,25 +41,37 @@ def run(config: ConfigDict, workdir: Path, data_dir: str | None) -> dict[str, An
 def write_at_end(workdir: Path, data_dir: str | None, words: Sequence[str]) -> None:
     """Ends a training job with its report; `words` are those of its command line.
 
-    What goes wrong is a warning: the run itself is done and safe. A report that is there already is
-    left as it is. With several processes there is none, as it takes all of them to run a model.
+    What goes wrong is a warning: the run itself is done and safe. A report that is younger than the
+    result is left as it is. With several processes there is none, as it takes all of them to run a
+    model.
     """
     again = f"python -m smallvit_jax.main --config configs/report.py --workdir {workdir}"
     try:
-        if (workdir / PAGE).exists():
+        page, result = workdir / PAGE, workdir / "result.json"
+        if page.exists() and page.stat().st_mtime_ns >= result.stat().st_mtime_ns:
             return
         if jax.process_count() > 1:
             print(f"for the report, on one machine: {again}")
             return
         command = shlex.join(["python", "-m", "smallvit_jax.main", *words])
         write_atomically(workdir / COMMAND, command + "\n")
-        write_report(read_run(workdir), data_dir)
+        _rebuild(workdir, data_dir)
         print(f"  report: {workdir / PAGE}")
     except Exception as error:  # whatever it is, the run is worth more than its report
         reason = " ".join(str(error).split()) or type(error).__name__
         warnings.warn(
             f"the run is done, but its report failed ({reason}); later: {again}", stacklevel=2
         )
+
+
+def _rebuild(workdir: Path, data_dir: str | None) -> None:
+    from smallvit_jax.reporting import compared_variants, page
+
+    result = read_result(workdir) or {}
+    if result.get("job") == "compare":
+        _write(workdir, *page.render(*compared_variants.tell(result, read_command(workdir))))
+    else:
+        write_report(read_run(workdir), data_dir)
 
 
 def write_report(run: Run, data_dir: str | None) -> None:

@@ -12,12 +12,13 @@ from smallvit_jax.errors import UserError, did_you_mean
 
 JOBS = (
     *("pretrain", "finetune", "recipe", "evaluate", "convert"),
-    *("attention", "predict", "embed", "report", "data_efficiency"),
+    *("attention", "predict", "embed", "report", "data_efficiency", "compare"),
 )
 # Lists as long as their user likes; the others have the default's length.
 ANY_LENGTH = (
     *("evaluate.knn_sweep_neighbors", "evaluate.knn_sweep_temperatures"),
     *("evaluate.probe_learning_rates", "data_efficiency.fractions", "data_efficiency.seeds"),
+    *("compare.seeds", "compare.targets"),
 )
 
 TYPE_NAMES = {
@@ -85,7 +86,8 @@ def _check_value(path: str, value: object, rule: "Rule | None") -> None:
     raise UserError(f"{path} is {show(value)}, but must be {rule.allowed}{hint}")
 
 
-_TRAINS_OR_TESTS = ("pretrain", "finetune", "recipe", "evaluate", "data_efficiency")
+_PRETRAINS_AND_TUNES = ("recipe", "data_efficiency", "compare")
+_TRAINS_OR_TESTS = ("pretrain", "finetune", "evaluate", *_PRETRAINS_AND_TUNES)
 # What a job cannot do without: field, what it is, an example.
 _CHECKPOINT = "stage folder or checkpoint"
 _NEEDED = {
@@ -112,7 +114,7 @@ def _check_together(config: ml_collections.ConfigDict) -> None:
                 f'the job "{config.job}" needs {field}: {what}, as in --config.{field}={example}'
             )
     _check_root(config)
-    if config.job in ("recipe", "data_efficiency") and config.finetune.init_from:
+    if config.job in _PRETRAINS_AND_TUNES and config.finetune.init_from:
         raise UserError(
             f'finetune.init_from is "{config.finetune.init_from}", but the job "{config.job}" '
             'fine-tunes what it pre-trains itself; use the job "finetune" or leave the field empty'
@@ -127,7 +129,7 @@ def _check_together(config: ml_collections.ConfigDict) -> None:
             f"dataset.label_fraction is {config.dataset.label_fraction:g}, but the job "
             '"data_efficiency" chooses the labels itself, by data_efficiency.fractions; set it to 1'
         )
-    pretrains = config.job in ("pretrain", "recipe", "data_efficiency")
+    pretrains = config.job in ("pretrain", *_PRETRAINS_AND_TUNES)
     if pretrains and config.runtime.accumulate > 1 and config.pretrain.head.batch_norm:
         raise UserError(
             f"runtime.accumulate is {config.runtime.accumulate}, but pretrain.head.batch_norm "
@@ -232,6 +234,11 @@ def _list_of(allowed: str, accepts: Callable[[object], bool]) -> Rule:
     )
 
 
+_SEEDS = _list_of(
+    "whole numbers from 0 to 4294967295", lambda value: type(value) is int and 0 <= value < 2**32
+)
+
+
 def rules() -> dict[str, Rule]:
     """Returns the rule of each field that its type alone does not settle, by dotted path."""
     return {"dataset.name": _one_of(*dataset_names())} | _RULES
@@ -295,6 +302,7 @@ _RULES = {
     "finetune.epochs": _at_least(1),
     "finetune.passes_per_epoch": _at_least(1),
     "finetune.batch_size": _at_least(1),
+    "finetune.evaluate_every": _at_least(1),
     "finetune.label_smoothing": _BELOW_ONE,
     "finetune.augment.flip": _PROBABILITY,
     "finetune.augment.crop_padding": _at_least(0),
@@ -335,9 +343,10 @@ _RULES = {
     "data_efficiency.fractions": _list_of(
         "numbers above 0 and at most 1", lambda value: _is_positive(value) and value <= 1
     ),
-    "data_efficiency.seeds": _list_of(
-        "whole numbers from 0 to 4294967295",
-        lambda value: type(value) is int and 0 <= value < 2**32,
+    "data_efficiency.seeds": _SEEDS,
+    "compare.seeds": _SEEDS,
+    "compare.targets": _list_of(
+        "accuracies above 0 and at most 100", lambda value: _is_positive(value) and value <= 100
     ),
     "runtime.precision": _one_of("auto", "float32", "bfloat16"),
     "runtime.steps_per_dispatch": _at_least(1),

@@ -85,14 +85,19 @@ def read_run(folder: Path) -> Run:
             f"{folder} holds no finished pre-training, fine-tuning, recipe or evaluation to report "
             "on; name the --workdir of one"
         )
-    command = folder / COMMAND
     return Run(
         folder=folder,
         config=_with_defaults(config),
         result=result,
         stages=stages,
-        command=command.read_text(encoding="utf-8").strip() if command.is_file() else None,
+        command=read_command(folder),
     )
+
+
+def read_command(folder: Path) -> str | None:
+    """The command line that a run was started with, where it is known."""
+    file = folder / COMMAND
+    return file.read_text(encoding="utf-8").strip() if file.is_file() else None
 
 
 def _read_stage(name: str, folder: Path) -> Stage | None:

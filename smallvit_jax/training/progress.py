@@ -1,14 +1,24 @@
 """How training shows that it moves: a bar on a terminal, lines elsewhere."""
 
+import contextlib
 import datetime
 import math
 import sys
 import time
-from typing import Any, TextIO
+from collections.abc import Iterator
+from typing import Any, NamedTuple, TextIO
 
 _SECONDS_BETWEEN_LINES = 10.0
 _SECONDS_BEFORE_EPOCH_LINE = 3.0
 _FIGURES_WIDTH = 66  # of the percentage and the usual figures
+
+
+class _Mark(NamedTuple):
+    """An update's step, and its time in seconds with and without pauses."""
+
+    step: int
+    wall: float
+    training: float
 
 
 class Progress:
@@ -40,8 +50,9 @@ class Progress:
         self._images, self._description = images_per_step, description
         self._step, self._active = start_step, active
         self._stream = stream or sys.stderr
-        self._first: tuple[int, float] | None = None  # step and time of the first update
+        self._first: _Mark | None = None  # of the first update
         self._last = self._first
+        self._paused = 0.0  # seconds so far
         self._printed = -math.inf
         self._bar = _Bar(self._stream, total_steps, description) if self._on_terminal() else None
         if self._bar:
@@ -59,7 +70,7 @@ class Progress:
         """
         now = time.monotonic()
         epoch_ended = step // self._per_epoch > self._step // self._per_epoch
-        self._step, self._last = step, (step, now)
+        self._step, self._last = step, _Mark(step, now, now - self._paused)
         self._first = self._first or self._last
         if not self._active:
             return
@@ -72,13 +83,27 @@ class Progress:
             self._printed = now
             self.note(f"{self._description}: step {step}/{self._total}, {text}")
 
+    @contextlib.contextmanager
+    def pause(self) -> Iterator[None]:
+        """Time inside, of an evaluation or a checkpoint, is none of training."""
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            self._paused += time.monotonic() - started
+
     @property
     def images_per_second(self) -> float | None:
-        """The mean rate since the first update, pauses included; None before the second."""
-        if self._first is None or self._last is None or self._last[1] <= self._first[1]:
+        """The mean rate of training since the first update, without pauses; None before the
+        second."""
+        return self._rate("training")
+
+    def _rate(self, clock: str) -> float | None:
+        if self._first is None or self._last is None:
             return None
-        steps = self._last[0] - self._first[0]
-        return steps * self._images / (self._last[1] - self._first[1])
+        seconds = getattr(self._last, clock) - getattr(self._first, clock)
+        steps = self._last.step - self._first.step
+        return steps * self._images / seconds if seconds > 0 else None
 
     def _figures(self, loss: float | None, **figures: float) -> str:
         epochs = math.ceil(self._total / self._per_epoch)
@@ -87,8 +112,7 @@ class Progress:
         if loss is not None:
             parts.append(f"loss {loss:.4f}")
         parts += [f"{name.replace('_', ' ')} {value:.4g}" for name, value in figures.items()]
-        rate = self.images_per_second
-        if rate:
+        if rate := self._rate("wall"):  # pauses to come take time, too
             parts.append(f"{rate:,.0f} images/s")
             seconds = round((self._total - self._step) * self._images / rate)
             parts.append(f"{datetime.timedelta(seconds=max(seconds, 0))} left")

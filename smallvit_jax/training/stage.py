@@ -77,6 +77,7 @@ class Outcome:
     seconds: float
     """Wall time in the stage, up to an interruption's last checkpoint and after it."""
     images_per_second: float | None
+    """Of training alone, without evaluations and checkpoints, since the last start."""
 
 
 def run_stage(
@@ -222,7 +223,8 @@ class _Records:
     def on_epoch_end(self, epochs_done: int, state: Any) -> None:
         """Evaluates, logs and shows the figures; the best state so far is saved at once."""
         step = epochs_done * self._stage.steps_per_epoch
-        figures = self._stage.evaluate(epochs_done, state)
+        with self._progress.pause():
+            figures = self._stage.evaluate(epochs_done, state)
         for split, values in figures.items():
             self._log.write(step, epochs_done, split, values)
             self._progress.note(_line(self._stage.description, epochs_done, split, values))
@@ -238,6 +240,10 @@ class _Records:
         Weights that a step spoilt whose own loss was finite raise `TrainingDivergedError`, so that
         the newest checkpoint is always one to go on from.
         """
+        with self._progress.pause():
+            self._save(step, state)
+
+    def _save(self, step: int, state: Any) -> None:
         if not _all_finite(state):
             names = [n for n, leaf in flatten(state).items() if not _all_finite(leaf)]
             what = f"state after the update ({names[0]})"

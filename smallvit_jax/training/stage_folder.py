@@ -58,7 +58,9 @@ def check_folder(folder: Path, config: Mapping[str, Any]) -> None:
 def _way_on(folder: Path, config: Mapping[str, Any], field: str) -> str:
     """How a run in a new folder begins with the weights of the old one."""
     old, job = folder, "pretrain" if "pretrain" in config else "finetune"
-    if "pretrain" in config and "finetune" in config:  # a recipe
+    if "pretrain" in config and "finetune" in config:  # several stages
+        if not holds_checkpoint(folder / "pretrain"):  # no recipe
+            return ""
         old = folder / "pretrain"
         job = "finetune" if field.startswith("finetune.") else "pretrain"
     if job not in config:

@@ -48,6 +48,20 @@ def test_lines_come_at_intervals_and_at_the_end(clock):
     assert "0:00:25 left" in lines[5]
 
 
+def test_pauses_count_for_the_time_left_but_not_for_the_rate(clock):
+    out = io.StringIO()
+    with Progress(400, 100, 50, "train", stream=out) as progress:
+        for step in range(10, 201, 10):
+            clock.now += 0.5
+            progress.update(step)
+            if step % 100 == 0:
+                with progress.pause():
+                    clock.now += 4.0  # of which the second comes after the last update
+    # 190 steps of 50 images in 9.5 s, or in 13.5 s with the first pause.
+    assert progress.images_per_second == pytest.approx(1000)
+    assert "704 images/s, 0:00:14 left" in out.getvalue().splitlines()[-1]
+
+
 def test_long_epochs_have_a_line_every_ten_seconds_and_short_ones_not_each(clock):
     for per_epoch, expected in ((1000, [1, 11, 21]), (1, [1, 4, 7, 10, 13, 16, 19, 22, 25])):
         out = io.StringIO()

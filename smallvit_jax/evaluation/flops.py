@@ -6,9 +6,37 @@ over equal blocks. So the products are counted in the jaxpr, where a scan's leng
 
 import math
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
+
+from smallvit_jax.models import abstract_model
+from smallvit_jax.models.parameters import Functional
+
+
+class ModelSize(NamedTuple):
+    """How many values training changes, and what one image costs on its way to the output."""
+
+    parameters: int
+    flops: int
+
+
+def model_size(options: dict[str, Any]) -> ModelSize:
+    """The size of the model with these arguments of `create_model`; no array is made.
+
+    FLOPs are those of `matmul_flops` in evaluation mode, for one image of the model's size.
+    """
+    network = Functional(abstract_model(**options))
+    side = options["image_size"]
+    image = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)
+    flops = matmul_flops(
+        lambda params, buffers, image: network(params, buffers, image)[0],
+        network.trainable,
+        network.buffers,
+        image,
+    )
+    return ModelSize(sum(math.prod(array.shape) for array in network.trainable.values()), flops)
 
 
 def matmul_flops(function: Callable, *args: Any) -> int:

@@ -4,8 +4,9 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from benchmarks.flops import matmul_flops
-from smallvit_jax.models import create_model
+from smallvit_jax.evaluation.flops import matmul_flops, model_size
+from smallvit_jax.models import create_model, resolve_options
+from smallvit_jax.models.parameters import get_arrays
 from tests.benchmarks.tiny import TINY
 
 
@@ -23,6 +24,22 @@ def test_a_convolution_counts_its_kernel_at_every_output():
         )
 
     assert matmul_flops(convolve, images, kernel) == 2 * (2 * 2 * 2 * 5) * (4 * 4 * 3)
+
+
+def test_a_grouped_convolution_counts_the_channels_of_its_group():
+    images, kernel = jnp.ones((1, 6, 6, 8)), jnp.ones((3, 3, 2, 12))  # 4 groups: 2 in, 3 out
+
+    def convolve(x, k):
+        return jax.lax.conv_general_dilated(
+            x,
+            k,
+            (1, 1),
+            "SAME",
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            feature_group_count=4,
+        )
+
+    assert matmul_flops(convolve, images, kernel) == 2 * (6 * 6 * 12) * (3 * 3 * 2)
 
 
 def test_a_scan_counts_its_length_and_a_branch_its_dearest():
@@ -65,3 +82,14 @@ def test_the_vision_transformer_has_the_products_of_its_formula():
 
     model = create_model("vit", image_size=32, **TINY)
     assert matmul_flops(model.features, jnp.ones((batch, 32, 32, 3))) == expected
+
+
+def test_a_models_size_is_that_of_one_image_through_it_and_its_classifier():
+    options = resolve_options("vit", image_size=32, num_classes=7, **TINY)
+    model = create_model(**options)
+    size = model_size(options)
+    width = model.num_features
+    features = matmul_flops(model.features, jnp.ones((1, 32, 32, 3)))
+    assert size.flops == features + 2 * width * 7
+    # Every value of the model is trained.
+    assert size.parameters == sum(value.size for value in get_arrays(model).values())

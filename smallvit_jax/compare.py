@@ -1,0 +1,226 @@
+"""Variants of the model and of training side by side: one table, with deviations over seeds."""
+
+import csv
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from smallvit_jax import finetune, inputs, pretrain
+from smallvit_jax.errors import UserError
+from smallvit_jax.evaluation.flops import ModelSize, model_size
+from smallvit_jax.training.files import write_atomically
+from smallvit_jax.training.logs import print_table, read_metrics, write_config, write_result
+from smallvit_jax.training.stage_folder import finished_result, locked
+from smallvit_jax.validation import validate
+from smallvit_jax.variants import Variant, read_variants
+
+Row = dict[str, Any]
+
+
+class Training(NamedTuple):
+    """One variant with one seed."""
+
+    variant: Variant
+    seed: int
+    config: ConfigDict
+    folder: Path
+
+
+def run(config: ConfigDict, workdir: Path, data_dir: str | None) -> dict[str, Any]:
+    """Trains every variant with every seed and returns what is in `workdir/result.json`.
+
+    Each of `config.compare.variants` is trained with the same labels for the same number of steps
+    in `VARIANT/seed-S/finetune`; those with "ssl" are pre-trained first, on all images, in
+    `VARIANT/seed-S/pretrain`. Runs that are done are not repeated, one that was interrupted
+    continues, and variants and seeds may be added later. Writes `comparison.csv` (a row for each
+    variant), `runs.csv` (for each training) and `comparison.png` beside the result; the first two
+    also on the way. Raises `UserError` before anything runs for a variant that makes no sense.
+    """
+    c = config.compare
+    variants = read_variants(c.variants)
+    asked = {
+        "variants": [variant.name for variant in variants],
+        "seeds": list(c.seeds),
+        "targets": list(c.targets),
+    }
+    used = {k: config[k].to_dict() for k in ("dataset", "model", "pretrain", "finetune", "runtime")}
+    done = finished_result(workdir, used)
+    if done and all(done[key] == value for key, value in asked.items()):
+        print(f"the comparison is done already: {workdir}")
+        _show(done, workdir)
+        return done
+    trainings = [
+        Training(v, seed, v.config(config, seed), workdir / v.name / f"seed-{seed}")
+        for seed in c.seeds  # outside, so that what is there early is comparable
+        for v in variants
+    ]
+    sizes = check_plans(trainings[: len(variants)], data_dir)
+    with locked(workdir):
+        write_config(workdir, used)
+        rows: list[Row] = []
+        for row in _run_all(trainings, data_dir, c.targets):
+            rows.append(row)
+            comparison = summarize(rows, sizes, c.targets)
+            if jax.process_index() == 0:
+                write_atomically(workdir / "comparison.csv", as_csv(comparison))
+                write_atomically(workdir / "runs.csv", as_csv(map(_without_curve, rows)))
+        result = {
+            "job": "compare",
+            "dataset": config.dataset.name,
+            **asked,
+            "about": {variant.name: variant.about for variant in variants},
+            "comparison": comparison,
+            "runs": rows,
+            "seconds": round(sum(row["seconds"] for row in rows), 1),
+        }
+        if jax.process_index() == 0:
+            from smallvit_jax.reporting.compared_variants import draw_accuracies
+
+            draw_accuracies(result).savefig(workdir / "comparison.png", dpi=150)
+        result = write_result(workdir, result)
+    _show(result, workdir)
+    return result
+
+
+def check_plans(trainings: Sequence[Training], data_dir: str | None) -> dict[str, ModelSize]:
+    """Size of each variant's model; raises `UserError` for what would only fail hours later."""
+    sizes = {}
+    for training in trainings:
+        try:
+            validate(training.config)
+            data = inputs.load_data(training.config, data_dir)
+            if training.variant.pretrains:
+                pretrain.plan(training.config, data)
+            options = finetune.plan(training.config, data).options
+            sizes[training.variant.name] = model_size(options)
+        except UserError as error:
+            raise UserError(f'the variant "{training.variant.name}": {error}') from error
+    return sizes
+
+
+def _run_all(
+    trainings: Sequence[Training], data_dir: str | None, targets: Sequence[float]
+) -> Iterator[Row]:
+    for number, training in enumerate(trainings, start=1):
+        print(
+            f"[{number}/{len(trainings)}] {training.variant.name}, seed {training.seed}", flush=True
+        )
+        stages, start = [], None
+        if training.variant.pretrains:
+            start = training.folder / "pretrain"
+            stages.append(pretrain.run(training.config, start, data_dir))
+        folder = training.folder / "finetune"
+        stages.append(finetune.run(training.config, folder, data_dir, init_from=start))
+        yield _row(training, stages, read_metrics(folder), targets)
+
+
+def _row(
+    training: Training,
+    stages: Sequence[Mapping[str, Any]],
+    metrics: Sequence[Row],
+    targets: Sequence[float],
+) -> Row:
+    """The figures of one training. Times are steps over the rate of the stage, which leaves out
+    evaluations, checkpoints and compiling; those to an accuracy begin with pre-training."""
+    tuned = stages[-1]
+    f, p = training.config.finetune, training.config.pretrain
+    tuning = _training_seconds(tuned, f.batch_size)
+    before = sum(_training_seconds(stage, p.batch_size) for stage in stages[:-1])
+    curve = [
+        (row["epoch"], before + tuning * row["step"] / tuned["steps"], row["top1"])
+        for row in metrics
+        if row["split"] == "test"
+    ]
+    row: Row = {
+        "variant": training.variant.name,
+        "seed": training.seed,
+        "test_top1": tuned["test_top1"],
+        "best_on_test_top1": tuned["best_on_test_top1"],
+        "best_on_test_epoch": tuned["best_on_test_epoch"],
+        "knn_top1": stages[0]["knn_after"] if len(stages) > 1 else None,
+        "labelled_images": tuned["labelled_images"],
+        "steps": tuned["steps"],
+        "images_per_second": tuned["images_per_second"],
+        "training_seconds": tuning,
+        "pretraining_seconds": before,
+        "seconds": sum(stage["seconds"] for stage in stages),
+    }
+    for target in targets:
+        reached = next((point for point in curve if point[2] >= target), None)
+        row[f"epochs_to_{target:g}"] = reached and reached[0]
+        row[f"seconds_to_{target:g}"] = reached and reached[1]
+    return row | {"curve": curve}
+
+
+def _training_seconds(stage: Mapping[str, Any], batch_size: int) -> float:
+    """A stage too short to have a rate is taken with all that belongs to it."""
+    rate = stage["images_per_second"]
+    return stage["steps"] * batch_size / rate if rate else stage["seconds"]
+
+
+def summarize(
+    rows: Sequence[Row], sizes: Mapping[str, ModelSize], targets: Sequence[float]
+) -> list[Row]:
+    """A row for each variant: means over its seeds, and sample deviations (n - 1) of accuracies.
+
+    The deviation is None for a single seed; a figure that not every seed has (an accuracy that was
+    not reached) is None.
+    """
+    found = []
+    for variant in dict.fromkeys(row["variant"] for row in rows):
+        here = [row for row in rows if row["variant"] == variant]
+        new: Row = {"variant": variant, "seeds": len(here)}
+        for name in ("test_top1", "best_on_test_top1", "knn_top1"):
+            new[name] = _mean(here, name)
+            new[f"{name}_sd"] = _deviation(here, name)
+        new |= sizes[variant]._asdict()
+        for name in _MEANS:
+            new[name] = _mean(here, name)
+        for target in targets:
+            for name in (f"epochs_to_{target:g}", f"seconds_to_{target:g}"):
+                new[name] = _mean(here, name)
+        found.append(new)
+    return found
+
+
+_MEANS = (
+    *("labelled_images", "steps", "images_per_second"),
+    *("training_seconds", "pretraining_seconds", "seconds"),
+)
+
+
+def _mean(rows: Sequence[Row], name: str) -> float | None:
+    values = [row[name] for row in rows]
+    return None if None in values else float(np.mean(values))
+
+
+def _deviation(rows: Sequence[Row], name: str) -> float | None:
+    values = [row[name] for row in rows]
+    return None if None in values or len(values) < 2 else float(np.std(values, ddof=1))
+
+
+def as_csv(rows: Iterator[Row] | Sequence[Row]) -> str:
+    """Rows with the same keys as a table; what is None stays empty."""
+    rows = list(rows)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def _without_curve(row: Row) -> Row:
+    return {name: value for name, value in row.items() if name != "curve"}
+
+
+def _show(result: Mapping[str, Any], workdir: Path) -> None:
+    from smallvit_jax.reporting.compared_variants import comparison_table
+
+    head, rows = comparison_table(result)
+    print_table(f"test accuracy on {result['dataset']} in %", [head, *rows])
+    print(f"  table: {workdir}/comparison.csv, each run: {workdir}/runs.csv, {workdir}/*.png")

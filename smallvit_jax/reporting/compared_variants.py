@@ -1,0 +1,153 @@
+"""What the page of a comparison of variants tells, with its table and pictures."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from smallvit_jax.reporting.figures import COLORS, panels, styled
+from smallvit_jax.reporting.page import Code, Part, Picture, Section, Table
+from smallvit_jax.reporting.sections import Told, duration
+
+Row = Mapping[str, Any]
+
+
+def tell(result: Row, command: str | None) -> Told:
+    """The page of a finished comparison, from its `result.json`."""
+    best = max(result["comparison"], key=lambda row: row["test_top1"])
+    again: list[Part] = [Code(command)] if command else []
+    environment = result["environment"]
+    versions = ", ".join(f"{name} {v}" for name, v in environment["versions"].items())
+    again.append(f"{versions}; {environment['platform']}, {environment['threads']} threads.")
+    return Told(
+        f"{len(result['comparison'])} variants on {result['dataset']}",
+        f"seeds {', '.join(map(str, result['seeds']))}; "
+        f"{environment['device_count']} x {environment['device_kind']}",
+        {
+            f"test accuracy, {best['variant']}": f"{best['test_top1']:.1f} %",
+            "trainings": str(len(result["runs"])),
+            "time": duration(result["seconds"]),
+        },
+        [
+            Section("Which is best?", _best(result)),
+            Section("How did they learn?", _learning(result)),
+            Section("What is what?", [Table(("variant", "what"), list(result["about"].items()))]),
+            Section("Run it again", again),
+        ],
+    )
+
+
+def _best(result: Row) -> list[Part]:
+    return [
+        Picture(
+            "accuracies",
+            draw_accuracies(result),
+            "Test accuracy after the last epoch: the mean and one standard deviation, and each "
+            "seed as a dot.",
+        ),
+        Table(*comparison_table(result)),
+        "FLOP are 2 per multiplication and addition of the matrix products and convolutions of one "
+        "image's forward pass. Times are of training alone, without evaluations, checkpoints and "
+        "compiling; those to an accuracy include pre-training, and are “-” where a seed did "
+        "not reach it.",
+    ]
+
+
+def _learning(result: Row) -> list[Part]:
+    return [
+        Picture(
+            "learning",
+            draw_learning(result),
+            "Test accuracy while training with labels, as the mean over seeds; on the right over "
+            "the time that training took, pre-training included.",
+            wide=True,
+        )
+    ]
+
+
+def comparison_table(result: Row) -> tuple[Sequence[str], list[Sequence[str]]]:
+    """Head and rows of text, for people; "-" where there is no figure."""
+    targets = [f"{target:g}" for target in result["targets"]]
+    head = [
+        *("variant", "accuracy", "best on test", "kNN", "parameters", "MFLOP", "images/s"),
+        *("steps", "time"),
+        *(f"{what} to {t} %" for t in targets for what in ("epochs", "time")),
+    ]
+    rows = []
+    for row in result["comparison"]:
+        cells = [
+            row["variant"],
+            *(with_deviation(row, f"{name}_top1") for name in ("test", "best_on_test", "knn")),
+            f"{row['parameters']:,}",
+            f"{row['flops'] / 1e6:,.2f}",
+            _text(row["images_per_second"], "{:,.0f}"),
+            f"{row['steps']:,.0f}",
+            _duration(row["training_seconds"] + row["pretraining_seconds"]),
+        ]
+        for target in targets:
+            cells.append(_text(row[f"epochs_to_{target}"], "{:.1f}"))
+            cells.append(_duration(row[f"seconds_to_{target}"]))
+        rows.append(cells)
+    return head, rows
+
+
+def with_deviation(row: Row, name: str) -> str:
+    """A mean with its deviation, where there is one."""
+    mean, deviation = row[name], row[f"{name}_sd"]
+    if mean is None:
+        return "-"
+    return f"{mean:.1f}" if deviation is None else f"{mean:.1f} ± {deviation:.1f}"
+
+
+def _text(value: float | None, form: str) -> str:
+    return "-" if value is None else form.format(value)
+
+
+def _duration(seconds: float | None) -> str:
+    return "-" if seconds is None else duration(seconds)
+
+
+@styled
+def draw_accuracies(result: Row) -> Figure:
+    """Last test accuracy by variant, the first on top: mean, deviation, and each seed."""
+    rows = result["comparison"]
+    figure, (ax,) = panels(1, width=6.5, height=0.9 + 0.32 * len(rows))
+    for place, row in enumerate(rows):
+        seeds = [run["test_top1"] for run in result["runs"] if run["variant"] == row["variant"]]
+        ax.errorbar(
+            row["test_top1"],
+            place,
+            xerr=row["test_top1_sd"],
+            color=COLORS[0],
+            marker="|",
+            markersize=14,
+            capsize=3,
+        )
+        ax.scatter(seeds, [place] * len(seeds), s=14, color=COLORS[1], zorder=3)
+    ax.set_yticks(range(len(rows)), [row["variant"] for row in rows])
+    ax.set_ylim(len(rows) - 0.5, -0.5)
+    ax.set_xlabel(f"test accuracy on {result['dataset']} in %")
+    return figure
+
+
+@styled
+def draw_learning(result: Row) -> Figure:
+    """Test accuracy over labelled epochs and over time, a line of each variant: the mean over its
+    seeds."""
+    from matplotlib import colormaps
+
+    figure, (by_epoch, by_time) = panels(2, 2, height=3.6)
+    names = [row["variant"] for row in result["comparison"]]
+    colors = COLORS if len(names) <= len(COLORS) else colormaps["tab20"].colors
+    for place, name in enumerate(names):
+        curves = [np.array(run["curve"]) for run in result["runs"] if run["variant"] == name]
+        epochs, seconds, top1 = np.mean(curves, axis=0).T
+        style = {"color": colors[place % len(colors)], "marker": "o", "markersize": 3}
+        by_epoch.plot(epochs, top1, label=name, **style)
+        by_time.plot(seconds / 60, top1, **style)
+    by_epoch.set_xlabel("epoch")
+    by_time.set_xlabel("minutes of training")
+    by_epoch.set_title("test accuracy in %")
+    figure.legend(loc="outside right center")
+    return figure

@@ -1,0 +1,70 @@
+"""Names of variants: what they change, and what is refused with the reason."""
+
+import re
+
+import pytest
+
+from smallvit_jax.config import default_config, leaves
+from smallvit_jax.errors import UserError
+from smallvit_jax.validation import validate
+from smallvit_jax.variants import PARTS, read_variants
+
+
+def changes(name, **fields):
+    """The fields that a variant changes in a config that already has some."""
+    base = default_config()
+    base.model.update(fields)
+    (variant,) = read_variants(name)
+    before, after = leaves(base), leaves(variant.config(base, seed=5))
+    assert after.pop("seed") == 5
+    return {path: value for path, value in after.items() if value != before[path]}
+
+
+def test_parts_are_joined_in_the_tables_order():
+    first, second = read_variants(" scratch , swin + ssl+model.width=48 ")
+    assert (first.name, second.name) == ("scratch", "ssl+swin+model.width=48")
+    assert (first.pretrains, second.pretrains) == (False, True)
+    assert changes("swin+ssl+model.width=48") == {"model.name": "swin", "model.width": 48}
+    assert second.about == (
+        "pre-trained without labels on all images, then fine-tuned; a Swin of its own size; "
+        "model.width = 48"
+    )
+
+
+def test_scratch_and_ssl_leave_the_config_as_it_is():
+    assert changes("scratch") == changes("ssl") == {}
+
+
+def test_another_family_has_its_own_size_whatever_the_configs_model_has():
+    tiny = {"width": 64, "depth": 4, "image_size": 32, "init": "fan_in"}
+    assert changes("swin", **tiny) == {
+        "model.name": "swin",
+        "model.width": None,
+        "model.depth": None,
+        "model.init": "reference",
+    }
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_every_part_sets_fields_that_there_are(name):
+    config = read_variants(name)[0].config(default_config(), seed=0)
+    validate(config)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("scrach", 'unknown part "scrach" (did you mean "scratch"?)'),
+        ("scratch,swin,scratch", 'has "scratch" more than once'),
+        ("ssl+swin,swin+ssl", 'has "ssl+swin" more than once'),
+        ("scratch+ssl", 'cannot be both "scratch" and "ssl"'),
+        ("swin+cait", '"swin" and "cait", which set model.name to swin and cait'),
+        ("scratch+dataset.root=x", 'sets "dataset.root"'),
+        ("scratch+model.widht=3", 'sets "model.widht" (did you mean "model.width"?)'),
+        ("scratch+finetune.init_from=x", "begin with what they pre-train themselves"),
+        (" , ", "is empty"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(text, reason):
+    with pytest.raises(UserError, match=re.escape(reason)):
+        read_variants(text)
