@@ -23,7 +23,6 @@ COMPARISON = {
     "pretrain__epochs": 1,
     "finetune__epochs": 3,
     "finetune__evaluate_every": 2,
-    "finetune__batch_size": 36,
 }
 
 
@@ -125,13 +124,13 @@ def test_a_comparison_continues_and_grows_and_its_table_follows_from_the_logs(
         stage = workdir / run["variant"] / f"seed-{run['seed']}" / "finetune"
         tests = read_metrics(stage, "test")
         assert [row["epoch"] for row in tests] == [2, 3]  # every second, and the last
-        assert run["steps"] == tests[-1]["step"] == 12  # 144 labels, 36 a step, 3 epochs
+        assert run["steps"] == tests[-1]["step"] == 18  # 144 labels, 24 a step, 3 epochs
         assert run["test_top1"] == tests[-1]["top1"]
         assert run["best_on_test_top1"] == max(row["top1"] for row in tests)
         assert (run["epochs_to_5"], run["epochs_to_100"]) == (2, None)
-        tuning = 12 * 36 / read_json(stage / "result.json")["images_per_second"]
+        tuning = 18 * 24 / read_json(stage / "result.json")["images_per_second"]
         assert run["training_seconds"] == pytest.approx(tuning)
-        assert run["seconds_to_5"] == pytest.approx(run["pretraining_seconds"] + tuning * 8 / 12)
+        assert run["seconds_to_5"] == pytest.approx(run["pretraining_seconds"] + tuning * 12 / 18)
         assert (run["pretraining_seconds"] > 0) == (run["variant"] == "ssl")
         if run["variant"] == "ssl":
             knn = read_metrics(stage.parent / "pretrain", "knn")[-1]["top1"]
