@@ -96,12 +96,22 @@ def test_a_refusal_names_the_way_on(tmp_path, jobs, changed, way_on):
     """More epochs, for example, are a new run that starts from the weights of the old one."""
     config = {job: {"epochs": 2} for job in jobs}
     logs.write_config(tmp_path, config)
-    (tmp_path / "checkpoints" / "6").mkdir(parents=True)
+    stage = tmp_path / "pretrain" if jobs[1:] else tmp_path
+    (stage / "checkpoints" / "6").mkdir(parents=True)
     with pytest.raises(UserError) as caught:
         check_folder(tmp_path, config | {changed: {"epochs": 4}})
     sentence = str(caught.value)
     assert f"{changed}.epochs = 2, and this one has 4; repeat the old command" in sentence
     assert "choose a new --workdir (with " + way_on.format(folder=tmp_path) in sentence
+
+
+def test_a_comparison_names_no_weights_to_start_from(tmp_path):
+    """It has as many as trainings, in folders below."""
+    config = {job: {"epochs": 2} for job in ("pretrain", "finetune")}
+    logs.write_config(tmp_path, config)
+    logs.write_result(tmp_path, {"job": "compare"})
+    with pytest.raises(UserError, match="choose a new --workdir$"):
+        check_folder(tmp_path, config | {"finetune": {"epochs": 4}})
 
 
 @pytest.mark.parametrize(
