@@ -21,9 +21,21 @@ class Part:
     pretrains: bool = False
 
 
+def _one_fewer(depth: int | None) -> int | None:
+    """The stem's convolutions cost about what a block does; None is left to the family."""
+    return None if depth is None else max(depth - 1, 1)
+
+
+# Without class token, as structured initialisation needs it: also the control for that.
+_MEAN = {"model.pool": "mean", "model.pos_embed": "sincos"}
+
 PARTS = {
     "scratch": Part("the config's model with labels alone"),
     "ssl": Part("pre-trained without labels on all images, then fine-tuned", pretrains=True),
+    "mean": Part("fixed sine and cosine positions, mean over the patches, no class token", _MEAN),
+    "conv": Part(
+        "convolutional stem, one block fewer", {"model.stem": "conv", "model.depth": _one_fewer}
+    ),
     "swin": Part("a Swin of its own size", family="swin"),
     "cait": Part("a CaiT of its own size", family="cait"),
 }

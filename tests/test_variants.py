@@ -21,24 +21,31 @@ def changes(name, **fields):
 
 
 def test_parts_are_joined_in_the_tables_order():
-    first, second = read_variants(" scratch , swin + ssl+model.width=48 ")
-    assert (first.name, second.name) == ("scratch", "ssl+swin+model.width=48")
+    first, second = read_variants(" scratch , conv + ssl+model.width=48 ")
+    assert (first.name, second.name) == ("scratch", "ssl+conv+model.width=48")
     assert (first.pretrains, second.pretrains) == (False, True)
-    assert changes("swin+ssl+model.width=48") == {"model.name": "swin", "model.width": 48}
+    assert changes("conv+ssl+model.width=48") == {"model.stem": "conv", "model.width": 48}
     assert second.about == (
-        "pre-trained without labels on all images, then fine-tuned; a Swin of its own size; "
-        "model.width = 48"
+        "pre-trained without labels on all images, then fine-tuned; convolutional stem, one block "
+        "fewer; model.width = 48"
     )
 
 
-def test_scratch_and_ssl_leave_the_config_as_it_is():
+def test_scratch_changes_nothing_and_a_convolutional_stem_takes_a_blocks_place():
     assert changes("scratch") == changes("ssl") == {}
+    assert changes("conv", depth=4) == {"model.stem": "conv", "model.depth": 3}
+
+
+def test_structured_initialisation_brings_the_model_that_it_needs():
+    mean = {"model.pool": "mean", "model.pos_embed": "sincos"}
+    assert changes("mean") == mean
 
 
 def test_another_family_has_its_own_size_whatever_the_configs_model_has():
     tiny = {"width": 64, "depth": 4, "image_size": 32, "init": "fan_in"}
-    assert changes("swin", **tiny) == {
+    assert changes("swin+conv", **tiny) == {
         "model.name": "swin",
+        "model.stem": "conv",
         "model.width": None,
         "model.depth": None,
         "model.init": "reference",
@@ -54,9 +61,9 @@ def test_every_part_sets_fields_that_there_are(name):
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("scrach", 'unknown part "scrach" (did you mean "scratch"?)'),
-        ("scratch,swin,scratch", 'has "scratch" more than once'),
-        ("ssl+swin,swin+ssl", 'has "ssl+swin" more than once'),
+        ("convv", 'unknown part "convv" (did you mean "conv"?)'),
+        ("scratch,conv,scratch", 'has "scratch" more than once'),
+        ("ssl+conv,conv+ssl", 'has "ssl+conv" more than once'),
         ("scratch+ssl", 'cannot be both "scratch" and "ssl"'),
         ("swin+cait", '"swin" and "cait", which set model.name to swin and cait'),
         ("scratch+dataset.root=x", 'sets "dataset.root"'),

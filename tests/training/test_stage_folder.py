@@ -110,7 +110,7 @@ def test_a_comparison_names_no_weights_to_start_from(tmp_path):
     config = {job: {"epochs": 2} for job in ("pretrain", "finetune")}
     logs.write_config(tmp_path, config)
     logs.write_result(tmp_path, {"job": "compare"})
-    with pytest.raises(UserError, match="choose a new --workdir$"):
+    with pytest.raises(UserError, match=r"choose a new --workdir$"):
         check_folder(tmp_path, config | {"finetune": {"epochs": 4}})
 
 
