@@ -64,3 +64,18 @@ def fill(key: str, shape: tuple[int, ...]) -> np.ndarray:
     else:
         value = np.sqrt(3.0 / np.prod(shape[1:])) * u
     return value.astype(np.float32)
+
+
+def hashed(name: str, shape: tuple[int, ...], amplitude: float) -> np.ndarray:
+    """A float32 array, uniform in ±`amplitude`: a 32-bit hash of crc32(name) + index.
+
+    For the golden files of the other source systems; their inputs are called "input:NAME".
+    """
+    z = zlib.crc32(name.encode()) + np.arange(int(np.prod(shape)), dtype=np.uint64)
+    z = z.astype(np.uint32)  # modulo 2^32, as every line below
+    z ^= z >> np.uint32(16)
+    z *= np.uint32(0x7FEB352D)
+    z ^= z >> np.uint32(15)
+    z *= np.uint32(0x846CA68B)
+    z ^= z >> np.uint32(16)
+    return (amplitude * (z * (2 / 2**32) - 1)).reshape(shape).astype(np.float32)
