@@ -152,7 +152,10 @@ def _model() -> ml_collections.ConfigDict:
     model.stem_channels = placeholder(tuple)
     # strides of them, 1 or 2, whose product is the patch size; None: by the patch size
     model.stem_strides = placeholder(tuple)
-    # reference (normal, std .02) | fan_in (std 1/sqrt(fan in), for narrow models)
+    # reference (normal, std .02) | fan_in (std 1/sqrt(fan in), for narrow models) | of a vit with
+    # pool mean and pos_embed sincos, attention like a convolution's: impulse3 | impulse5 (to one
+    # patch of a 3 x 3 or 5 x 5 neighbourhood per head) | mimetic (to similar patches) |
+    # mimetic_released (value and projection in its released code's order)
     model.init = "reference"
     return model
 

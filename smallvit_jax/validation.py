@@ -265,7 +265,9 @@ _RULES = {
     "model.stem_norm": _one_of("batch", "layer"),
     "model.stem_channels": _list_of("whole numbers, each at least 1", _is_count),
     "model.stem_strides": _list_of("ones and twos", lambda value: value in (1, 2)),
-    "model.init": _one_of("reference", "fan_in"),
+    "model.init": _one_of(
+        *("reference", "fan_in", "impulse3", "impulse5", "mimetic", "mimetic_released")
+    ),
     "model.pool": _one_of("cls", "mean"),
     "model.pos_embed": _one_of("learned", "sincos"),
     "model.position_resize": _one_of("slice", "interpolate"),

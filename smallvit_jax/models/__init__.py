@@ -8,7 +8,9 @@ from flax import nnx
 
 from smallvit_jax.errors import UserError, did_you_mean
 from smallvit_jax.models.cait import CaiT
+from smallvit_jax.models.initializers import STRUCTURED
 from smallvit_jax.models.stems import resolve_stem
+from smallvit_jax.models.structured_init import check_structured, set_structured
 from smallvit_jax.models.swin import Swin
 from smallvit_jax.models.vit import ViT
 
@@ -41,7 +43,10 @@ def create_model(
     """
     sizes = {"image_size": image_size, "patch_size": patch_size, "num_classes": num_classes}
     resolved = resolve_options(name, **sizes, **options)
-    return FAMILIES[resolved.pop("name")](**resolved, rngs=nnx.Rngs(seed))
+    model = _build(resolved, seed)
+    if resolved.get("init") in STRUCTURED:
+        set_structured(model, resolved["init"], seed)
+    return model
 
 
 def resolve_options(name: str, **options) -> dict[str, Any]:
@@ -73,7 +78,9 @@ def resolve_options(name: str, **options) -> dict[str, Any]:
     if "remat" not in options:
         del defaults["remat"]
     resolved = {"name": name, **defaults, **options}
-    return _complete_transformer(family, resolved)
+    resolved = _complete_transformer(family, resolved)
+    check_structured(resolved)
+    return resolved
 
 
 def _complete_transformer(family: type[nnx.Module], options: dict[str, Any]) -> dict[str, Any]:
@@ -105,4 +112,9 @@ def _default_patch_size(family: type[nnx.Module], image_size: int) -> int:
 
 def abstract_model(name: str, **options) -> nnx.Module:
     """As `create_model`, but with shapes in place of arrays: the target to load weights into."""
-    return nnx.eval_shape(functools.partial(create_model, name, **options))
+    return nnx.eval_shape(functools.partial(_build, resolve_options(name, **options), seed=0))
+
+
+def _build(resolved: dict[str, Any], seed: int) -> nnx.Module:
+    options = {k: v for k, v in resolved.items() if k != "name"}
+    return FAMILIES[resolved["name"]](**options, rngs=nnx.Rngs(seed))

@@ -1,5 +1,6 @@
 """The projection head of self-distillation, and the network that it completes."""
 
+import itertools
 from collections.abc import Sequence
 
 import jax
@@ -57,13 +58,10 @@ class ProjectionHead(nnx.Module):
         dtype=jnp.float32,
         rngs: nnx.Rngs,
     ):
-        linear = {"kernel_init": get_scheme(init).kernel, "dtype": dtype, "rngs": rngs}
+        widths = (features, hidden_dim, hidden_dim, bottleneck_dim)
         self.linears = nnx.List(
-            [
-                Linear(features, hidden_dim, **linear),
-                Linear(hidden_dim, hidden_dim, **linear),
-                Linear(hidden_dim, bottleneck_dim, **linear),
-            ]
+            Linear(inputs, outputs, **get_scheme(init).linear(inputs), dtype=dtype, rngs=rngs)
+            for inputs, outputs in itertools.pairwise(widths)
         )
         self.norms = nnx.List(
             nnx.BatchNorm(hidden_dim, momentum=0.9, epsilon=1e-5, dtype=dtype, rngs=rngs)

@@ -1,7 +1,7 @@
 """Named initialisation schemes: which distribution each kind of parameter starts from."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 from jax.nn import initializers
@@ -21,14 +21,33 @@ def uniform_fan_in(fan_in: int) -> Initializer:
     return init
 
 
+def _zeros(inputs: int) -> Initializer:
+    del inputs
+    return initializers.zeros
+
+
 class Scheme(NamedTuple):
-    """Initialisers by kind of parameter; biases of linear layers are zero in every scheme."""
+    """Initialisers by kind of parameter."""
 
     kernel: Initializer
     """Kernels of linear layers."""
     token: Initializer
     """The class token and the position embedding."""
+    bias: Callable[[int], Initializer] = _zeros
+    """Biases of linear layers, by the number of inputs."""
+    classifier: Initializer = initializers.normal(0.02)
+    """The classifier's kernel; small logits to begin with, as the reference."""
 
+    def linear(self, inputs: int) -> dict[str, Any]:
+        """Arguments of a linear layer with so many inputs."""
+        return {"kernel_init": self.kernel, "bias_init": self.bias(inputs)}
+
+
+# Those of `structured_init`, which starts a vit's attention otherwise.
+STRUCTURED = ("impulse3", "impulse5", "mimetic", "mimetic_released")
+
+# PyTorch's defaults; `uniform_fan_in` for kernels, as their shape has it.
+_UNIFORM = initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 SCHEMES = {
     # std .02 without truncation: the reference's bounds are absolute, at ±2 = 100 standard
@@ -40,6 +59,17 @@ SCHEMES = {
     "fan_in": Scheme(
         kernel=initializers.variance_scaling(1.0, "fan_in", "normal"),
         token=initializers.normal(1.0),
+    ),
+    # Structured initialisation leaves all that it does not set at PyTorch's defaults. Its models
+    # have neither a class token nor learned positions.
+    **dict.fromkeys(
+        STRUCTURED,
+        Scheme(
+            kernel=_UNIFORM,
+            token=initializers.normal(0.02),
+            bias=uniform_fan_in,
+            classifier=_UNIFORM,
+        ),
     ),
 }
 

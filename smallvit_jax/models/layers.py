@@ -8,7 +8,7 @@ from jaxtyping import Array, Float
 
 from smallvit_jax.models.attention import Heads, attend, attention_weights
 from smallvit_jax.models.block_loop import keep
-from smallvit_jax.models.initializers import Scheme, get_scheme, uniform_fan_in
+from smallvit_jax.models.initializers import SCHEMES, Scheme, uniform_fan_in
 
 Tokens = Float[Array, "batch tokens width"]
 
@@ -62,15 +62,14 @@ def _dot_general(x, kernel, dimension_numbers, **options):
     return product(x, kernel)
 
 
-def classifier(features: int, num_classes: int, *, rngs: nnx.Rngs) -> nnx.Linear | None:
-    """The linear layer from features to logits, or None for no classes.
-
-    It computes in float32 and starts at std .02 in every scheme: small logits, as the reference.
-    """
+def classifier(
+    features: int, num_classes: int, *, scheme: Scheme = SCHEMES["reference"], rngs: nnx.Rngs
+) -> nnx.Linear | None:
+    """The linear layer from features to logits, in float32, or None for no classes."""
     if not num_classes:
         return None
-    kernel_init = get_scheme("reference").kernel
-    return nnx.Linear(features, num_classes, kernel_init=kernel_init, rngs=rngs)
+    start = {"kernel_init": scheme.classifier, "bias_init": scheme.bias(features)}
+    return nnx.Linear(features, num_classes, **start, rngs=rngs)
 
 
 def drop_path(
@@ -129,7 +128,7 @@ class Attention(nnx.Module):
 
     def __init__(self, width: int, heads: int, *, scheme: Scheme, dtype, rngs: nnx.Rngs):
         self.heads = heads
-        linear = {"kernel_init": scheme.kernel, "dtype": dtype, "rngs": rngs}
+        linear = {**scheme.linear(width), "dtype": dtype, "rngs": rngs}
         self.qkv = Linear(width, 3 * width, **linear)
         self.proj = Linear(width, width, **linear)
 
@@ -169,9 +168,9 @@ class Mlp(nnx.Module):
     """Two linear layers with the exact (erf) GELU between them."""
 
     def __init__(self, width: int, hidden: int, *, scheme: Scheme, dtype, rngs: nnx.Rngs):
-        linear = {"kernel_init": scheme.kernel, "dtype": dtype, "rngs": rngs}
-        self.fc1 = Linear(width, hidden, **linear)
-        self.fc2 = Linear(hidden, width, **linear)
+        options = {"dtype": dtype, "rngs": rngs}
+        self.fc1 = Linear(width, hidden, **scheme.linear(width), **options)
+        self.fc2 = Linear(hidden, width, **scheme.linear(hidden), **options)
 
     def __call__(
         self, x: Float[Array, "batch *positions width"]

@@ -101,7 +101,7 @@ class ViT(nnx.Module):
             for rate in np.linspace(0.0, drop_path, depth)
         )
         self.norm = layer_norm(width, dtype=dtype, rngs=rngs)
-        self.head = classifier(width, num_classes, rngs=rngs)
+        self.head = classifier(width, num_classes, scheme=scheme, rngs=rngs)
 
     @staticmethod
     def default_depth(stem: str) -> int:
