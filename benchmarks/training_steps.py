@@ -99,7 +99,8 @@ def _finetuning(config, options, dtype, data, random) -> TrainingSteps:
     f, size = config.finetune, options["image_size"]
     options = options | {"num_classes": 10}
     model = Functional(create_model(**options, dtype=dtype, seed=config.seed))
-    optimizer = make_optimizer(f.optimizer.name, clip=f.optimizer.clip, decay_vectors=True)
+    o = f.optimizer
+    optimizer = make_optimizer(o.name, clip=o.clip, decay_vectors=o.decay_vectors)
     augment = finetune.augment_settings(config, size, data)
 
     update = finetune.bind_update(config, model, optimizer)

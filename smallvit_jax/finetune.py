@@ -169,9 +169,8 @@ def run(
     if start and not holds_checkpoint(workdir):  # else the stage's own checkpoint holds more
         print(load_backbone(classifier, start, options))
     model = Functional(classifier)
-    optimizer = make_optimizer(
-        config.finetune.optimizer.name, clip=config.finetune.optimizer.clip, decay_vectors=True
-    )
+    o = config.finetune.optimizer
+    optimizer = make_optimizer(o.name, clip=o.clip, decay_vectors=o.decay_vectors)
     with make_source(*images, order, mesh, r.data_placement, r.steps_per_dispatch) as source:
         outcome = stage.run_stage(
             stage.Stage(

@@ -36,7 +36,8 @@ def test_the_docstring_gives_a_command_that_works_and_what_to_expect(file):
     config, workdir, _ = resolve(flags)
     validate(config)
     assert workdir.parts[0] == "runs"
-    assert config.job == ("recipe" if file.stem == "quickstart" else file.stem)
+    others = {"quickstart": "recipe", "conv_stem": "finetune"}
+    assert config.job == others.get(file.stem, file.stem)
 
 
 @pytest.mark.parametrize("job", ["recipe", "pretrain", "finetune"])

@@ -90,6 +90,11 @@ def infer_model(weights: Mapping[str, np.ndarray], source: str) -> dict[str, Any
                 with contextlib.suppress(KeyError, IndexError, ValueError, ZeroDivisionError):
                     options[option] = infer(weights)
             return options
+    if "patch_embed.convs.0.weight" in weights:
+        raise UserError(
+            f"{source} is of a model with a convolutional stem, which the reference does not have; "
+            "weights alone do not tell its strides, so use the checkpoint that they came from"
+        )
     first = ", ".join(list(weights)[:3])
     raise UserError(
         f"{source} is of no model known here (its first entries are {first}); "

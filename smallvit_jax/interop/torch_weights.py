@@ -75,7 +75,9 @@ def reference_keys(model: nnx.Module) -> dict[str, str]:
     keys = {}
     for name in get_arrays(model):
         key = re.sub(r"\blinears\.(\d)", lambda m: f"mlp.{stride * int(m[1])}", name)
-        key = re.sub(r"\bnorms\.(\d)", lambda m: f"mlp.{stride * int(m[1]) + 1}", key)
+        key = re.sub(
+            r"^(projection\.|)norms\.(\d)", lambda m: f"{m[1]}mlp.{stride * int(m[2]) + 1}", key
+        )
         for pattern, replacement in _RENAMES:
             key = re.sub(pattern, replacement, key)
         keys[name] = key
@@ -86,7 +88,7 @@ def reference_keys(model: nnx.Module) -> dict[str, str]:
 _ORDER = (
     *("backbone", "projection", "cls_token", "pos_embed", "patch_embed", "gamma_1", "gamma_2"),
     *("norm1", "attn", "relative_position_bias_table", "qkv", "q", "k", "v"),
-    *("proj", "proj_l", "proj_w", "norm2", "mlp", "fc1", "fc2"),
+    *("convs", "pointwise", "proj", "proj_l", "proj_w", "norm2", "mlp", "fc1", "fc2"),
     *("layers", "blocks", "blocks_token_only", "downsample", "reduction", "linear", "linears"),
     *("norms", "norm", "head", "last_layer", "weight_g", "weight_v", "kernel", "scale", "bias"),
     *("mean", "var"),
@@ -107,6 +109,8 @@ def _to_torch(name: str, array: Any) -> np.ndarray:
     if _is_patch_kernel(name):  # (row column channel, out) → (out, channel, row, column)
         side = int((array.shape[0] // 3) ** 0.5)
         return array.reshape(side, side, 3, -1).transpose(3, 2, 0, 1)
+    if array.ndim == 4 and name.endswith("kernel"):  # (row, column, in, out) of a convolution
+        return array.transpose(3, 2, 0, 1)
     if name.endswith(("kernel", "weight_v", "weight_g")):
         return array.T
     return array
@@ -115,6 +119,8 @@ def _to_torch(name: str, array: Any) -> np.ndarray:
 def _from_torch(name: str, array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     if _is_patch_kernel(name):
         return array.transpose(2, 3, 1, 0).reshape(shape)
+    if array.ndim == 4 and name.endswith("kernel"):
+        return array.transpose(2, 3, 1, 0)
     if name.endswith(("kernel", "weight_v", "weight_g")):
         return array.T
     return array

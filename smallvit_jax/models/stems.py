@@ -199,7 +199,7 @@ class ConvStem(nnx.Module):
             for channels in stack.channels
         )
         last = initializers.normal(width**-0.5)
-        self.proj = Linear(inputs[-1], width, kernel_init=last, dtype=dtype, rngs=rngs)
+        self.pointwise = Linear(inputs[-1], width, kernel_init=last, dtype=dtype, rngs=rngs)
         self.norm = layer_norm(width, dtype=dtype, rngs=rngs) if normed else None
 
     def __call__(
@@ -212,5 +212,5 @@ class ConvStem(nnx.Module):
             x = conv(x)
             x = norm(x, train=train, record=record) if isinstance(norm, BatchNorm) else norm(x)
             x = jax.nn.relu(x)
-        x = self.proj(x.reshape(len(x), -1, x.shape[-1]))
+        x = self.pointwise(x.reshape(len(x), -1, x.shape[-1]))
         return x if self.norm is None else self.norm(x)

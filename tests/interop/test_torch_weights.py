@@ -4,10 +4,12 @@ import numpy as np
 import pytest
 
 from smallvit_jax.errors import UserError
+from smallvit_jax.interop.torch_files import infer_model
 from smallvit_jax.interop.torch_weights import load_state_dict, state_dict
 from smallvit_jax.models import create_model
 from smallvit_jax.models.parameters import get_arrays
 from tests.golden_formulas import fill
+from tests.tiny_jobs import SMALLEST
 
 
 @pytest.fixture(scope="module")
@@ -39,3 +41,27 @@ def test_all_problems_are_named_together_and_nothing_changes(weights):
     assert "cls_token has shape (1, 1, 5) where the model has (1, 1, 192)" in message
     after = get_arrays(model)
     assert all((before[k] == after[k]).all() for k in before)
+
+
+@pytest.mark.parametrize(
+    ("family", "norm"), [("vit", "batch"), ("swin", "batch"), ("cait", "layer")]
+)
+def test_a_convolutional_stem_has_pytorchs_layouts_and_comes_back(family, norm):
+    """The reference has none; names are those of its modules here."""
+    options = SMALLEST[family] | {"image_size": 16, "patch_size": 4, "stem": "conv"}
+    options |= {"stem_norm": norm, "width": 12, "heads": 3} | (
+        {"depths": (1,)} if family == "swin" else {}
+    )
+    model = create_model(family, **options)
+    weights = state_dict(model)
+    assert weights["patch_embed.convs.1.weight"].shape == (6, 3, 3, 3)
+    kernel = get_arrays(model)["patch_embed.convs.1.kernel"]
+    assert weights["patch_embed.convs.1.weight"][5, 2, 0, 1] == kernel[0, 1, 2, 5]
+    assert weights["patch_embed.pointwise.weight"].shape == (12, 12)
+    assert ("patch_embed.norms.2.running_var" in weights) == (norm == "batch")
+    other = create_model(family, **options, seed=1)
+    load_state_dict(other, weights)
+    for name, array in get_arrays(model).items():
+        np.testing.assert_array_equal(get_arrays(other)[name], array, err_msg=name)
+    with pytest.raises(UserError, match="do not tell its strides"):
+        infer_model(weights, "x.pth")

@@ -57,7 +57,7 @@ def hashed_array(name: str, shape: tuple[int, ...]) -> np.ndarray:
     if kind == "norms":
         key = {"scale": "weight", "bias": "bias"}[rest[1]]
         return hashed(f"cstem{rest[0]}_bn.{key}", shape, 0.2) + np.float32(key == "weight")
-    if name == "proj.kernel":
+    if name == "pointwise.kernel":
         return hashed("cstem_last_conv.weight", shape[::-1], 0.2).T
     return hashed("cstem_last_conv.bias", shape, 0.2)
 
@@ -126,8 +126,8 @@ def test_a_fresh_stem_has_the_papers_deviations():
     for i, channels in enumerate((48, 96, 192)):
         kernel = weights[f"patch_embed.convs.{i}.kernel"]
         assert kernel.std() == pytest.approx((2 / channels) ** 0.5, rel=0.05)
-    assert weights["patch_embed.proj.kernel"].std() == pytest.approx(192**-0.5, rel=0.02)
-    assert not weights["patch_embed.proj.bias"].any()
+    assert weights["patch_embed.pointwise.kernel"].std() == pytest.approx(192**-0.5, rel=0.02)
+    assert not weights["patch_embed.pointwise.bias"].any()
 
 
 def parameters(name: str, **options) -> int:
