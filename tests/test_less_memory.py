@@ -113,7 +113,7 @@ def test_each_part_has_its_rows_and_a_key_of_its_own():
 DEEP = {
     "vit": {"width": 32, "depth": 5, "heads": 2, "patch_size": 2},
     "cait": {"width": 32, "depth": 5, "class_depth": 1, "heads": 2, "patch_size": 2},
-    "swin": {"width": 16, "depths": (2, 4), "heads": 2, "patch_size": 2},
+    "swin": {"width": 16, "depths": (2, 4), "heads": 2, "patch_size": 2, "stem": "conv"},
 }
 
 
