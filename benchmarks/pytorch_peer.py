@@ -1,10 +1,10 @@
 """The same training steps in plain PyTorch, to measure ours against.
 
-    python -m benchmarks.pytorch_peer --stage pretrain [--batch 16] [--device cuda] [--bf16]
+    python -m benchmarks.pytorch_peer --model vit --stage pretrain [--device cuda] [--bf16]
 
-Written for this comparison and nothing else: ViT only, from ready views or images, with the fast
-forms that PyTorch offers anyone (fused attention and AdamW, grouped tensor operations). Module
-names are those of the reference's state dicts. The last line of stdout is JSON.
+Written for this comparison and nothing else: from ready views or images, with the fast forms that
+PyTorch offers anyone (fused attention and AdamW, grouped tensor operations). The last line of
+stdout is JSON.
 """
 
 import argparse
@@ -12,122 +12,13 @@ import contextlib
 import json
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from benchmarks.pytorch_models import MODELS
 from benchmarks.timing import seconds as seconds_of
 from benchmarks.timing import steps_for, summarize
-
-
-class DropPath(nn.Module):
-    """Zeroes a residual branch of whole samples."""
-
-    def __init__(self, rate: float):
-        super().__init__()
-        self.rate = rate
-
-    def forward(self, x: Tensor) -> Tensor:
-        if self.rate == 0:
-            return x
-        keep = 1 - self.rate
-        return x * x.new_empty(len(x), 1, 1).bernoulli_(keep) / keep
-
-
-class Attention(nn.Module):
-    """Multi-head self-attention."""
-
-    def __init__(self, width: int, heads: int):
-        super().__init__()
-        self.heads = heads
-        self.qkv = nn.Linear(width, 3 * width)
-        self.proj = nn.Linear(width, width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        batch, tokens, width = x.shape
-        q, k, v = self.qkv(x).view(batch, tokens, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
-        mixed = F.scaled_dot_product_attention(q, k, v)
-        return self.proj(mixed.transpose(1, 2).reshape(batch, tokens, width))
-
-
-class Mlp(nn.Module):
-    """Two linear layers around a GELU."""
-
-    def __init__(self, width: int, hidden: int):
-        super().__init__()
-        self.fc1 = nn.Linear(width, hidden)
-        self.fc2 = nn.Linear(hidden, width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(F.gelu(self.fc1(x)))
-
-
-class Block(nn.Module):
-    """Pre-norm transformer block."""
-
-    def __init__(self, width: int, heads: int, mlp_ratio: float, drop_path: float):
-        super().__init__()
-        self.norm1 = nn.LayerNorm(width, eps=1e-6)
-        self.attn = Attention(width, heads)
-        self.norm2 = nn.LayerNorm(width, eps=1e-6)
-        self.mlp = Mlp(width, int(width * mlp_ratio))
-        self.drop_path = DropPath(drop_path)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = x + self.drop_path(self.attn(self.norm1(x)))
-        return x + self.drop_path(self.mlp(self.norm2(x)))
-
-
-class PatchEmbed(nn.Module):
-    """Patches as a convolution."""
-
-    def __init__(self, patch_size: int, width: int):
-        super().__init__()
-        self.proj = nn.Conv2d(3, width, patch_size, patch_size)
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.proj(images)
-
-
-class ViT(nn.Module):
-    """Class token, learned positions, blocks; the features are the class token's."""
-
-    def __init__(
-        self,
-        *,
-        image_size: int = 32,
-        patch_size: int = 4,
-        width: int = 192,
-        depth: int = 9,
-        heads: int = 12,
-        mlp_ratio: float = 2.0,
-        drop_path: float = 0.1,
-        num_classes: int = 0,
-    ):
-        super().__init__()
-        self.grid = image_size // patch_size
-        self.patch_embed = PatchEmbed(patch_size, width)
-        self.cls_token = nn.Parameter(torch.randn(1, 1, width) * 0.02)
-        self.pos_embed = nn.Parameter(torch.randn(1, 1 + self.grid**2, width) * 0.02)
-        rates = np.linspace(0, drop_path, depth).tolist()
-        self.blocks = nn.Sequential(*(Block(width, heads, mlp_ratio, rate) for rate in rates))
-        self.norm = nn.LayerNorm(width, eps=1e-6)
-        self.head = nn.Linear(width, num_classes) if num_classes else nn.Identity()
-
-    def forward(self, images: Tensor) -> Tensor:
-        x = self.patch_embed(images)
-        positions = self._positions(x.shape[-1])
-        x = torch.cat([self.cls_token.expand(len(x), -1, -1), x.flatten(2).transpose(1, 2)], 1)
-        return self.head(self.norm(self.blocks(x + positions))[:, 0])
-
-    def _positions(self, side: int) -> Tensor:
-        if side == self.grid:
-            return self.pos_embed
-        grid = self.pos_embed[:, 1:].view(1, self.grid, self.grid, -1).permute(0, 3, 1, 2)
-        scale = (side + 0.1) / self.grid
-        grid = F.interpolate(grid, scale_factor=(scale, scale), mode="bicubic")
-        return torch.cat([self.pos_embed[:, :1], grid.flatten(2).transpose(1, 2)], dim=1)
 
 
 class LastLayer(nn.Module):
@@ -269,16 +160,20 @@ def _autocast(device: str, bf16: bool):
     return torch.autocast(device, torch.bfloat16) if bf16 else contextlib.nullcontext()
 
 
-def random_step(stage: str, batch: int, device: str, bf16: bool, compiled: bool):
+def random_step(model: str, stage: str, batch: int, device: str, bf16: bool, compiled: bool):
     """A function that takes one step of the stage from random inputs."""
     torch.manual_seed(0)
+    backbone = MODELS[model]
     with torch.device(device):
         if stage == "pretrain":
-            networks = [MultiCrop(ViT(), Head(192)) for _ in range(2)]
+            networks = []
+            for _ in range(2):
+                network = backbone()
+                networks.append(MultiCrop(network, Head(network.num_features)))
             training = Pretraining(*networks, bf16=bf16, compiled=compiled)
             views = (torch.randn(2 * batch, 3, 32, 32), torch.randn(8 * batch, 3, 16, 16))
             return lambda: training.step(views)
-        training = Finetuning(ViT(num_classes=10), bf16=bf16, compiled=compiled)
+        training = Finetuning(backbone(num_classes=10), bf16=bf16, compiled=compiled)
         images = torch.randn(batch, 3, 32, 32)
         labels, others = torch.randint(10, (2, batch))
         return lambda: training.step(images, labels, others, 0.7)
@@ -286,6 +181,7 @@ def random_step(stage: str, batch: int, device: str, bf16: bool, compiled: bool)
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", choices=tuple(MODELS), default="vit")
     parser.add_argument("--stage", choices=("pretrain", "finetune"), default="pretrain")
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--device", default="cpu")
@@ -294,7 +190,7 @@ def main() -> None:
     parser.add_argument("--duration", type=float, default=1.5, help="seconds of one repeat")
     parser.add_argument("--repeats", type=int, default=5)
     args = parser.parse_args()
-    step = random_step(args.stage, args.batch, args.device, args.bf16, args.compile)
+    step = random_step(args.model, args.stage, args.batch, args.device, args.bf16, args.compile)
 
     def run(count: int) -> None:
         for _ in range(count):

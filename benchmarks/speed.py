@@ -143,7 +143,8 @@ def measure_peer(session: Session, about: dict[str, Any]) -> dict[str, Any]:
     """Our step from ready views beside the same step in PyTorch, in turns."""
     device = "cpu" if session.platform == "cpu" else "cuda"
     peer = [
-        *("--stage", about["stage"], "--batch", str(about["batch"]), "--device", device),
+        *("--model", about["model"], "--stage", about["stage"]),
+        *("--batch", str(about["batch"]), "--device", device),
         *("--duration", str(session.duration), "--repeats", "2"),
         *(["--bf16"] if about["precision"] == "bfloat16" else []),
     ]
@@ -217,7 +218,7 @@ def plan(args: argparse.Namespace) -> Iterator[tuple[str, dict[str, Any]]]:
                     for figure in args.only:
                         if figure == "feed" and stage != "finetune":
                             continue
-                        ours_alone = figure == "peer" and (model != "vit" or not _has_torch())
+                        ours_alone = figure == "peer" and not _has_torch()
                         again = figure == "augment" and (
                             precision != args.precision[0] or model != args.models[0]
                         )

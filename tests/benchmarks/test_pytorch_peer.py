@@ -10,13 +10,19 @@ from smallvit_jax.interop import torch_weights
 from smallvit_jax.models import create_model
 from smallvit_jax.models.heads import ProjectionHead, ViewNetwork
 from smallvit_jax.models.parameters import set_arrays
-from tests.benchmarks.tiny import TINY
 from tests.reference_traces import quick_jit
 
 torch = pytest.importorskip("torch")
 peer = pytest.importorskip("benchmarks.pytorch_peer")
+MODELS = pytest.importorskip("benchmarks.pytorch_models").MODELS
 
 BATCH = 4
+SMALL = {"heads": 2, "drop_path": 0.0, "init": "fan_in"}
+TINY = {
+    "vit": {"width": 24, "depth": 3, **SMALL},
+    "swin": {"width": 12, **SMALL},
+    "cait": {"width": 24, "depth": 2, **SMALL},
+}
 
 
 def as_torch(state_dict: dict[str, np.ndarray]) -> dict:
@@ -29,18 +35,18 @@ def channels_first(views) -> torch.Tensor:
     return torch.tensor(array.reshape(-1, *array.shape[2:]))
 
 
-def tiny_vit(**options):
-    return peer.ViT(**{k: v for k, v in TINY.items() if k != "init"}, **options)
+def tiny_peer(family, **options):
+    return MODELS[family](**{k: v for k, v in TINY[family].items() if k != "init"}, **options)
 
 
-def test_two_steps_of_pretraining_agree():
-    steps = make_steps("vit", "pretrain", BATCH, "float32", **TINY)
-    module = ViewNetwork(
-        create_model("vit", image_size=32, **TINY),
-        ProjectionHead(TINY["width"], init=TINY["init"], rngs=nnx.Rngs(0)),
-    )
+@pytest.mark.parametrize("family", TINY)
+def test_two_steps_of_pretraining_agree(family):
+    steps = make_steps(family, "pretrain", BATCH, "float32", **TINY[family])
+    backbone = create_model(family, image_size=32, **TINY[family])
+    width = backbone.num_features
+    module = ViewNetwork(backbone, ProjectionHead(width, init="fan_in", rngs=nnx.Rngs(0)))
     set_arrays(module, steps.state.student | steps.state.student_buffers)
-    networks = [peer.MultiCrop(tiny_vit(), peer.Head(TINY["width"])) for _ in range(2)]
+    networks = [peer.MultiCrop(tiny_peer(family), peer.Head(width)) for _ in range(2)]
     networks[0].load_state_dict(as_torch(torch_weights.state_dict(module)))
     theirs = peer.Pretraining(*networks)
     schedule = steps.schedule
@@ -65,11 +71,12 @@ def test_two_steps_of_pretraining_agree():
         assert ours == pytest.approx(np.linalg.norm(norms), rel=1e-5)
 
 
-def test_two_steps_of_finetuning_agree():
-    steps = make_steps("vit", "finetune", BATCH, "float32", **TINY)
-    model = create_model("vit", image_size=32, num_classes=10, **TINY)
+@pytest.mark.parametrize("family", TINY)
+def test_two_steps_of_finetuning_agree(family):
+    steps = make_steps(family, "finetune", BATCH, "float32", **TINY[family])
+    model = create_model(family, image_size=32, num_classes=10, **TINY[family])
     set_arrays(model, steps.state.params)
-    network = tiny_vit(num_classes=10)
+    network = tiny_peer(family, num_classes=10)
     network.load_state_dict(as_torch(torch_weights.state_dict(model)))
     theirs = peer.Finetuning(network)
     theirs.optimizer.param_groups[0]["lr"] = float(steps.schedule["learning_rate"])
@@ -86,9 +93,10 @@ def to_long(labels) -> torch.Tensor:
     return torch.tensor(np.asarray(labels)).long()
 
 
-def test_features_agree_at_both_sizes():
-    model = create_model("vit", image_size=32, **TINY)
-    network = tiny_vit()
+@pytest.mark.parametrize("family", TINY)
+def test_features_agree_at_both_sizes(family):
+    model = create_model(family, image_size=32, **TINY[family])
+    network = tiny_peer(family)
     network.load_state_dict(as_torch(torch_weights.state_dict(model)))
     for side in (32, 16):
         images = np.random.default_rng(side).standard_normal((BATCH, side, side, 3), np.float32)
