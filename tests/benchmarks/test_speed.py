@@ -53,12 +53,14 @@ def test_tables_show_rates_shares_and_failures(tmp_path, capsys):
     assert "exit code 1: no memory" in rows[-1]
 
 
-def test_the_peer_is_a_vit_and_augmentation_is_measured_once():
+@pytest.mark.parametrize("has_torch", [True, False])
+def test_the_peer_needs_pytorch_and_augmentation_is_measured_once(has_torch, monkeypatch):
+    monkeypatch.setattr(speed, "_has_torch", lambda: has_torch)
     args = speed.parse(["--models=vit,swin", "--batch=16", "--precision=float32,bfloat16"])
     planned = [
         (figure, about.get("model"), about.get("precision")) for figure, about in speed.plan(args)
     ]
-    assert ("peer", "swin", "float32") not in planned
+    assert planned.count(("peer", "swin", "float32")) == (2 if has_torch else 0)
     assert planned.count(("augment", "vit", "float32")) == 2  # both stages
     assert not [p for p in planned if p[0] == "augment" and p[1:] != ("vit", "float32")]
     assert planned.count(("step", "swin", "bfloat16")) == 2
