@@ -5,10 +5,12 @@
     python -m smallvit_jax.main --config configs/convert.py --workdir runs/pth \\
         --config.convert.source=runs/cifar10/finetune
 
-The argument is the DATASET that a .pth file was trained on: the checkpoint tells its mean, standard
-deviation and number of classes. Architecture, sizes and classes are found from the weights; what
-they do not tell is the reference's, or given by hand: `model.heads` of a ViT, `model.image_size`
-of a Swin. Needs PyTorch.
+`--config.convert.format=safetensors` writes model.safetensors with a model card, not model.pth.
+
+The argument is the DATASET that weights of other programs were trained on: the checkpoint tells its
+mean, standard deviation and number of classes. Architecture, sizes and classes are found from the
+weights; what they do not tell is the reference's, or given by hand: `model.heads` of a ViT,
+`model.image_size` of a Swin. A .pth file needs PyTorch.
 
 Expected time: seconds.
 Expected accuracy: that of the weights, which are the same.

@@ -10,6 +10,7 @@ import numpy as np
 from flax import nnx
 
 from smallvit_jax.errors import UserError
+from smallvit_jax.interop import safetensors_files
 from smallvit_jax.models import abstract_model, resolve_options
 from smallvit_jax.models.layers import resize_position_embedding
 from smallvit_jax.models.parameters import get_arrays, set_arrays
@@ -24,7 +25,8 @@ def load_checkpoint(path: str | os.PathLike, which: str = "latest") -> nnx.Modul
     """Returns the model of a checkpoint, ready to use on any number of devices.
 
     Args:
-      path: a stage folder such as `runs/x/finetune`, its `checkpoints`, or one step in that.
+      path: a stage folder such as `runs/x/finetune`, its `checkpoints`, one step in that, or an
+        exported `.safetensors` file.
       which: of a folder's steps the "latest", or the "best" by held-out accuracy.
 
     After pre-training the model gives features (the teacher's backbone), after fine-tuning
@@ -38,10 +40,18 @@ def load_with_meta(
 ) -> tuple[nnx.Module, dict[str, Any]]:
     """As `load_checkpoint`, with the checkpoint's `meta` beside: dataset, class names, mean and
     std, step, versions. `dtype` is what the model computes in."""
-    arrays, meta = read_params_and_meta(path, which)
+    arrays, meta = _read(path, which)
     model = abstract_model(**meta["model"], dtype=dtype)
     set_arrays(model, arrays, f"The checkpoint {path}")
     return model, meta
+
+
+def _read(
+    path: str | os.PathLike, which: str = "latest"
+) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    if str(path).endswith(safetensors_files.SUFFIX) and os.path.isfile(path):
+        return safetensors_files.read_model(path)
+    return read_params_and_meta(path, which)
 
 
 def load_backbone(model: nnx.Module, path: str | os.PathLike, options: dict[str, Any]) -> str:
@@ -51,7 +61,7 @@ def load_backbone(model: nnx.Module, path: str | os.PathLike, options: dict[str,
     grid, which the sentence says too. Raises `UserError` where the checkpoint is of another model,
     listing the options that differ, or where any other array is missing, unexpected or misshapen.
     """
-    arrays, meta = read_params_and_meta(path)
+    arrays, meta = _read(path)
     check_same_model(meta["model"], options, f"finetune.init_from={path}")
     own = get_arrays(model)
     fresh = {k: v for k, v in own.items() if k.startswith("head.")}

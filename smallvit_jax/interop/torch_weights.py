@@ -34,7 +34,7 @@ _NO_WEIGHTS = ("num_batches_tracked", "relative_position_index")
 
 
 def load_state_dict(model: nnx.Module, state_dict: Mapping[str, Any]) -> None:
-    """Sets the model's arrays from a reference state dict, in place.
+    """Sets the model's arrays from a reference state dict, in place; it may be an abstract one.
 
     Strict by name and shape: all missing, unexpected and misshapen entries are named together in
     one `UserError`, and the model is left as it was. Passed over are buffers that are no weights:
@@ -44,22 +44,33 @@ def load_state_dict(model: nnx.Module, state_dict: Mapping[str, Any]) -> None:
     arrays = get_arrays(model)
     keys = reference_keys(model)
     given = {k: np.asarray(v) for k, v in state_dict.items() if not k.endswith(_NO_WEIGHTS)}
-    expected = {keys[name]: _to_torch(name, array).shape for name, array in arrays.items()}
+    patches = _patch_kernels(arrays)
+    empty = {name: np.broadcast_to(np.float32(0), array.shape) for name, array in arrays.items()}
+    expected = {
+        keys[name]: _to_torch(array, name, name in patches).shape for name, array in empty.items()
+    }
     check_names_and_shapes(expected, {k: v.shape for k, v in given.items()}, "The state dict")
     set_arrays(
-        model, {name: _from_torch(name, given[keys[name]], arrays[name].shape) for name in arrays}
+        model,
+        {
+            name: _from_torch(given[keys[name]], name, name in patches, array.shape)
+            for name, array in arrays.items()
+        },
     )
 
 
 def state_dict(model: nnx.Module) -> dict[str, np.ndarray]:
     """The model's arrays under the reference's key names and in its order and layout, float32.
 
+    Contiguous, as safetensors writes the memory of other arrays in the wrong order.
     Swin's tables of offsets (int64) are among them, since the reference does not load without.
     """
     keys, arrays = reference_keys(model), get_arrays(model)
+    patches = _patch_kernels(arrays)
     result = {}
     for name in sorted(arrays, key=_place):
-        result[keys[name]] = _to_torch(name, arrays[name])
+        array = _to_torch(arrays[name], name, name in patches)
+        result[keys[name]] = np.asarray(array, order="C")
         if name.endswith("relative_position_bias_table"):
             window = (math.isqrt(len(arrays[name])) + 1) // 2
             index = relative_position_index(window).astype(np.int64)
@@ -74,9 +85,15 @@ def reference_keys(model: nnx.Module) -> dict[str, str]:
     stride = 3 if getattr(head, "norms", None) else 2
     keys = {}
     for name in get_arrays(model):
-        key = re.sub(r"\blinears\.(\d)", lambda m: f"mlp.{stride * int(m[1])}", name)
         key = re.sub(
-            r"^(projection\.|)norms\.(\d)", lambda m: f"{m[1]}mlp.{stride * int(m[2]) + 1}", key
+            r"^(projection\.)?linears\.(\d)",
+            lambda m: f"{m[1] or ''}mlp.{stride * int(m[2])}",
+            name,
+        )
+        key = re.sub(
+            r"^(projection\.)?norms\.(\d)",
+            lambda m: f"{m[1] or ''}mlp.{stride * int(m[2]) + 1}",
+            key,
         )
         for pattern, replacement in _RENAMES:
             key = re.sub(pattern, replacement, key)
@@ -95,18 +112,29 @@ _ORDER = (
 )
 
 
-def _place(name: str) -> list[int]:
-    """Where an array stands among the model's."""
-    return [int(part) if part.isdecimal() else _ORDER.index(part) for part in name.split(".")]
+def _place(name: str) -> list[tuple[int, str]]:
+    """Where an array stands among the model's; names that the reference lacks come last."""
+    return [
+        (int(part), "")
+        if part.isdecimal()
+        else (_ORDER.index(part) if part in _ORDER else len(_ORDER), part)
+        for part in name.split(".")
+    ]
 
 
-def _is_patch_kernel(name: str) -> bool:
-    return name.endswith("patch_embed.proj.kernel")
+def _patch_kernels(arrays: Mapping[str, Any]) -> set[str]:
+    """The patch embeddings that are convolutions there; behind other convolutions they are not."""
+    ending = "patch_embed.proj.kernel"
+    return {
+        name
+        for name in arrays
+        if name.endswith(ending) and name.replace("proj.kernel", "convs.0.kernel") not in arrays
+    }
 
 
-def _to_torch(name: str, array: Any) -> np.ndarray:
+def _to_torch(array: Any, name: str, is_patch_kernel: bool) -> np.ndarray:
     array = np.asarray(array, np.float32)
-    if _is_patch_kernel(name):  # (row column channel, out) → (out, channel, row, column)
+    if is_patch_kernel:  # (row column channel, out) → (out, channel, row, column)
         side = int((array.shape[0] // 3) ** 0.5)
         return array.reshape(side, side, 3, -1).transpose(3, 2, 0, 1)
     if array.ndim == 4 and name.endswith("kernel"):  # (row, column, in, out) of a convolution
@@ -116,8 +144,10 @@ def _to_torch(name: str, array: Any) -> np.ndarray:
     return array
 
 
-def _from_torch(name: str, array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    if _is_patch_kernel(name):
+def _from_torch(
+    array: np.ndarray, name: str, is_patch_kernel: bool, shape: tuple[int, ...]
+) -> np.ndarray:
+    if is_patch_kernel:
         return array.transpose(2, 3, 1, 0).reshape(shape)
     if array.ndim == 4 and name.endswith("kernel"):
         return array.transpose(2, 3, 1, 0)

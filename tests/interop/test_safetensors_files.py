@@ -1,0 +1,151 @@
+"""Exported weights: the bits that went in, the reference's names, and what damages them."""
+
+import json
+
+import numpy as np
+import pytest
+from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
+
+from smallvit_jax import load_checkpoint, load_predictor
+from smallvit_jax.errors import UserError
+from smallvit_jax.interop.safetensors_files import read_file, read_model
+from smallvit_jax.interop.torch_weights import state_dict
+from smallvit_jax.main import main
+from smallvit_jax.models import create_model
+from smallvit_jax.models.parameters import get_arrays
+from smallvit_jax.training.checkpoints import read_params_and_meta
+from tests.tiny_checkpoint import CLASSES, MEAN, STD, TINY, draw_images, save_checkpoint
+from tests.tiny_jobs import ROOT, read_json
+
+
+def convert(source, workdir, *flags, dataset="cifar10") -> int:
+    command = [f"--config={ROOT}/configs/convert.py:{dataset}", f"--workdir={workdir}"]
+    return main([*command, f"--config.convert.source={source}", *flags])
+
+
+def export(source, workdir) -> int:
+    return convert(source, workdir, "--config.convert.format=safetensors")
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """A stage folder and the folder that it was exported into."""
+    folder = tmp_path_factory.mktemp("export")
+    save_checkpoint(folder / "finetune")
+    assert export(folder / "finetune", folder / "out") == 0
+    return folder / "finetune", folder / "out"
+
+
+@pytest.mark.parametrize("family", TINY)
+def test_every_bit_comes_back(family, tmp_path):
+    save_checkpoint(tmp_path / "stage", family)
+    assert export(tmp_path / "stage", tmp_path / "out") == 0
+    assert convert(tmp_path / "out" / "model.safetensors", tmp_path / "back") == 0
+    (before, meta), (after, told) = (
+        read_params_and_meta(tmp_path / folder) for folder in ("stage", "back")
+    )
+    assert before.keys() == after.keys()
+    for name, array in before.items():
+        assert array.tobytes() == after[name].tobytes(), name
+    kept = ("model", "dataset", "class_names", "mean", "std", "step")
+    assert {k: told[k] for k in kept} == {k: meta[k] for k in kept}
+    assert told["converted_from"].endswith("model.safetensors")
+    assert (told["class_names"], told["mean"], told["std"]) == (
+        list(CLASSES),
+        list(MEAN),
+        list(STD),
+    )
+
+
+def test_the_file_has_the_references_names_and_layouts(exported):
+    stage, out = exported
+    weights = load_file(out / "model.safetensors")
+    expected = state_dict(load_checkpoint(stage))
+    assert set(weights) == set(expected)
+    assert weights["patch_embed.proj.weight"].shape == (8, 3, 4, 4)
+    assert weights["blocks.0.attn.qkv.weight"].shape == (24, 8)
+    for name, array in expected.items():
+        np.testing.assert_array_equal(weights[name], array, err_msg=name)
+    with safe_open(out / "model.safetensors", framework="numpy") as file:
+        assert file.metadata()["format"] == "pt"  # what other programs look for
+
+
+def test_an_exported_file_is_used_as_it_is(exported):
+    stage, out = exported
+    images = draw_images(3)
+    expected = load_predictor(stage).predict(images)
+    assert load_predictor(out / "model.safetensors").predict(images) == expected
+    arrays = get_arrays(load_checkpoint(out / "model.safetensors"))
+    for name, array in get_arrays(load_checkpoint(stage)).items():
+        np.testing.assert_array_equal(arrays[name], array, err_msg=name)
+
+
+def test_weights_of_other_programs_are_told_by_their_shapes(tmp_path, capsys):
+    weights = state_dict(create_model("vit", image_size=16, patch_size=2, width=24, num_classes=10))
+    save_file(weights, tmp_path / "theirs.safetensors")
+    assert convert(tmp_path / "theirs.safetensors", tmp_path / "out") == 0
+    arrays = state_dict(load_checkpoint(tmp_path / "out"))
+    assert all(np.array_equal(arrays[name], weights[name]) for name in weights)
+    assert read_json(tmp_path / "out" / "result.json")["model"]["width"] == 24
+    with pytest.raises(UserError, match="not of which model they are; make a checkpoint of it"):
+        load_predictor(tmp_path / "theirs.safetensors")
+
+
+def test_half_precision_becomes_float32_and_nan_is_refused(tmp_path):
+    save_file({"a": np.array([0.5, 2.0], np.float16)}, tmp_path / "half.safetensors")
+    weights, meta = read_file(tmp_path / "half.safetensors")
+    assert meta is None and weights["a"].dtype == np.float32 and weights["a"].tolist() == [0.5, 2]
+    save_file({"a": np.array([np.nan], np.float32)}, tmp_path / "nan.safetensors")
+    with pytest.raises(UserError, match="a holds values that are not finite"):
+        read_file(tmp_path / "nan.safetensors")
+
+
+def test_damage_is_noticed(exported, tmp_path):
+    content = (exported[1] / "model.safetensors").read_bytes()
+    flipped = bytearray(content)
+    flipped[-100] ^= 1
+    cases = {
+        "flipped": (bytes(flipped), "was damaged or changed after it was written"),
+        "short": (content[:-5], "is not a safetensors file, or is damaged"),
+        "text": (b"hello", "is not a safetensors file, or is damaged"),
+        "newer": (
+            content.replace(b'format_version\\": 1', b'format_version\\": 9'),
+            "has version 9 and this smallvit_jax reads version 1",
+        ),
+    }
+    for name, (damaged, words) in cases.items():
+        path = tmp_path / f"{name}.safetensors"
+        path.write_bytes(damaged)
+        with pytest.raises(UserError, match=words):
+            read_model(path)
+    with pytest.raises(UserError, match="there is no file"):
+        read_model(tmp_path / "none.safetensors")
+
+
+def test_the_card_says_what_the_checkpoint_knows(exported):
+    text = (exported[1] / "README.md").read_text(encoding="utf-8")
+    assert text.startswith("---\nlibrary_name: smallvit_jax\npipeline_tag: image-classification\n")
+    assert "Äpfel, pears, green, 東京" in text and "tells 3 classes apart" in text
+    assert "mean (0.5000, 0.4000, 0.3000)" in text and "| step of the checkpoint | 7 |" in text
+    assert "How good it is" not in text  # no run is behind this checkpoint
+
+
+def test_the_card_of_a_run_has_its_figures(tiny_recipe, tmp_path):
+    assert export(tiny_recipe.folder / "finetune", tmp_path) == 0
+    text = (tmp_path / "README.md").read_text(encoding="utf-8")
+    evaluated = read_json(tiny_recipe.folder / "evaluate" / "result.json")
+    assert f"| test accuracy, last epoch | {evaluated['test_top1']:.2f} % |" in text
+    assert f"| calibration error | {evaluated['ece']:.2f} % |" in text
+    assert f"on {evaluated['test_images']} test images" in text
+    config = json.loads((tiny_recipe.folder / "pretrain" / "config.json").read_text())
+    assert f"| pre-training: epochs | {config['pretrain']['epochs']} |" in text
+    assert "| fine-tuning: learning rate | 0.01 |" in text
+    assert "| images seen without labels | 115 |" in text
+
+    assert export(tiny_recipe.folder / "pretrain", tmp_path / "backbone") == 0
+    text = (tmp_path / "backbone" / "README.md").read_text(encoding="utf-8")
+    assert "has no classifier; it was trained without labels" in text
+    assert 'predictor.embed("photos")' in text and "## Classes" not in text
+    after = read_json(tiny_recipe.folder / "pretrain" / "result.json")["knn_after"]
+    assert f"| nearest neighbours on its features | {after:.2f} % |" in text
