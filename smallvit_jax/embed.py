@@ -21,8 +21,8 @@ def run(config: ConfigDict, workdir: Path, data_dir: str | None) -> dict[str, An
     """
     del data_dir  # the images are files
     p = config.predict
-    runtime.prepare(config.runtime.precision, config.runtime.compilation_cache)
-    predictor = load_predictor(p.checkpoint, batch_size=p.batch_size)
+    dtype = runtime.prepare(config.runtime.precision, config.runtime.compilation_cache)
+    predictor = load_predictor(p.checkpoint, batch_size=p.batch_size, dtype=dtype)
     started = time.monotonic()
     features, names = predictor.embed(p.input)
     seconds = time.monotonic() - started

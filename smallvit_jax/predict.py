@@ -25,8 +25,8 @@ def run(config: ConfigDict, workdir: Path, data_dir: str | None) -> dict[str, An
     """
     del data_dir  # a checkpoint tells of its classes itself
     p = config.predict
-    runtime.prepare(config.runtime.precision, config.runtime.compilation_cache)
-    predictor = load_predictor(p.checkpoint, batch_size=p.batch_size)
+    dtype = runtime.prepare(config.runtime.precision, config.runtime.compilation_cache)
+    predictor = load_predictor(p.checkpoint, batch_size=p.batch_size, dtype=dtype)
     started = time.monotonic()
     found = predictor.predict(p.input, p.top)
     seconds = time.monotonic() - started

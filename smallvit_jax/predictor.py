@@ -4,12 +4,19 @@ import dataclasses
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from smallvit_jax.data.image_files import decode_images, find_images, judge_unreadable
+from smallvit_jax.data.image_files import (
+    FILES_WORTH_A_BAR,
+    decode_images,
+    find_images,
+    judge_unreadable,
+)
 from smallvit_jax.data.progress import progress
 from smallvit_jax.errors import UserError
 from smallvit_jax.evaluation.predictions import make_predictor
@@ -54,8 +61,14 @@ class Predictor:
     that names them.
     """
 
-    def __init__(self, path: str | os.PathLike, which: str = "latest", batch_size: int = 500):
-        model, self.meta = load_with_meta(path, which)
+    def __init__(
+        self,
+        path: str | os.PathLike,
+        which: str = "latest",
+        batch_size: int = 500,
+        dtype: Any = jnp.float32,
+    ):
+        model, self.meta = load_with_meta(path, which, dtype)
         self._path = path
         self._outputs_of = make_predictor(model, self.meta, batch_size)
 
@@ -100,7 +113,7 @@ class Predictor:
         paths, names = _list_files(source)
         unreadable: list[tuple[Path, str]] = []
         size = self.meta["model"]["image_size"]
-        with progress("images", len(paths)) as advance:
+        with progress("images", len(paths), worth_a_bar=FILES_WORTH_A_BAR) as advance:
             for start in range(0, len(paths), _FILES_AT_ONCE):
                 some = paths[start : start + _FILES_AT_ONCE]
                 files = decode_images(some, size)
@@ -123,14 +136,17 @@ class Predictor:
 
 
 def load_predictor(
-    path: str | os.PathLike, which: str = "latest", batch_size: int = 500
+    path: str | os.PathLike,
+    which: str = "latest",
+    batch_size: int = 500,
+    dtype: Any = jnp.float32,
 ) -> Predictor:
     """Returns the model of a checkpoint as a `Predictor`.
 
-    `path` and `which` are those of `load_checkpoint`; `batch_size` counts over all devices. Raises
-    `UserError` where there is no sound checkpoint.
+    `path` and `which` are those of `load_checkpoint`; `batch_size` counts over all devices, and
+    `dtype` is what the model computes in. Raises `UserError` where there is no sound checkpoint.
     """
-    return Predictor(path, which, batch_size)
+    return Predictor(path, which, batch_size, dtype)
 
 
 def _list_files(source) -> tuple[list[Path], list[str]]:

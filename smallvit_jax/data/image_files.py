@@ -18,7 +18,7 @@ from smallvit_jax.errors import UserError
 MOST_NAMES = 30  # of files that a sentence lists
 # What file managers leave behind; files and folders whose name begins with a dot are hidden.
 _LEFT_BEHIND = {"thumbs.db", "desktop.ini", "__macosx", "@eadir"}
-_FILES_WORTH_A_BAR = 200  # photographs take some ten milliseconds each
+FILES_WORTH_A_BAR = 200  # photographs take some ten milliseconds each
 # EXIF orientation → what Pillow's Image.transpose is to do (CIPA DC-008, tag 274).
 _TURNS = {
     2: "FLIP_LEFT_RIGHT",
@@ -104,7 +104,7 @@ def decode_images(paths: Sequence[Path], size: int) -> ImageFiles:
     digests, kept, unreadable = [], [], []
     with (
         warnings.catch_warnings(),
-        progress("reading images", len(paths), worth_a_bar=_FILES_WORTH_A_BAR) as advance,
+        progress("reading images", len(paths), worth_a_bar=FILES_WORTH_A_BAR) as advance,
         ThreadPoolExecutor(thread_name_prefix="decode") as pool,
     ):
         warnings.simplefilter("ignore")  # Pillow's about odd metadata; what fails, fails below
