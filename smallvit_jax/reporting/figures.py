@@ -24,6 +24,7 @@ _STYLE = {
     "legend.frameon": False,
     "legend.fontsize": 8,
 }
+_LEAST_POINTS = 10.0  # of accuracy that an axis spans
 MOST_NAMED = 20  # classes whose names fit beside a figure
 
 Curve = tuple[np.ndarray, np.ndarray]  # epochs and values
@@ -81,11 +82,17 @@ def draw_curves(
 @styled
 def draw_knn(curve: Curve, raw_pixels: float | None) -> Figure:
     """kNN accuracy over the epochs of pre-training, with that of raw pixels as a line."""
+    from matplotlib.ticker import MaxNLocator
+
     figure, (ax,) = panels(1, width=6, height=3)
     ax.plot(*curve, color=COLORS[0], marker="o", markersize=4, label="features")
     if raw_pixels is not None:
         ax.axhline(raw_pixels, color=_MUTED, linestyle="--", label="raw pixels")
         ax.legend()
+    low, high = ax.get_ylim()
+    spare = max(0.0, _LEAST_POINTS - (high - low)) / 2  # noise is not to look like a trend
+    ax.set_ylim(low - spare, high + spare)
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.set_title("kNN accuracy in %")
     ax.set_xlabel("epoch of pre-training")
     return figure
@@ -105,7 +112,7 @@ def draw_confusion(
     ax.set_xlabel("predicted")
     ax.set_ylabel("true")
     if count <= MOST_NAMED:
-        short = [_shorten(name, 14) for name in class_names]
+        short = [_shorten(name, 18) for name in class_names]
         ax.set_xticks(range(count), short, rotation=45, ha="right", rotation_mode="anchor")
         ax.set_yticks(range(count), short)
         for row, column in np.argwhere(share >= 0.5):
@@ -167,7 +174,7 @@ def draw_embedding(
     for label, name in enumerate(names):
         here = points[labels == label]
         color = palette(label % 20) if few else colormaps["turbo"](label / len(names))
-        ax.scatter(*here.T, s=7, color=color, linewidths=0, label=_shorten(name, 16))
+        ax.scatter(*here.T, s=7, color=color, linewidths=0, label=_shorten(name, 18))
     ax.set_xticks([])
     ax.set_yticks([])
     ax.spines[:].set_visible(False)

@@ -88,7 +88,8 @@ def failures(run: Run, data: inputs.Data | None, said: Predictions | None) -> li
         Picture(
             "calibration",
             figures.draw_calibration(calibrated["bins"], calibrated["ece"]),
-            "Below the dashed line it is surer than it should be. Larger dots are more images.",
+            "Below the dashed line it is surer than it should be, above it less sure. Larger "
+            "dots are more images.",
         ),
     ]
     if data is not None:

@@ -32,7 +32,7 @@ a { color: var(--accent); }
 .tiles b { display: block; font-size: 1.55rem; line-height: 1.2;
   font-variant-numeric: tabular-nums; }
 .tiles span { color: var(--muted); font-size: 0.88rem; line-height: 1.3; display: block; }
-figure { margin: 1.1rem 0; }
+figure, div:has(> table) { margin: 1.1rem 0; }
 figure img { max-width: 100%; height: auto; background: #fff; border-radius: 0.4rem;
   border: 1px solid var(--line); padding: 0.4rem; display: block; }
 .wide { overflow-x: auto; }

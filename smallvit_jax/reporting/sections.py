@@ -1,6 +1,9 @@
 """What the report of one run tells, question by question."""
 
+from pathlib import Path
 from typing import Any, NamedTuple
+
+from ml_collections import ConfigDict
 
 from smallvit_jax import inputs
 from smallvit_jax.reporting import figures, model_sections
@@ -50,7 +53,12 @@ def tell(run: Run, data: inputs.Data | None, missing: str | None) -> Told:
         Section("How robust is it?", _corruptions(run)),
         Section("Run it again", _again(run, missing)),
     ]
-    return Told(f"{c.model.name} on {c.dataset.name}", subtitle, headline(run), sections)
+    return Told(f"{c.model.name} on {dataset_title(c)}", subtitle, headline(run), sections)
+
+
+def dataset_title(config: ConfigDict) -> str:
+    """The dataset's name; of one's own images that of their folder."""
+    return Path(config.dataset.root).name or config.dataset.name
 
 
 def headline(run: Run) -> dict[str, str]:
@@ -111,7 +119,7 @@ def _pretraining(run: Run) -> list[Part]:
         curves = {"pre-trained": both["finetune"], "from scratch": both["scratch"]}
         parts += [
             f"The same model on the same labels for as many steps: {tuned:.1f} % pre-trained, "
-            f"{scratch:.1f} % from scratch.",
+            f"{scratch:.1f} % from scratch.{_precision(run)}",
             Picture(
                 "scratch",
                 figures.draw_curves({"test accuracy in %": curves}, width=6, height=3),
@@ -119,6 +127,16 @@ def _pretraining(run: Run) -> list[Part]:
             ),
         ]
     return parts
+
+
+def _precision(run: Run) -> str:
+    """How far chance alone moves a test accuracy: sqrt(p (1 - p) / n)."""
+    evaluated = run.stages.get("evaluate")
+    if evaluated is None or "test_top1" not in evaluated.result:
+        return ""
+    images, right = evaluated.result["test_images"], evaluated.result["test_top1"] / 100
+    error = 100 * (right * (1 - right) / images) ** 0.5
+    return f" On {images:,} test images one standard error is {error:.1f} points."
 
 
 def _curves(run: Run) -> list[Part]:
