@@ -36,7 +36,7 @@ def test_the_docstring_gives_a_command_that_works_and_what_to_expect(file):
     config, workdir, _ = resolve(flags)
     validate(config)
     assert workdir.parts[0] == "runs"
-    others = {"quickstart": "recipe", "conv_stem": "finetune"}
+    others = {"quickstart": "recipe", "own_images": "recipe", "conv_stem": "finetune"}
     assert config.job == others.get(file.stem, file.stem)
 
 

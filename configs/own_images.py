@@ -1,0 +1,51 @@
+"""The whole recipe on a folder of one's own images, sized for some hundreds or thousands of them.
+
+    python -m smallvit_jax.main --config configs/own_images.py:photos --workdir runs/photos
+
+The argument is the PATH of the folder. Of that many images the reference's settings would make a
+handful of steps; these make hundreds, with a model that a laptop trains.
+
+Expected time: not measured alone; with `--config.model.image_size=32 --config.pretrain.epochs=20
+--config.finetune.epochs=10` and 702 images 48 minutes on 2 CPU cores that many others used, too.
+Expected accuracy: that of your images; with those flags 75 % on six classes of Tiny-ImageNet,
+against 74 % from scratch.
+"""
+
+from smallvit_jax.config import default_config, set_dataset
+from smallvit_jax.errors import UserError
+
+
+def get_config(argument: str = ""):
+    if not argument:
+        raise UserError(
+            "configs/own_images.py needs the folder of your images, as in "
+            "--config configs/own_images.py:photos"
+        )
+    config = default_config()
+    config.job = "recipe"
+    set_dataset(config, f"folder:{argument}")
+    config.recipe.from_scratch = True  # shows whether pre-training was worth it
+
+    # A model that learns within minutes without a GPU; at 64 pixels it sees 8 x 8 patches.
+    config.model.width = 64  # a third of the reference's, a ninth of its parameters per block
+    config.model.depth = 4  # the reference has 9 blocks
+    config.model.heads = 4  # 16 channels each, as in the reference
+    config.model.init = "fan_in"  # the reference's std of .02 collapses at this width
+
+    pretrain = config.pretrain
+    pretrain.epochs = 40
+    pretrain.batch_size = 32  # many steps from few images
+    pretrain.knn_every = 10
+    pretrain.optimizer.base_lr = 8e-3  # 1e-3 at this batch size; the reference's would be 1e-5
+    pretrain.optimizer.warmup_epochs = 4  # the reference's 30 would be most of the run
+    pretrain.teacher.temperature = 0.02  # the reference's .04 to .07 drift into uniform outputs
+    pretrain.teacher.warmup_temperature = 0.02  # no rise
+    pretrain.head.out_dim = 256  # prototypes for few kinds of image, not for 50,000 photographs
+    pretrain.head.hidden_dim = 128  # twice the width of the model
+    pretrain.head.bottleneck_dim = 64  # as wide as the model
+
+    finetune = config.finetune
+    finetune.epochs = 20
+    finetune.batch_size = 32  # many steps from few images
+    finetune.optimizer.warmup_epochs = 2  # a tenth, as in the reference
+    return config
