@@ -96,11 +96,10 @@ def _pretraining(config, options, dtype, data, random) -> TrainingSteps:
 
 
 def _finetuning(config, options, dtype, data, random) -> TrainingSteps:
-    f, size = config.finetune, options["image_size"]
+    size = options["image_size"]
     options = options | {"num_classes": 10}
     model = Functional(create_model(**options, dtype=dtype, seed=config.seed))
-    o = f.optimizer
-    optimizer = make_optimizer(o.name, clip=o.clip, decay_vectors=o.decay_vectors)
+    optimizer = finetune.bind_optimizer(config)
     augment = finetune.augment_settings(config, size, data)
 
     update = finetune.bind_update(config, model, optimizer)

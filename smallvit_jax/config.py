@@ -226,7 +226,8 @@ def _finetune() -> ml_collections.ConfigDict:
     finetune.augment.flip = 0.5  # probability of a horizontal flip
     # black pixels added on each side before the random crop; 0: no crop; None: the dataset's
     finetune.augment.crop_padding = placeholder(int)
-    # AutoAugment policy: none | cifar10 | svhn | imagenet | auto: the dataset's
+    # AutoAugment's policy for cifar10 | svhn | imagenet | auto: the dataset's of these; or
+    # randaugment (two operations at level 9) | none
     finetune.augment.policy = "auto"
     finetune.augment.erase = 0.25  # probability of random erasing
     finetune.augment.erase_area = (0.02, 0.4)  # area range of the erased box
@@ -248,6 +249,8 @@ def _finetune() -> ml_collections.ConfigDict:
     # decay biases, norms and other vectors too, as the reference does
     finetune.optimizer.decay_vectors = True
     finetune.optimizer.clip = 0.0  # largest gradient norm of each single tensor; 0: no clipping
+    finetune.optimizer.clip_global = 0.0  # largest norm of the whole gradient; 0: no clipping
+    finetune.optimizer.eps = 1e-8  # adamw's, added to the root of the mean squared gradient
     return finetune
 
 

@@ -169,8 +169,7 @@ def run(
     if start and not holds_checkpoint(workdir):  # else the stage's own checkpoint holds more
         print(load_backbone(classifier, start, options))
     model = Functional(classifier)
-    o = config.finetune.optimizer
-    optimizer = make_optimizer(o.name, clip=o.clip, decay_vectors=o.decay_vectors)
+    optimizer = bind_optimizer(config)
     with make_source(*images, order, mesh, r.data_placement, r.steps_per_dispatch) as source:
         outcome = stage.run_stage(
             stage.Stage(
@@ -231,6 +230,18 @@ def bind_update(
         optimizer=optimizer,
         label_smoothing=config.finetune.label_smoothing,
         accumulate=config.runtime.accumulate,
+    )
+
+
+def bind_optimizer(config: ConfigDict) -> optax.GradientTransformationExtraArgs:
+    """The optimiser that `config.finetune.optimizer` names."""
+    o = config.finetune.optimizer
+    return make_optimizer(
+        o.name,
+        clip=o.clip,
+        clip_global=o.clip_global,
+        eps=o.eps,
+        decay_vectors=o.decay_vectors,
     )
 
 

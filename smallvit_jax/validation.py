@@ -308,7 +308,9 @@ _RULES = {
     "finetune.label_smoothing": _BELOW_ONE,
     "finetune.augment.flip": _PROBABILITY,
     "finetune.augment.crop_padding": _at_least(0),
-    "finetune.augment.policy": _one_of("auto", "none", "cifar10", "svhn", "imagenet"),
+    "finetune.augment.policy": _one_of(
+        *("auto", "none", "cifar10", "svhn", "imagenet", "randaugment")
+    ),
     "finetune.augment.erase": _PROBABILITY,
     "finetune.augment.erase_area": _AREA_RANGE,
     "finetune.augment.erase_aspect": _POSITIVE_RANGE,
@@ -322,6 +324,8 @@ _RULES = {
     "finetune.optimizer.warmup_epochs": _at_least(0),
     "finetune.optimizer.weight_decay": _NOT_NEGATIVE,
     "finetune.optimizer.clip": _NOT_NEGATIVE,
+    "finetune.optimizer.clip_global": _NOT_NEGATIVE,
+    "finetune.optimizer.eps": _POSITIVE,
     "evaluate.batch_size": _at_least(1),
     "evaluate.knn_neighbors": _at_least(1),
     "evaluate.knn_temperature": _POSITIVE,

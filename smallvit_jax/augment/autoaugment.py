@@ -56,9 +56,9 @@ class Parameters(NamedTuple):
 
     TURN: pixel (x, y) shows what is at (a x + b y + c, d x + e y + f), where `turn` is
     (a, b, c, d, e, f) in 65536ths of a pixel. SHIFT: row y, or column if `vertical`, moves by
-    `shift` + `part` pixels, the part below 1. MAP: values lose what is below a multiple of `step`,
-    and are inverted from `threshold` on. ADJUST: `adjustment` is one of `color`'s, by `factor`.
-    SHARPEN: by `factor`.
+    `shift` + `part` pixels, the part below 1. MAP: values below 128 gain `added`, then all lose
+    what is below a multiple of `step`, and are inverted from `threshold` on. ADJUST: `adjustment`
+    is one of `color`'s, by `factor`. SHARPEN: by `factor`.
     """
 
     kind: Int[Array, ""]
@@ -66,6 +66,7 @@ class Parameters(NamedTuple):
     vertical: Bool[Array, ""]
     shift: Int[Array, " size"]
     part: Float[Array, " size"]
+    added: Float[Array, ""]
     step: Float[Array, ""]
     threshold: Float[Array, ""]
     adjustment: Int[Array, ""]
@@ -113,6 +114,7 @@ def neutral(size: int) -> Parameters:
         vertical=np.bool_(False),
         shift=np.zeros(size, np.int32),
         part=np.zeros(size, np.float32),
+        added=np.float32(0.0),
         step=np.float32(1.0),
         threshold=np.float32(256.0),
         adjustment=np.int32(color.BRIGHTNESS),
@@ -156,11 +158,12 @@ def apply(
 ) -> Float[Array, "size 3 size"]:
     """Changes an image as the parameters say."""
     p = parameters
+    # Values are whole numbers, and the step is a power of two: exact.
+    added = jnp.where(planes < 128.0, jnp.minimum(planes + p.added, 255.0), planes)
     changed = {
         TURN: turn(planes, p.turn),
         SHIFT: shift_rows(planes, p.shift, p.part, p.vertical),
-        # The step is a power of two: exact.
-        MAP: color.solarize(jnp.floor(planes / p.step) * p.step, p.threshold),
+        MAP: color.solarize(jnp.floor(added / p.step) * p.step, p.threshold),
         ADJUST: color.adjust(planes, p.adjustment, p.factor),
         SHARPEN: sharpen(planes, p.factor),
         AUTOCONTRAST: stretch(planes),

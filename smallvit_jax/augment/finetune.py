@@ -6,18 +6,18 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, UInt8
 
-from smallvit_jax.augment import autoaugment, color, geometry
+from smallvit_jax.augment import autoaugment, color, geometry, randaugment
 
 
 @dataclasses.dataclass(frozen=True)
 class AugmentSettings:
     """What happens to a training image; the defaults are the reference's for CIFAR-10.
 
-    Except for AutoAugment, whose `policy` is none, cifar10, svhn or imagenet. `flip` and `erase`
-    are probabilities. `crop_padding` is in pixels; 0 means no crop. `erase_area` is the range of
-    the erased share of the image, `erase_aspect` that of height over width. `erase_fill` is "mean"
-    (0, the normalised mean) or "reference": the mean before normalisation, which the reference
-    writes into images already normalised (random_erasing.py:37-39).
+    Except for `policy`, which is none, AutoAugment's cifar10, svhn or imagenet, or randaugment.
+    `flip` and `erase` are probabilities. `crop_padding` is in pixels; 0 means no crop. `erase_area`
+    is the range of the erased share of the image, `erase_aspect` that of height over width.
+    `erase_fill` is "mean" (0, the normalised mean) or "reference": the mean before normalisation,
+    which the reference writes into images already normalised (random_erasing.py:37-39).
     """
 
     image_size: int = 32
@@ -35,7 +35,7 @@ class AugmentSettings:
 def augment_batch(
     images: UInt8[Array, "batch height width 3"], key: jax.Array, settings: AugmentSettings
 ) -> Float[Array, "batch size size 3"]:
-    """Returns the images flipped, cropped, changed by AutoAugment, normalised, and erased.
+    """Returns the images flipped, cropped, changed by the policy, normalised, and erased.
 
     All but normalising is random. Float32; images of another size than `settings.image_size` are
     resized first. Image i's result depends on `key` and i alone.
@@ -75,11 +75,19 @@ def _augment(
     corner = jnp.floor(jnp.stack([top, left]) * (2 * padding + 1)).astype(jnp.int32)
     planes = geometry.pad_and_crop(planes, *corner, padding, flip < settings.flip)
     if settings.policy != "none":
-        change = jax.random.uniform(jax.random.fold_in(key, 1), (autoaugment.NUMBERS,))
-        planes = autoaugment.autoaugment(planes, change, settings.policy)
+        planes = _change(planes, jax.random.fold_in(key, 1), settings.policy)
     image = color.normalize(planes, settings.mean, settings.std)
     if settings.erase == 0:
         return image
     box = geometry.erase_box(uniform[4:], size, size, settings.erase_area, settings.erase_aspect)
     fill = jnp.array(settings.mean if settings.erase_fill == "reference" else (0.0, 0.0, 0.0))
     return jnp.where(erase < settings.erase, geometry.erase(image, box, fill), image)
+
+
+def _change(
+    planes: Float[Array, "size 3 size"], key: jax.Array, policy: str
+) -> Float[Array, "size 3 size"]:
+    if policy == "randaugment":
+        return randaugment.randaugment(planes, jax.random.uniform(key, (randaugment.NUMBERS,)))
+    drawn = jax.random.uniform(key, (autoaugment.NUMBERS,))
+    return autoaugment.autoaugment(planes, drawn, policy)

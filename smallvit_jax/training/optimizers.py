@@ -18,16 +18,20 @@ def make_optimizer(
     name: str,
     *,
     clip: float = 0.0,
+    clip_global: float = 0.0,
+    eps: float = 1e-8,
     decay_vectors: bool = False,
     freezable: Callable[[str], bool] | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Builds an optimiser over a flat dict of parameters.
 
     Args:
-      name: "adamw" (decoupled decay, betas .9 and .999, epsilon 1e-8), "sgd" (momentum .9, decay
+      name: "adamw" (decoupled decay, betas .9 and .999), "sgd" (momentum .9, decay
         added to the gradient) or "lars" (trust coefficient .001, momentum .9; one-dimensional
         tensors are neither decayed nor scaled), as in utils/utils_ssl.py.
       clip: largest norm of each single tensor's gradient; 0 leaves gradients as they are.
+      clip_global: largest norm of all gradients together, after that; 0 leaves them as they are.
+      eps: of "adamw", added to the root of the mean squared gradient; the others have none.
       decay_vectors: whether biases and other one-dimensional tensors decay too.
       freezable: chooses by name the parameters that stand still while `frozen` is true: their
         moments, decay and step count do not move (reference: their gradient is None,
@@ -41,7 +45,9 @@ def make_optimizer(
             f'the optimizer is "{name}"{did_you_mean(name, _RULES)}; choose one of '
             f"{', '.join(_RULES)}"
         )
-    inner = _RULES[name](decay_vectors)
+    inner = _RULES[name](decay_vectors, eps)
+    if clip_global:
+        inner = optax.chain(clip_together(clip_global), inner)
     if clip:
         inner = optax.chain(clip_each_tensor(clip), inner)
     if freezable is None:
@@ -62,6 +68,16 @@ def clip_each_tensor(max_norm: float) -> optax.GradientTransformation:
     return optax.stateless_with_tree_map(lambda gradient, _: clip(gradient))
 
 
+def clip_together(max_norm: float) -> optax.GradientTransformation:
+    """Scales all tensors by min(1, max_norm / (norm + 1e-6)), as PyTorch's clip_grad_norm_ does."""
+
+    def clip(gradients, _):
+        factor = jnp.minimum(1.0, max_norm / (optax.tree.norm(gradients) + 1e-6))
+        return jax.tree.map(lambda gradient: gradient * factor, gradients)
+
+    return optax.stateless(clip)
+
+
 def stand_still_while_frozen(
     inner: optax.GradientTransformationExtraArgs,
 ) -> optax.GradientTransformationExtraArgs:
@@ -79,16 +95,17 @@ def _choose(condition, if_true, if_false):
     return jax.tree.map(lambda a, b: jnp.where(condition, a, b), if_true, if_false)
 
 
-def _adamw(decay_vectors: bool) -> optax.GradientTransformationExtraArgs:
-    return optax.chain(_scale_by_adam(), _add_decay(decay_vectors), _descend())
+def _adamw(decay_vectors: bool, eps: float) -> optax.GradientTransformationExtraArgs:
+    return optax.chain(_scale_by_adam(eps), _add_decay(decay_vectors), _descend())
 
 
-def _sgd(decay_vectors: bool) -> optax.GradientTransformationExtraArgs:
+def _sgd(decay_vectors: bool, eps: float) -> optax.GradientTransformationExtraArgs:
+    del eps
     return optax.chain(_add_decay(decay_vectors), optax.trace(decay=0.9), _descend())
 
 
-def _lars(decay_vectors: bool) -> optax.GradientTransformationExtraArgs:
-    del decay_vectors  # never decayed under LARS
+def _lars(decay_vectors: bool, eps: float) -> optax.GradientTransformationExtraArgs:
+    del decay_vectors, eps  # never decayed under LARS
     trust = optax.masked(optax.scale_by_trust_ratio(trust_coefficient=0.001), _has_matrix_shape)
     return optax.chain(_add_decay(False), trust, optax.trace(decay=0.9), _descend())
 
@@ -96,9 +113,7 @@ def _lars(decay_vectors: bool) -> optax.GradientTransformationExtraArgs:
 _RULES = {"adamw": _adamw, "sgd": _sgd, "lars": _lars}
 
 
-def _scale_by_adam(
-    b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8
-) -> optax.GradientTransformation:
+def _scale_by_adam(eps: float, b1: float = 0.9, b2: float = 0.999) -> optax.GradientTransformation:
     """optax.scale_by_adam with an exact bias correction.
 
     optax computes 1 - b2^t in float32, which is off by 1.3e-5 at t = 1: more than all other

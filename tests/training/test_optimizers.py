@@ -6,7 +6,7 @@ import optax
 import pytest
 
 from smallvit_jax.errors import UserError
-from smallvit_jax.training.optimizers import clip_each_tensor, make_optimizer
+from smallvit_jax.training.optimizers import clip_each_tensor, clip_together, make_optimizer
 
 LEARNING_RATE, DECAY = 0.1, 0.05
 
@@ -39,11 +39,11 @@ def run(optimizer, steps: int, frozen=lambda step: False):
     return params
 
 
-def adamw(parameter, grads, decays: bool):
+def adamw(parameter, grads, decays: bool, eps: float = 1e-8):
     m = v = 0.0
     for t, g in enumerate(grads, start=1):
         m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g * g
-        step = (m / (1 - 0.9**t)) / (np.sqrt(v / (1 - 0.999**t)) + 1e-8)
+        step = (m / (1 - 0.9**t)) / (np.sqrt(v / (1 - 0.999**t)) + eps)
         parameter = parameter * (1 - LEARNING_RATE * DECAY * decays) - LEARNING_RATE * step
     return parameter
 
@@ -66,6 +66,29 @@ def test_adamw(decay_vectors):
         grads = [gradients(s)[name] for s in range(4)]
         expected = adamw(start, grads, decays=start.ndim > 1 or decay_vectors)
         np.testing.assert_allclose(result[name], expected, rtol=1e-5, atol=1e-6)
+
+
+def test_adamws_epsilon():
+    result = run(make_optimizer("adamw", eps=0.3), 3)
+    for name, start in parameters().items():
+        grads = [gradients(s)[name] for s in range(3)]
+        expected = adamw(start, grads, decays=start.ndim > 1, eps=0.3)
+        np.testing.assert_allclose(result[name], expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("share", [0.5, 2.0])
+def test_gradients_are_clipped_together(share):
+    """By one factor for all, and only where their norm is above the limit."""
+    found = gradients(0)
+    norm = np.sqrt(sum(float((g**2).sum()) for g in found.values()))
+    clip = clip_together(share * norm)
+    clipped, _ = clip.update(found, clip.init(found))
+    for name, gradient in found.items():
+        np.testing.assert_allclose(clipped[name], min(1, share) * gradient, rtol=1e-5)
+    once = run(make_optimizer("sgd", clip_global=share * norm), 1)
+    for name, start in parameters().items():
+        expected = momentum_sgd(start, [min(1, share) * found[name]], start.ndim > 1)
+        np.testing.assert_allclose(once[name], expected, rtol=1e-5, atol=1e-7)
 
 
 def test_sgd_and_lars():
