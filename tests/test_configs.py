@@ -9,6 +9,8 @@ import pytest
 
 from smallvit_jax.command_line import load_config, read_flags, resolve
 from smallvit_jax.config import MODELS, dataset_names, default_config, leaves
+from smallvit_jax.errors import UserError
+from smallvit_jax.inputs import model_options
 from smallvit_jax.validation import validate
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -36,7 +38,10 @@ def test_the_docstring_gives_a_command_that_works_and_what_to_expect(file):
     config, workdir, _ = resolve(flags)
     validate(config)
     assert workdir.parts[0] == "runs"
-    others = {"quickstart": "recipe", "own_images": "recipe", "conv_stem": "finetune"}
+    others = {
+        **dict.fromkeys(("quickstart", "own_images"), "recipe"),
+        **dict.fromkeys(("conv_stem", "structured_init"), "finetune"),
+    }
     assert config.job == others.get(file.stem, file.stem)
 
 
@@ -88,3 +93,39 @@ def test_the_defaults_are_the_references_numbers():
     assert (finetune.epochs, finetune.optimizer.warmup_epochs) == (100, 10)
     assert (finetune.augment.mix, finetune.augment.erase) == (0.5, 0.25)
     assert finetune.label_smoothing == 0.1
+
+
+@pytest.mark.parametrize(
+    ("argument", "expected"),
+    [
+        ("tiny,cifar10,impulse3", {"patch_size": 2, "depth": 12, "heads": 3, "mlp_ratio": 4.0}),
+        ("tiny,tiny_imagenet,mimetic", {"patch_size": 4, "depth": 12}),
+        ("tiny,cars,impulse5", {"patch_size": 16}),
+        ("small,cifar10,reference", {"patch_size": 4, "depth": 9, "heads": 12, "mlp_ratio": 2.0}),
+    ],
+)
+def test_structured_init_takes_size_dataset_and_init(argument, expected):
+    config = load_config(f"configs/structured_init.py:{argument}")
+    validate(config)
+    options = model_options(config)
+    expected |= {"width": 192, "pool": "mean", "pos_embed": "sincos", "drop_path": 0.0}
+    assert options.items() >= expected.items()
+    assert options["init"] == argument.split(",")[2]
+    finetune = config.finetune
+    assert (finetune.epochs, finetune.batch_size, finetune.passes_per_epoch) == (200, 512, 1)
+    assert (finetune.optimizer.eps, finetune.optimizer.clip_global) == (1e-3, 3.0)
+    assert not finetune.optimizer.decay_vectors
+
+
+@pytest.mark.parametrize(
+    ("argument", "words"),
+    [
+        ("tiny,cifar10", "must be SIZE,DATASET,INIT"),
+        ("tinny,cifar10,impulse3", 'no known SIZE "tinny" .did you mean "tiny"'),
+        ("tiny,cifar10,impuls3", 'no known INIT "impuls3" .did you mean "impulse3"'),
+        ("tiny,cifar,impulse3", 'no dataset "cifar"'),
+    ],
+)
+def test_structured_init_says_what_its_argument_lacks(argument, words):
+    with pytest.raises(UserError, match=words):
+        load_config(f"configs/structured_init.py:{argument}")

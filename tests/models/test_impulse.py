@@ -20,19 +20,20 @@ class Bands(NamedTuple):
     loss: tuple[float, float]
     mass: tuple[float, float]  # of a head's attention on its target, mean over patches that have it
     hits: float  # least part of the patches that attend most to their target
-    queries: tuple[float, float]  # Frobenius norm of a head's factor
+    queries: tuple[float, float]  # Frobenius norm of a head's factor, mean over heads
     keys: tuple[float, float]
 
 
-# By width, heads, grid and filter size.
+# By width, heads, grid and filter size. Those of the norms, which depend on the drawn start a
+# little, are 2 % wider than what was seen.
 BANDS = {
-    (64, 4, 4, 3): Bands((0.020, 0.029), (0.33, 0.43), 1, (2.5, 2.65), (4.8, 5.0)),
-    (192, 3, 8, 3): Bands((0.0026, 0.0032), (0.58, 0.73), 1, (5.3, 5.45), (8.8, 9.0)),
-    (192, 4, 8, 3): Bands((0.0025, 0.0031), (0.57, 0.72), 1, (4.5, 4.66), (8.6, 8.8)),
-    (192, 12, 8, 3): Bands((0.0028, 0.0036), (0.52, 0.70), 1, (2.6, 2.75), (8.35, 8.55)),
-    (192, 12, 8, 5): Bands((0.0026, 0.0030), (0.57, 0.69), 1, (2.6, 2.75), (8.35, 8.55)),
-    (192, 3, 16, 3): Bands((0.0019, 0.0026), (0.24, 0.30), 0.92, (5.3, 5.6), (8.7, 9.0)),
-    (192, 3, 16, 5): Bands((0.0017, 0.0023), (0.26, 0.33), 0.92, (5.3, 5.6), (8.7, 9.0)),
+    (64, 4, 4, 3): Bands((0.020, 0.029), (0.33, 0.43), 1, (2.48, 2.68), (4.75, 5.05)),
+    (192, 3, 8, 3): Bands((0.0026, 0.0032), (0.58, 0.73), 1, (5.25, 5.55), (8.7, 9.1)),
+    (192, 4, 8, 3): Bands((0.0025, 0.0031), (0.57, 0.72), 1, (4.5, 4.7), (8.6, 8.9)),
+    (192, 12, 8, 3): Bands((0.0028, 0.0036), (0.52, 0.70), 1, (2.58, 2.8), (8.25, 8.65)),
+    (192, 12, 8, 5): Bands((0.0026, 0.0030), (0.57, 0.70), 1, (2.58, 2.8), (8.25, 8.65)),
+    (192, 3, 16, 3): Bands((0.0019, 0.0026), (0.24, 0.30), 0.92, (5.25, 5.65), (8.65, 9.05)),
+    (192, 3, 16, 5): Bands((0.0017, 0.0023), (0.26, 0.33), 0.92, (5.25, 5.65), (8.65, 9.05)),
 }
 # What the authors' code reached, by geometry and the heads' places in the filter, row by row.
 REACHED = [
@@ -60,8 +61,8 @@ class Figures(NamedTuple):
     loss: float
     mass: np.ndarray
     hits: np.ndarray
-    queries: np.ndarray
-    keys: np.ndarray
+    queries: float
+    keys: float
 
 
 def measure(queries, keys, offsets, grid) -> Figures:
@@ -79,7 +80,7 @@ def measure(queries, keys, offsets, grid) -> Figures:
         losses.append(((found - wanted) ** 2).mean())
         mass.append((found * wanted).sum(axis=1)[rows].mean())
         hits.append((found.argmax(axis=1) == wanted.argmax(axis=1))[rows].mean())
-    norms = (np.linalg.norm(factor, axis=(1, 2)) for factor in (queries, keys))
+    norms = (np.linalg.norm(factor, axis=(1, 2)).mean() for factor in (queries, keys))
     return Figures(np.mean(losses), np.array(mass), np.array(hits), *norms)
 
 
@@ -137,10 +138,10 @@ def test_another_procedure_leaves_the_bands(geometry, rescale):
     offsets = SMALL_OFFSETS[: geometry[1]]
     figures = measure(*fit(geometry, offsets, impulse.STEPS, rescale=rescale), offsets, geometry[2])
     assert {"mass", "keys"} & set(outside(figures, BANDS[geometry])), figures
-    # By what the procedure is wrong in: rows of the keys grow, or have the queries' norm.
-    expected = (lambda n: n > 5) if rescale is without_rescaling else (lambda n: n < 2.7)
+    # By what is wrong: the keys grow without end, or end with the queries' norm.
     if geometry == SMALL:
-        assert all(expected(n) for n in figures.keys), figures.keys
+        grown = figures.keys > BANDS[SMALL].keys[1]
+        assert grown if rescale is without_rescaling else figures.keys < 2.8, figures.keys
 
 
 def test_a_target_is_the_patch_at_the_offset_and_none_beyond_the_edge():
