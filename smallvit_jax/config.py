@@ -142,6 +142,12 @@ def _model() -> ml_collections.ConfigDict:
     model.position_resize = placeholder(str)
     # whether padding of small grids joins a swin's attention: unmasked (the reference's) | masked
     model.window_padding = placeholder(str)
+    # locality self-attention: a learned temperature per head, and no token attends to itself; None:
+    # no
+    model.lsa = placeholder(bool)
+    # how a cait with it keeps patches from attending to themselves: masked (behind the mixing of
+    # heads) | released (a score of -1e-9 before it, as the published code)
+    model.lsa_mask = placeholder(str)
     # how an image becomes tokens: patchify (the reference's) | conv (a few convolutions); None: the
     # family's (patchify)
     model.stem = placeholder(str)

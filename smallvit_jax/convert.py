@@ -21,7 +21,7 @@ from smallvit_jax.training.logs import write_config, write_result
 from smallvit_jax.training.stage_folder import holds_work
 
 # What weights may not tell; the config's value wins.
-_NOT_IN_SHAPES = ("image_size", "heads", "pos_embed")
+_NOT_IN_SHAPES = ("image_size", "heads", "lsa_mask", "pos_embed")
 _SHOWN_KEYS = 4
 
 

@@ -261,6 +261,7 @@ _RULES = {
     "model.heads": _at_least(1),
     "model.mlp_ratio": _POSITIVE,
     "model.drop_path": _BELOW_ONE,
+    "model.lsa_mask": _one_of("masked", "released"),
     "model.stem": _one_of("patchify", "conv"),
     "model.stem_norm": _one_of("batch", "layer"),
     "model.stem_channels": _list_of("whole numbers, each at least 1", _is_count),

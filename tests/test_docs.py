@@ -86,8 +86,9 @@ def test_values_of_models_are_those_of_the_presets(model):
         assert int(cell) == options(model, dataset)["patch_size"]
     for field in ("width", "mlp_ratio"):
         assert float(cells[f"model.{field}"]) == resolved[field]
-    for field in ("pool", "pos_embed", "position_resize", "window_padding"):
+    for field in ("pool", "pos_embed", "position_resize", "window_padding", "lsa_mask"):
         assert (cells[f"model.{field}"] or None) == resolved.get(field)
+    assert cells["model.lsa"] == str(resolved["lsa"]).lower()
     assert numbers(cells["model.drop_path"].split(", ")[0]) == (resolved["drop_path"],)
     depths = resolved.get("depths") or (resolved["depth"],)
     assert numbers(cells["model.depth"]) == depths

@@ -78,10 +78,10 @@ def infer_model(weights: Mapping[str, np.ndarray], source: str) -> dict[str, Any
     """Finds out from the weights' names and shapes which model they are of.
 
     Returns arguments of `create_model`. What shapes do not tell is the reference's: the ViT's
-    heads (12), and the Swin's image size (16 patches per side); a ViT with fixed positions is taken
-    for one of 32 pixels. An option whose weight is missing
-    or has another number of axes is left out, so that loading names that weight with all others
-    that do not fit.
+    heads (12, unless they have temperatures), and the Swin's image size (16 patches per side); a
+    ViT with fixed positions is taken for one of 32 pixels. An option whose weight is missing or
+    has another number of axes is left out, so that loading names that weight with all others that
+    do not fit.
     """
     for name, signs in _SIGNS.items():
         if all(key in weights for key in signs):
@@ -121,6 +121,8 @@ _INFER: dict[str, dict[str, Callable[[Mapping[str, np.ndarray]], Any]]] = {
         "width": lambda w: w["patch_embed.proj.weight"].shape[0],
         "depth": lambda w: _count(w, "blocks."),
         "mlp_ratio": lambda w: _mlp_ratio(w, "blocks.0"),
+        "heads": lambda w: len(w["blocks.0.attn.temperature"]),  # else the reference's
+        "lsa": lambda w: "blocks.0.attn.temperature" in w,
     },
     "cait": {
         "image_size": lambda w: math.isqrt(w["pos_embed"].shape[1]) * _flat_patch_side(w),
@@ -130,6 +132,7 @@ _INFER: dict[str, dict[str, Callable[[Mapping[str, np.ndarray]], Any]]] = {
         "class_depth": lambda w: _count(w, "blocks_token_only."),
         "heads": lambda w: _side(w["blocks.0.attn.proj_l.weight"]),
         "mlp_ratio": lambda w: _mlp_ratio(w, "blocks.0"),
+        "lsa": lambda w: "blocks.0.attn.temperature" in w,
     },
     "swin": {
         "image_size": lambda w: 16 * _patch_side(w),
@@ -140,6 +143,7 @@ _INFER: dict[str, dict[str, Callable[[Mapping[str, np.ndarray]], Any]]] = {
         ),
         "heads": lambda w: w[_SIGNS["swin"][0]].shape[1],
         "mlp_ratio": lambda w: _mlp_ratio(w, "layers.0.blocks.0"),
+        "lsa": lambda w: "layers.0.blocks.0.attn.temperature" in w,
     },
 }
 

@@ -104,7 +104,7 @@ def reference_keys(model: nnx.Module) -> dict[str, str]:
 # Names within a module in the order of the reference's state dicts; NNX sorts them by letter.
 _ORDER = (
     *("backbone", "projection", "cls_token", "pos_embed", "patch_embed", "gamma_1", "gamma_2"),
-    *("norm1", "attn", "relative_position_bias_table", "qkv", "q", "k", "v"),
+    *("norm1", "attn", "temperature", "relative_position_bias_table", "qkv", "q", "k", "v"),
     *("convs", "pointwise", "proj", "proj_l", "proj_w", "norm2", "mlp", "fc1", "fc2"),
     *("layers", "blocks", "blocks_token_only", "downsample", "reduction", "linear", "linears"),
     *("norms", "norm", "head", "last_layer", "weight_g", "weight_v", "kernel", "scale", "bias"),

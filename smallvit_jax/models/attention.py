@@ -1,12 +1,22 @@
-"""Softmax and scaled dot-product attention with backward passes of their own."""
+"""Softmax and scaled dot-product attention with backward passes of their own.
+
+And what locality self-attention changes in it (Lee et al., "Vision Transformer for Small-Size
+Datasets", 2021, section 3.3): a learned temperature, and no attention to oneself.
+"""
+
+import functools
 
 import jax
 import jax.numpy as jnp
+from flax import nnx
 from jaxtyping import Array, Float
 
 from smallvit_jax.models.block_loop import keep
 
 Heads = Float[Array, "batch tokens heads width"]
+
+# The logit that masks a token for itself. It is finite: one that sees no other token sees itself.
+ITSELF = -1e9
 
 
 @jax.custom_vjp
@@ -28,28 +38,58 @@ def _softmax_backward(weights, gradient):
 softmax.defvjp(_softmax_forward, _softmax_backward)
 
 
-@jax.custom_vjp
-def attend(q: Heads, k: Heads, v: Heads) -> Heads:
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def attend(q: Heads, k: Heads, v: Heads, mask_self: bool = False) -> Heads:
     """Softmax(q kᵀ / √width) v per head; scores and softmax in float32.
 
-    `q` may have fewer tokens than `k` and `v`. The backward pass is the textbook one; written out
-    because XLA's CPU backend is several times slower at the order of products that differentiation
-    gives for the keys, and so that of all [tokens, tokens] arrays only the weights are kept.
+    `q` may have fewer tokens than `k` and `v`, whose first they are then. With `mask_self` no token
+    attends to itself. The backward pass is the textbook one; written out because XLA's CPU backend
+    is several times slower at the order of products that differentiation gives for the keys, and so
+    that of all [tokens, tokens] arrays only the weights are kept.
     """
-    return _forward(q, k, v)[0]
+    return _forward(q, k, v, mask_self)[0]
 
 
-def attention_weights(q: Heads, k: Heads) -> Float[Array, "batch heads queries keys"]:
-    """Softmax(q kᵀ / √width) per head, float32."""
-    return jax.nn.softmax(_scores(q * q.shape[-1] ** -0.5, k), axis=-1)
+def attention_weights(
+    q: Heads, k: Heads, mask_self: bool = False
+) -> Float[Array, "batch heads queries keys"]:
+    """The weights of `attend`, float32."""
+    scores = _scores(q * q.shape[-1] ** -0.5, k)
+    return jax.nn.softmax(fill_diagonal(scores, ITSELF) if mask_self else scores, axis=-1)
 
 
-def _forward(q, k, v):
-    weights = keep(attention_weights(q, k).astype(v.dtype))
+def fill_diagonal(
+    scores: Float[Array, "*batch queries keys"], value: float
+) -> Float[Array, "*batch queries keys"]:
+    """Scores with `value` where a token meets itself; the queries are the first of the keys."""
+    return jnp.where(jnp.eye(*scores.shape[-2:], dtype=bool), value, scores)
+
+
+def learned_temperature(width: int, heads: int) -> nnx.Param:
+    """What each head's scores are multiplied by; starts from 1/√(width / heads)."""
+    return nnx.Param(jnp.full(heads, (width // heads) ** -0.5))
+
+
+def at_temperature(
+    q: Float[Array, "*batch heads width"], temperature: nnx.Param | None
+) -> Float[Array, "*batch heads width"]:
+    """Queries times temperature · √width: scores over √width come out at the temperature.
+
+    At None they are as they were.
+    """
+    if temperature is None:
+        return q
+    factor = temperature[...] * q.shape[-1] ** 0.5
+    return (q * factor[:, None]).astype(q.dtype)
+
+
+def _forward(q, k, v, mask_self):
+    weights = keep(attention_weights(q, k, mask_self).astype(v.dtype))
     return jnp.einsum("bhqk,bkhd->bqhd", weights, v), (q, k, v, weights)
 
 
-def _backward(kept, gradient):
+def _backward(mask_self, kept, gradient):
+    del mask_self  # its weights are 0, and so are the gradients of its scores
     q, k, v, weights = kept
     products = weights * _scores(gradient, v)
     score_gradient = products - weights * products.sum(axis=-1, keepdims=True)

@@ -5,8 +5,8 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from smallvit_jax.errors import UserError, did_you_mean
-from smallvit_jax.models.attention import Heads, attend, attention_weights, softmax
 from smallvit_jax.models.block_loop import apply_blocks, keep
+from smallvit_jax.models.cait_attention import LSA_MASKS, ClassAttention, TalkingHeads
 from smallvit_jax.models.initializers import Scheme, get_scheme
 from smallvit_jax.models.layers import (
     Linear,
@@ -36,6 +36,10 @@ class CaiT(nnx.Module):
     An image of another size than `image_size` gets, in the reference, the first of the position
     embeddings in row-major order, whatever their place was; it cannot be larger.
     `position_resize="interpolate"` resizes them instead, as the ViT does, for any size.
+
+    `lsa_mask` says how `lsa` keeps a patch from attending to itself: "masked" behind the mixing of
+    the heads; "released" sets its score to -1e-9 before, as SPT_LSA_ViT does (by a slip: it masks
+    nothing, and the mixing would scramble a mask there).
     """
 
     PATCHES_PER_SIDE = 8  # of small images
@@ -58,17 +62,14 @@ class CaiT(nnx.Module):
         stem_norm: str | None = None,
         stem_channels: tuple[int, ...] | None = None,
         stem_strides: tuple[int, ...] | None = None,
+        lsa: bool = False,
+        lsa_mask: str = "masked",
         init: str = "reference",
         dtype=jnp.float32,
         remat: bool = False,
         rngs: nnx.Rngs,
     ):
-        if position_resize not in POSITION_RESIZES:
-            raise UserError(
-                f'model.position_resize is "{position_resize}"'
-                f"{did_you_mean(position_resize, POSITION_RESIZES)}; choose one of "
-                f"{', '.join(POSITION_RESIZES)}."
-            )
+        _check(position_resize, lsa, lsa_mask)
         patch_size = patch_size or image_size // self.PATCHES_PER_SIDE
         scheme = get_scheme(init)
         shared = {"scheme": scheme, "dtype": dtype, "rngs": rngs}
@@ -92,10 +93,11 @@ class CaiT(nnx.Module):
         self.cls_token = nnx.Param(scheme.token(rngs.params(), (1, 1, width)))
         self.pos_embed = nnx.Param(scheme.token(rngs.params(), (1, self.grid**2, width)))
         self.blocks = nnx.List(
-            CaiTBlock(width, heads, mlp_ratio, drop_path, **shared) for _ in range(depth)
+            CaiTBlock(width, heads, mlp_ratio, drop_path, lsa=lsa, lsa_mask=lsa_mask, **shared)
+            for _ in range(depth)
         )
         self.blocks_token_only = nnx.List(
-            ClassBlock(width, heads, CLASS_MLP_RATIO, **shared) for _ in range(class_depth)
+            ClassBlock(width, heads, CLASS_MLP_RATIO, lsa=lsa, **shared) for _ in range(class_depth)
         )
         self.norm = layer_norm(width, dtype=dtype, rngs=rngs)
         self.head = classifier(width, num_classes, rngs=rngs)
@@ -203,6 +205,24 @@ class CaiT(nnx.Module):
         return patches + positions.astype(patches.dtype)
 
 
+def _check(position_resize: str, lsa: bool, lsa_mask: str) -> None:
+    choices = {
+        "position_resize": (position_resize, POSITION_RESIZES),
+        "lsa_mask": (lsa_mask, LSA_MASKS),
+    }
+    for option, (value, known) in choices.items():
+        if value not in known:
+            raise UserError(
+                f'model.{option} is "{value}"{did_you_mean(value, known)}; choose one of '
+                f"{', '.join(known)}."
+            )
+    if lsa_mask != LSA_MASKS[0] and not lsa:
+        raise UserError(
+            f'model.lsa_mask is "{lsa_mask}", but nothing is masked without model.lsa; set that '
+            "to true, or leave model.lsa_mask out."
+        )
+
+
 class LinearPatchEmbed(nnx.Module):
     """Cuts an image into patches and projects each one by a linear layer like any other."""
 
@@ -230,6 +250,8 @@ class CaiTBlock(nnx.Module):
         mlp_ratio: float,
         drop_path_rate: float,
         *,
+        lsa: bool,
+        lsa_mask: str,
         scheme: Scheme,
         dtype,
         rngs: nnx.Rngs,
@@ -238,7 +260,7 @@ class CaiTBlock(nnx.Module):
         self.gamma_1 = nnx.Param(jnp.full(width, LAYER_SCALE))
         self.gamma_2 = nnx.Param(jnp.full(width, LAYER_SCALE))
         self.norm1 = layer_norm(width, dtype=dtype, rngs=rngs)
-        self.attn = TalkingHeads(width, heads, **shared)
+        self.attn = TalkingHeads(width, heads, lsa=lsa, lsa_mask=lsa_mask, **shared)
         self.norm2 = layer_norm(width, dtype=dtype, rngs=rngs)
         self.mlp = Mlp(width, int(width * mlp_ratio), **shared)
         self.drop_path_rate = drop_path_rate
@@ -250,39 +272,6 @@ class CaiTBlock(nnx.Module):
         return x + drop_path(branch, self.drop_path_rate, rngs)
 
 
-class TalkingHeads(nnx.Module):
-    """Self-attention whose heads are mixed linearly before and after the softmax.
-
-    Shazeer et al., "Talking-Heads Attention", 2020.
-    """
-
-    def __init__(self, width: int, heads: int, *, scheme: Scheme, dtype, rngs: nnx.Rngs):
-        self.heads = heads
-        linear = {"kernel_init": scheme.kernel, "dtype": dtype, "rngs": rngs}
-        self.qkv = Linear(width, 3 * width, **linear)
-        self.proj = Linear(width, width, **linear)
-        self.proj_l = nnx.Linear(heads, heads, **linear)
-        self.proj_w = nnx.Linear(heads, heads, **linear)
-
-    def __call__(self, x: Tokens) -> Tokens:
-        q, k, v = jnp.split(keep(self.qkv(x)), 3, axis=-1)
-        q, k, v = (t.reshape(*t.shape[:2], self.heads, -1) for t in (q, k, v))
-        logits = jnp.einsum("bqhd,bkhd->bhqk", q * q.shape[-1] ** -0.5, k)
-        logits = _mix_heads(self.proj_l, logits)
-        weights = softmax(logits.astype(jnp.float32)).astype(v.dtype)
-        weights = _mix_heads(self.proj_w, weights)
-        mixed = jnp.einsum("bhqk,bkhd->bqhd", weights, v)
-        return self.proj(keep(mixed.reshape(x.shape)))
-
-
-def _mix_heads(
-    linear: nnx.Linear, x: Float[Array, "batch heads queries keys"]
-) -> Float[Array, "batch heads queries keys"]:
-    """Applies a linear layer to the axis of heads, leaving it where it is."""
-    kernel, bias = linear.kernel[...].astype(x.dtype), linear.bias[...].astype(x.dtype)
-    return jnp.einsum("bhqk,hg->bgqk", x, kernel) + bias[:, None, None]
-
-
 class ClassBlock(nnx.Module):
     """Pre-norm block that changes the class token alone, which attends to itself and the patches.
 
@@ -290,13 +279,21 @@ class ClassBlock(nnx.Module):
     """
 
     def __init__(
-        self, width: int, heads: int, mlp_ratio: float, *, scheme: Scheme, dtype, rngs: nnx.Rngs
+        self,
+        width: int,
+        heads: int,
+        mlp_ratio: float,
+        *,
+        lsa: bool,
+        scheme: Scheme,
+        dtype,
+        rngs: nnx.Rngs,
     ):
         shared = {"scheme": scheme, "dtype": dtype, "rngs": rngs}
         self.gamma_1 = nnx.Param(jnp.full(width, LAYER_SCALE))
         self.gamma_2 = nnx.Param(jnp.full(width, LAYER_SCALE))
         self.norm1 = layer_norm(width, dtype=dtype, rngs=rngs)
-        self.attn = ClassAttention(width, heads, **shared)
+        self.attn = ClassAttention(width, heads, lsa=lsa, **shared)
         self.norm2 = layer_norm(width, dtype=dtype, rngs=rngs)
         self.mlp = Mlp(width, int(width * mlp_ratio), **shared)
 
@@ -307,30 +304,3 @@ class ClassBlock(nnx.Module):
         tokens = self.norm1(jnp.concatenate([cls, patches], axis=1))
         cls = cls + self.attn(tokens) * self.gamma_1[...].astype(cls.dtype)
         return cls + self.mlp(self.norm2(cls)) * self.gamma_2[...].astype(cls.dtype)
-
-
-class ClassAttention(nnx.Module):
-    """Multi-head attention from the first token to all."""
-
-    def __init__(self, width: int, heads: int, *, scheme: Scheme, dtype, rngs: nnx.Rngs):
-        self.heads = heads
-        linear = {"kernel_init": scheme.kernel, "dtype": dtype, "rngs": rngs}
-        self.q = Linear(width, width, **linear)
-        self.k = Linear(width, width, **linear)
-        self.v = Linear(width, width, **linear)
-        self.proj = Linear(width, width, **linear)
-
-    def __call__(self, x: Tokens) -> Float[Array, "batch 1 width"]:
-        mixed = attend(*self._heads_of(x))
-        return self.proj(mixed.reshape(len(x), 1, -1))
-
-    def weights(self, x: Tokens) -> Float[Array, "batch heads 1 tokens"]:
-        """How the first token spreads its attention over all; float32."""
-        q, k, _ = self._heads_of(x)
-        return attention_weights(q, k)
-
-    def _heads_of(self, x: Tokens) -> tuple[Heads, Heads, Heads]:
-        """The first token's query, and keys and values, apart by head."""
-        q, k, v = (self.q(x[:, :1]), self.k(x), self.v(x))
-        q, k, v = (t.reshape(*t.shape[:2], self.heads, -1) for t in (q, k, v))
-        return q, k, v

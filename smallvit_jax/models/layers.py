@@ -6,7 +6,13 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
-from smallvit_jax.models.attention import Heads, attend, attention_weights
+from smallvit_jax.models.attention import (
+    Heads,
+    at_temperature,
+    attend,
+    attention_weights,
+    learned_temperature,
+)
 from smallvit_jax.models.block_loop import keep
 from smallvit_jax.models.initializers import SCHEMES, Scheme, uniform_fan_in
 
@@ -124,23 +130,29 @@ class PatchEmbed(nnx.Module):
 
 
 class Attention(nnx.Module):
-    """Multi-head self-attention with one fused query-key-value projection."""
+    """Multi-head self-attention with one fused query-key-value projection.
 
-    def __init__(self, width: int, heads: int, *, scheme: Scheme, dtype, rngs: nnx.Rngs):
-        self.heads = heads
+    With `lsa` each head learns its temperature, and no token attends to itself.
+    """
+
+    def __init__(
+        self, width: int, heads: int, *, lsa: bool = False, scheme: Scheme, dtype, rngs: nnx.Rngs
+    ):
+        self.heads, self.lsa = heads, lsa
+        self.temperature = learned_temperature(width, heads) if lsa else None
         linear = {**scheme.linear(width), "dtype": dtype, "rngs": rngs}
         self.qkv = Linear(width, 3 * width, **linear)
         self.proj = Linear(width, width, **linear)
 
     def __call__(self, x: Tokens, *, queries: int | None = None) -> Tokens:
         """Attends from the first `queries` tokens (all when None) to every token."""
-        mixed = attend(*self._heads_of(x, queries))
+        mixed = attend(*self._heads_of(x, queries), self.lsa)
         return self.proj(keep(mixed.reshape(*mixed.shape[:2], -1)))
 
     def weights(self, x: Tokens, *, queries: int) -> Float[Array, "batch heads queries tokens"]:
         """How the first `queries` tokens spread their attention over all; float32."""
         q, k, _ = self._heads_of(x, queries)
-        return attention_weights(q, k)
+        return attention_weights(q, k, self.lsa)
 
     def _heads_of(self, x: Tokens, queries: int | None) -> tuple[Heads, Heads, Heads]:
         """Queries, of the first tokens or of all, and keys and values, apart by head."""
@@ -150,7 +162,7 @@ class Attention(nnx.Module):
         else:
             q, k, v = self._project_apart(x, queries)
         q, k, v = (t.reshape(*t.shape[:2], self.heads, -1) for t in (q, k, v))
-        return q, k, v
+        return at_temperature(q, self.temperature), k, v
 
     def _project_apart(self, x: Tokens, queries: int) -> tuple[Tokens, Tokens, Tokens]:
         """The fused projection's three parts, the query only where it is used."""
@@ -188,13 +200,14 @@ class EncoderBlock(nnx.Module):
         mlp_ratio: float,
         drop_path_rate: float,
         *,
+        lsa: bool = False,
         scheme: Scheme,
         dtype,
         rngs: nnx.Rngs,
     ):
         shared = {"scheme": scheme, "dtype": dtype, "rngs": rngs}
         self.norm1 = layer_norm(width, dtype=dtype, rngs=rngs)
-        self.attn = Attention(width, heads, **shared)
+        self.attn = Attention(width, heads, lsa=lsa, **shared)
         self.norm2 = layer_norm(width, dtype=dtype, rngs=rngs)
         self.mlp = Mlp(width, int(width * mlp_ratio), **shared)
         self.drop_path_rate = drop_path_rate

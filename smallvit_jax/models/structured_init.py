@@ -38,6 +38,11 @@ def check_structured(options: Mapping[str, Any]) -> None:
             f"model.init={init} is for a ViT whose patches attend to each other by fixed "
             f"positions, without a class token; set {settings}, or another model.init"
         )
+    if options["lsa"]:
+        raise UserError(
+            f"model.init={init} has patches look at themselves too, which model.lsa masks; leave "
+            "one of the two out"
+        )
     reach = _FILTER_SIZES.get(init, 1) // 2
     grid = options["image_size"] // options["patch_size"]
     if grid <= reach:

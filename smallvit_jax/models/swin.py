@@ -56,6 +56,7 @@ class Swin(nnx.Module):
         stem_norm: str | None = None,
         stem_channels: tuple[int, ...] | None = None,
         stem_strides: tuple[int, ...] | None = None,
+        lsa: bool = False,
         init: str = "reference",
         dtype=jnp.float32,
         remat: bool = False,
@@ -91,6 +92,7 @@ class Swin(nnx.Module):
                 [next(rates) for _ in range(depth)],
                 merge=i + 1 < len(depths),
                 mask_padding=window_padding == "masked",
+                lsa=lsa,
                 **shared,
             )
             for i, depth in enumerate(depths)
@@ -236,6 +238,7 @@ class Stage(nnx.Module):
         *,
         merge: bool,
         mask_padding: bool,
+        lsa: bool,
         scheme: Scheme,
         dtype,
         rngs: nnx.Rngs,
@@ -252,6 +255,7 @@ class Stage(nnx.Module):
                 mlp_ratio,
                 rate,
                 mask_padding=mask_padding,
+                lsa=lsa,
                 **shared,
             )
             for i, rate in enumerate(drop_path_rates)
@@ -272,13 +276,14 @@ class SwinBlock(nnx.Module):
         drop_path_rate: float,
         *,
         mask_padding: bool,
+        lsa: bool = False,
         scheme: Scheme,
         dtype,
         rngs: nnx.Rngs,
     ):
         shared = {"scheme": scheme, "dtype": dtype, "rngs": rngs}
         self.norm1 = layer_norm(width, dtype=dtype, rngs=rngs)
-        self.attn = WindowAttention(width, heads, window, shift, mask_padding, **shared)
+        self.attn = WindowAttention(width, heads, window, shift, mask_padding, lsa=lsa, **shared)
         self.norm2 = layer_norm(width, dtype=dtype, rngs=rngs)
         self.mlp = Mlp(width, int(width * mlp_ratio), **shared)
         self.drop_path_rate = drop_path_rate

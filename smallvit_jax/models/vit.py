@@ -60,6 +60,7 @@ class ViT(nnx.Module):
         stem_norm: str | None = None,
         stem_channels: tuple[int, ...] | None = None,
         stem_strides: tuple[int, ...] | None = None,
+        lsa: bool = False,
         init: str = "reference",
         dtype=jnp.float32,
         remat: bool = False,
@@ -96,7 +97,7 @@ class ViT(nnx.Module):
         )
         self.blocks = nnx.List(
             EncoderBlock(
-                width, heads, mlp_ratio, float(rate), scheme=scheme, dtype=dtype, rngs=rngs
+                width, heads, mlp_ratio, float(rate), lsa=lsa, scheme=scheme, dtype=dtype, rngs=rngs
             )
             for rate in np.linspace(0.0, drop_path, depth)
         )

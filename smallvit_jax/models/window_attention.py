@@ -7,6 +7,7 @@ from flax import nnx
 from jax.nn import initializers
 from jaxtyping import Array, Float
 
+from smallvit_jax.models.attention import at_temperature, learned_temperature
 from smallvit_jax.models.initializers import Scheme
 from smallvit_jax.models.layers import Linear, product
 from smallvit_jax.models.windows import (
@@ -22,7 +23,8 @@ Grid = Float[Array, "batch rows columns width"]
 class WindowAttention(nnx.Module):
     """Multi-head self-attention within windows, with a learned bias per relative position.
 
-    `shift` moves the windows by that many tokens down and right.
+    `shift` moves the windows by that many tokens down and right. With `lsa` each head learns its
+    temperature, and no token attends to itself.
     """
 
     def __init__(
@@ -33,12 +35,14 @@ class WindowAttention(nnx.Module):
         shift: int,
         mask_padding: bool,
         *,
+        lsa: bool = False,
         scheme: Scheme,
         dtype,
         rngs: nnx.Rngs,
     ):
         self.heads, self.window, self.shift = heads, window, shift
-        self.mask_padding = mask_padding
+        self.mask_padding, self.lsa = mask_padding, lsa
+        self.temperature = learned_temperature(width, heads) if lsa else None
         linear = {"kernel_init": scheme.kernel, "dtype": dtype, "rngs": rngs}
         self.qkv = Linear(width, 3 * width, **linear)
         self.proj = Linear(width, width, **linear)
@@ -71,6 +75,7 @@ class WindowAttention(nnx.Module):
             qkv = jnp.roll(qkv, (-self.shift, -self.shift), axis=(1, 2))
         qkv = to_windows(qkv, self.window)
         q, k, v = jnp.split(qkv.reshape(*qkv.shape[:3], 3 * self.heads, -1), 3, axis=3)
+        q = at_temperature(q, self.temperature)
         logits = jnp.einsum(
             "bwqhd,bwkhd->bwhqk", q * q.shape[-1] ** -0.5, k, preferred_element_type=jnp.float32
         )
@@ -103,5 +108,5 @@ class WindowAttention(nnx.Module):
     def _bias(self, rows: int, columns: int) -> Float[Array, "_ heads tokens tokens"]:
         """What is added to the logits: the learned bias, and the mask of each window."""
         bias = self.relative_position_bias_table[...][relative_position_index(self.window)]
-        mask = window_mask(rows, columns, self.window, self.shift, self.mask_padding)
+        mask = window_mask(rows, columns, self.window, self.shift, self.mask_padding, self.lsa)
         return bias.transpose(2, 0, 1) + (np.zeros((1, 1, 1)) if mask is None else mask)[:, None]

@@ -3,6 +3,8 @@
 import numpy as np
 from jaxtyping import Float, Int
 
+from smallvit_jax.models.attention import ITSELF
+
 MASKED = -100.0  # what a logit between regions gets (models/swin.py)
 
 
@@ -18,16 +20,17 @@ def relative_position_index(window: int) -> Int[np.ndarray, "tokens tokens"]:
 
 
 def window_mask(
-    rows: int, columns: int, window: int, shift: int, mask_padding: bool
+    rows: int, columns: int, window: int, shift: int, mask_padding: bool, mask_self: bool
 ) -> Float[np.ndarray, "windows tokens tokens"] | None:
     """What to add to the logits of a padded and shifted grid; None where that is nothing.
 
     A shifted grid is rolled around, so a window at its border holds tokens from both ends; those
-    must not see each other. With `mask_padding` nobody sees the padding.
+    must not see each other. With `mask_padding` nobody sees the padding; with `mask_self` no token
+    sees itself, unless there is nothing else that it may see.
     """
     padded_rows, padded_columns = rows + -rows % window, columns + -columns % window
     padded = (padded_rows, padded_columns) != (rows, columns)
-    if not shift and not (mask_padding and padded):
+    if not shift and not mask_self and not (mask_padding and padded):
         return None
     regions = _regions(padded_rows, window, shift)[:, None] * 3
     regions = regions + _regions(padded_columns, window, shift)
@@ -38,7 +41,12 @@ def window_mask(
         real[:rows, :columns] = True
         real = np.roll(real, (-shift, -shift), axis=(0, 1))
         apart = apart | ~to_windows(real[None, :, :, None], window)[0, :, None, :, 0]
-    return np.where(apart, np.float32(MASKED), np.float32(0))
+    mask = np.where(apart, np.float32(MASKED), np.float32(0))
+    if mask_self:
+        itself = np.eye(window**2, dtype=bool)
+        alone = (apart | itself).all(axis=-1, keepdims=True)
+        mask[itself & ~alone] = ITSELF
+    return mask
 
 
 def _regions(size: int, window: int, shift: int) -> Int[np.ndarray, " size"]:

@@ -65,3 +65,13 @@ def test_a_convolutional_stem_has_pytorchs_layouts_and_comes_back(family, norm):
         np.testing.assert_array_equal(get_arrays(other)[name], array, err_msg=name)
     with pytest.raises(UserError, match="do not tell its strides"):
         infer_model(weights, "x.pth")
+
+
+@pytest.mark.parametrize("family", ["vit", "swin", "cait"])
+def test_locality_self_attention_comes_back(family):
+    """The reference has no temperatures; they tell that a model has it, and a vit's heads."""
+    options = SMALLEST[family] | {"image_size": 16, "lsa": True}
+    model = create_model(family, **options)
+    inferred = infer_model(state_dict(model), "x.pth")
+    assert inferred["lsa"] is True
+    assert inferred["heads"] == options["heads"]

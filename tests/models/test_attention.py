@@ -9,8 +9,10 @@ from smallvit_jax.models.attention import attend, softmax
 from smallvit_jax.models.layers import product
 
 
-def plain_attend(q, k, v):
+def plain_attend(q, k, v, mask_self=False):
     logits = jnp.einsum("bqhd,bkhd->bhqk", q, k) / np.sqrt(q.shape[-1])
+    if mask_self:
+        logits = jnp.where(np.eye(*logits.shape[-2:], dtype=bool), -jnp.inf, logits)
     return jnp.einsum("bhqk,bkhd->bqhd", jax.nn.softmax(logits, axis=-1), v)
 
 
@@ -28,6 +30,11 @@ CASES = {
         attend,
         plain_attend,
         (normal(2, 1, 3, 4), normal(2, 6, 3, 4), normal(2, 6, 3, 4)),
+    ),
+    "masked for itself": (
+        lambda *args: attend(*args, True),
+        lambda *args: plain_attend(*args, True),
+        (normal(2, 3, 3, 4), normal(2, 5, 3, 4), normal(2, 5, 3, 4)),
     ),
     "softmax": (softmax, lambda x: jax.nn.softmax(x, axis=-1), (5 * normal(2, 3, 7),)),
     "product": (product, lambda x, w: x @ w, (normal(2, 3, 7), normal(7, 5))),
