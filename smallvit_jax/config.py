@@ -20,7 +20,7 @@ def default_config() -> ml_collections.ConfigDict:
     """Returns a fresh, locked copy of the whole tree."""
     config = ml_collections.ConfigDict()
     # pretrain | finetune | recipe (pretrain, finetune, evaluate) | evaluate | convert | attention |
-    # predict | embed | report | data_efficiency | compare
+    # predict | embed | report | data_efficiency | compare | sweep
     config.job = "recipe"
     config.seed = 0  # every random choice is a function of this number and the step
     config.dataset = _dataset()
@@ -35,6 +35,7 @@ def default_config() -> ml_collections.ConfigDict:
     config.report = _report()
     config.data_efficiency = _data_efficiency()
     config.compare = _compare()
+    config.sweep = _sweep()
     config.runtime = _runtime()
     return config.lock()
 
@@ -353,6 +354,17 @@ def _compare() -> ml_collections.ConfigDict:
     compare.seeds = (0, 1, 2)  # each variant is trained with every one
     compare.targets = (50.0, 70.0, 90.0)  # accuracies in % whose epochs and time to tell
     return compare
+
+
+def _sweep() -> ml_collections.ConfigDict:
+    sweep = ml_collections.ConfigDict()
+    sweep.variants = "scratch"  # what to train, as in compare.variants
+    sweep.settings = 16  # random settings of AdamW, and as many of SGD, for each variant
+    sweep.adamw_lr = (1e-4, 1e-2)  # from where to where its learning rates are drawn, log-uniform
+    sweep.adamw_weight_decay = (1e-3, 1.0)  # likewise
+    sweep.sgd_lr = (1e-2, 3.0)  # likewise, of SGD
+    sweep.sgd_weight_decay = (1e-6, 1e-3)  # likewise
+    return sweep
 
 
 def _runtime() -> ml_collections.ConfigDict:

@@ -148,7 +148,7 @@ def _check_folder(config: ConfigDict, layout: Layout) -> None:
         )
 
 
-_NEED_LABELS = ("finetune", "recipe", "evaluate", "data_efficiency", "compare")
+_NEED_LABELS = ("finetune", "recipe", "evaluate", "data_efficiency", "compare", "sweep")
 
 
 def _choose_subsets(

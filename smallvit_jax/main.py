@@ -15,7 +15,7 @@ from smallvit_jax.program import run_program
 from smallvit_jax.validation import validate
 from smallvit_jax.version import __version__
 
-TRAINING = ("pretrain", "finetune", "recipe", "compare")  # jobs that end with a report
+TRAINING = ("pretrain", "finetune", "recipe", "compare", "sweep")  # jobs that end with a report
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -65,11 +65,12 @@ def write_at_end(workdir: Path, data_dir: str | None, words: Sequence[str]) -> N
 
 
 def _rebuild(workdir: Path, data_dir: str | None) -> None:
-    from smallvit_jax.reporting import compared_variants, page
+    from smallvit_jax.reporting import compared_variants, page, sweep_page
 
+    tables = {"compare": compared_variants.tell, "sweep": sweep_page.tell}
     result = read_result(workdir) or {}
-    if result.get("job") == "compare":
-        _write(workdir, *page.render(*compared_variants.tell(result, read_command(workdir))))
+    if tell := tables.get(result.get("job")):
+        _write(workdir, *page.render(*tell(result, read_command(workdir))))
     else:
         write_report(read_run(workdir), data_dir)
 

@@ -12,7 +12,7 @@ from smallvit_jax.errors import UserError, did_you_mean
 
 JOBS = (
     *("pretrain", "finetune", "recipe", "evaluate", "convert"),
-    *("attention", "predict", "embed", "report", "data_efficiency", "compare"),
+    *("attention", "predict", "embed", "report", "data_efficiency", "compare", "sweep"),
 )
 # Lists as long as their user likes; the others have the default's length.
 ANY_LENGTH = (
@@ -87,7 +87,7 @@ def _check_value(path: str, value: object, rule: "Rule | None") -> None:
 
 
 _PRETRAINS_AND_TUNES = ("recipe", "data_efficiency", "compare")
-_TRAINS_OR_TESTS = ("pretrain", "finetune", "evaluate", *_PRETRAINS_AND_TUNES)
+_TRAINS_OR_TESTS = ("pretrain", "finetune", "evaluate", "sweep", *_PRETRAINS_AND_TUNES)
 # What a job cannot do without: field, what it is, an example.
 _CHECKPOINT = "stage folder or checkpoint"
 _NEEDED = {
@@ -114,10 +114,11 @@ def _check_together(config: ml_collections.ConfigDict) -> None:
                 f'the job "{config.job}" needs {field}: {what}, as in --config.{field}={example}'
             )
     _check_root(config)
-    if config.job in _PRETRAINS_AND_TUNES and config.finetune.init_from:
+    if config.job in (*_PRETRAINS_AND_TUNES, "sweep") and config.finetune.init_from:
         raise UserError(
             f'finetune.init_from is "{config.finetune.init_from}", but the job "{config.job}" '
-            'fine-tunes what it pre-trains itself; use the job "finetune" or leave the field empty'
+            'begins anew or with what it pre-trains itself; use the job "finetune" or leave the '
+            "field empty"
         )
     if config.job == "attention" and config.attention.boxes and not config.attention.input:
         raise UserError(
@@ -355,6 +356,11 @@ _RULES = {
     "compare.targets": _list_of(
         "accuracies above 0 and at most 100", lambda value: _is_positive(value) and value <= 100
     ),
+    "sweep.settings": _at_least(1),
+    "sweep.adamw_lr": _POSITIVE_RANGE,
+    "sweep.adamw_weight_decay": _POSITIVE_RANGE,
+    "sweep.sgd_lr": _POSITIVE_RANGE,
+    "sweep.sgd_weight_decay": _POSITIVE_RANGE,
     "runtime.precision": _one_of("auto", "float32", "bfloat16"),
     "runtime.steps_per_dispatch": _at_least(1),
     "runtime.data_placement": _one_of("auto", "device", "host"),

@@ -32,7 +32,11 @@ def test_the_defaults_are_valid():
 def test_every_field_has_a_rule_or_needs_none():
     paths = ("init_from", "checkpoint", "source", "input", "beside", "boxes", "root", "runs")
     values = leaves(default_config())
-    free = {"attention.block", "compare.variants"}  # the model and the table of parts tell
+    free = {
+        "attention.block",
+        "compare.variants",
+        "sweep.variants",
+    }  # the model and the table of parts tell
     free |= {path for path, value in values.items() if isinstance(value, bool)}
     free |= {path for path, value in values.items() if value == "" and path.split(".")[-1] in paths}
     free |= {"runtime.compilation_cache", "evaluate.corruptions.cache"}

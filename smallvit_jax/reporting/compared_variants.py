@@ -16,10 +16,7 @@ Row = Mapping[str, Any]
 def tell(result: Row, command: str | None) -> Told:
     """The page of a finished comparison, from its `result.json`."""
     best = max(result["comparison"], key=lambda row: row["test_top1"])
-    again: list[Part] = [Code(command)] if command else []
     environment = result["environment"]
-    versions = ", ".join(f"{name} {v}" for name, v in environment["versions"].items())
-    again.append(f"{versions}; {environment['platform']}, {environment['threads']} threads.")
     return Told(
         f"{len(result['comparison'])} variants on {result['dataset']}",
         f"seeds {', '.join(map(str, result['seeds']))}; "
@@ -33,9 +30,17 @@ def tell(result: Row, command: str | None) -> Told:
             Section("Which is best?", _best(result)),
             Section("How did they learn?", _learning(result)),
             Section("What is what?", [Table(("variant", "what"), list(result["about"].items()))]),
-            Section("Run it again", again),
+            Section("Run it again", run_again(result, command)),
         ],
     )
+
+
+def run_again(result: Row, command: str | None) -> list[Part]:
+    """The command, where it is known, and what the figures depend on besides."""
+    environment = result["environment"]
+    versions = ", ".join(f"{name} {v}" for name, v in environment["versions"].items())
+    about = f"{versions}; {environment['platform']}, {environment['threads']} threads."
+    return [Code(command), about] if command else [about]
 
 
 def _best(result: Row) -> list[Part]:

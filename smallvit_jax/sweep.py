@@ -1,0 +1,171 @@
+"""How easily variants are trained: random learning rates and weight decays, and their errors.
+
+The experiment of "Early Convolutions Help Transformers See Better" (arXiv 2106.14881, section 5.3)
+at a size of one's own: the more of the random settings come close to the best one, the less the
+choice of them matters.
+"""
+
+import shutil
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from smallvit_jax import finetune, inputs
+from smallvit_jax.compare import Row, Training, as_csv, check_plans
+from smallvit_jax.errors import UserError
+from smallvit_jax.training.files import write_atomically
+from smallvit_jax.training.logs import print_table, write_config, write_result
+from smallvit_jax.training.loop import TrainingDivergedError
+from smallvit_jax.training.stage_folder import finished_result, locked
+from smallvit_jax.variants import Variant, read_variants
+
+OPTIMIZERS = ("adamw", "sgd")
+NEAR = 4.0  # points of error above the best that the paper's text counts as near
+
+
+def run(config: ConfigDict, workdir: Path, data_dir: str | None) -> dict[str, Any]:
+    """Trains every variant with random settings and returns what is in `workdir/result.json`.
+
+    For AdamW and for SGD, `config.sweep.settings` pairs of learning rate and weight decay are
+    drawn, log-uniform in the ranges of `config.sweep`; each of `config.sweep.variants` is trained
+    with all of them, in `VARIANT/OPTIMIZER/setting-N`. Training that diverges counts with the error
+    of guessing. Runs that are done are not repeated, and with more settings or variants only what
+    is new is trained. Only their figures are kept, not their weights. Writes `sweep.csv`, also on
+    the way, and `sweep.png` beside the result.
+    """
+    s = config.sweep
+    variants = read_variants(s.variants)
+    asked = {"variants": [variant.name for variant in variants], "settings": s.settings}
+    used = {k: config[k].to_dict() for k in ("dataset", "model", "finetune", "runtime")}
+    used["seed"] = config.seed
+    used["sweep"] = {k: v for k, v in s.items() if k not in asked}
+    done = finished_result(workdir, used)
+    if done and all(done[key] == value for key, value in asked.items()):
+        print(f"the sweep is done already: {workdir}")
+        _show(done, workdir)
+        return done
+    for variant in variants:
+        if variant.pretrains:
+            raise UserError(
+                f'sweep.variants has "{variant.name}", but a sweep trains with labels alone; leave '
+                "ssl out"
+            )
+    trainings = [
+        _training(config, variant, optimizer, number, workdir)
+        for number in range(s.settings)  # outside, so that what is there early is comparable
+        for variant in variants
+        for optimizer in OPTIMIZERS
+    ]
+    check_plans(trainings[: len(variants) * len(OPTIMIZERS)], data_dir)
+    classes = inputs.load_data(config, data_dir).info.num_classes
+    with locked(workdir):
+        write_config(workdir, used)
+        rows: list[Row] = []
+        for row in _run_all(trainings, data_dir, guessing=100 - 100 / classes):
+            rows.append(row)
+            if jax.process_index() == 0:
+                write_atomically(workdir / "sweep.csv", as_csv(rows))
+        result = {
+            "job": "sweep",
+            "dataset": config.dataset.name,
+            "seed": config.seed,
+            **asked,
+            "about": {variant.name: variant.about for variant in variants},
+            "sweep": summarize(rows),
+            "runs": rows,
+            "seconds": round(sum(row["seconds"] for row in rows), 1),
+        }
+        if jax.process_index() == 0:
+            from smallvit_jax.reporting.sweep_page import draw_sweep
+
+            draw_sweep(result).savefig(workdir / "sweep.png", dpi=150)
+        result = write_result(workdir, result)
+    _show(result, workdir)
+    return result
+
+
+def draw_setting(config: ConfigDict, optimizer: str, number: int) -> tuple[float, float]:
+    """Learning rate and weight decay of a setting: a function of seed, optimiser and number, the
+    same for all variants."""
+    s = config.sweep
+    ranges = (s[f"{optimizer}_lr"], s[f"{optimizer}_weight_decay"])
+    random = np.random.default_rng([config.seed, zlib.crc32(optimizer.encode()), number])
+    low, high = np.log(ranges).T
+    lr, decay = np.exp(random.uniform(low, high))
+    return float(lr), float(decay)
+
+
+def _training(
+    config: ConfigDict, variant: Variant, optimizer: str, number: int, workdir: Path
+) -> Training:
+    own = variant.config(config, config.seed)
+    own.finetune.optimizer.name = optimizer
+    own.finetune.optimizer.lr, own.finetune.optimizer.weight_decay = draw_setting(
+        config, optimizer, number
+    )
+    folder = workdir / variant.name / optimizer / f"setting-{number:03}"
+    return Training(variant, config.seed, own, folder)
+
+
+def _run_all(trainings: Sequence[Training], data_dir: str | None, guessing: float) -> Iterator[Row]:
+    for number, training in enumerate(trainings, start=1):
+        o = training.config.finetune.optimizer
+        print(
+            f"[{number}/{len(trainings)}] {training.variant.name}, {o.name}, learning rate "
+            f"{o.lr:.2g}, weight decay {o.weight_decay:.2g}",
+            flush=True,
+        )
+        try:
+            result = finetune.run(training.config, training.folder, data_dir)
+        except TrainingDivergedError as error:
+            print(f"counted as guessing: {error}", flush=True)
+            figures = {"test_top1": 100 - guessing, "diverged": str(error), "seconds": 0.0}
+            result = write_result(training.folder, {"job": "finetune", **figures})
+        shutil.rmtree(training.folder / "checkpoints", ignore_errors=True)
+        yield {
+            "variant": training.variant.name,
+            "optimizer": o.name,
+            "setting": int(training.folder.name.removeprefix("setting-")),
+            "lr": o.lr,
+            "weight_decay": o.weight_decay,
+            "error": 100 - result["test_top1"],
+            "diverged": "diverged" in result,
+            "seconds": result["seconds"],
+        }
+
+
+def summarize(rows: Sequence[Row]) -> list[Row]:
+    """For each variant and optimiser: the least and the median error in %, the setting of the
+    least, and the share in % of settings whose error is at most `NEAR` points above it."""
+    found = []
+    for variant, optimizer in dict.fromkeys((row["variant"], row["optimizer"]) for row in rows):
+        here = [r for r in rows if (r["variant"], r["optimizer"]) == (variant, optimizer)]
+        errors = np.array([row["error"] for row in here])
+        best = here[int(errors.argmin())]
+        found.append(
+            {
+                "variant": variant,
+                "optimizer": optimizer,
+                "settings": len(here),
+                "best_error": best["error"],
+                "median_error": float(np.median(errors)),
+                "near_best": float(np.mean(errors <= best["error"] + NEAR) * 100),
+                "diverged": sum(row["diverged"] for row in here),
+                "best_lr": best["lr"],
+                "best_weight_decay": best["weight_decay"],
+            }
+        )
+    return found
+
+
+def _show(result: Mapping[str, Any], workdir: Path) -> None:
+    from smallvit_jax.reporting.sweep_page import sweep_table
+
+    head, rows = sweep_table(result)
+    print_table(f"test error on {result['dataset']} in %", [head, *rows])
+    print(f"  each setting: {workdir}/sweep.csv, distribution of errors: {workdir}/sweep.png")
