@@ -2,7 +2,8 @@
 
 import csv
 import io
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,7 +16,7 @@ from smallvit_jax.errors import UserError
 from smallvit_jax.evaluation.flops import ModelSize, model_size
 from smallvit_jax.training.files import write_atomically
 from smallvit_jax.training.logs import print_table, read_metrics, write_config, write_result
-from smallvit_jax.training.stage_folder import finished_result, locked
+from smallvit_jax.training.stage_folder import FolderInUseError, finished_result, locked
 from smallvit_jax.validation import validate
 from smallvit_jax.variants import Variant, read_variants
 
@@ -23,8 +24,9 @@ Row = dict[str, Any]
 
 
 class Training(NamedTuple):
-    """One variant with one seed."""
+    """A training to do: a variant with a seed, and the name that is shown."""
 
+    name: str
     variant: Variant
     seed: int
     config: ConfigDict
@@ -37,7 +39,8 @@ def run(config: ConfigDict, workdir: Path, data_dir: str | None) -> dict[str, An
     Each of `config.compare.variants` is trained with the same labels for the same number of steps
     in `VARIANT/seed-S/finetune`; those with "ssl" are pre-trained first, on all images, in
     `VARIANT/seed-S/pretrain`. Runs that are done are not repeated, one that was interrupted
-    continues, and variants and seeds may be added later. Writes `comparison.csv` (a row for each
+    continues, and variants and seeds may be added later. The same command given twice at once
+    shares the work: neither takes up what the other is at. Writes `comparison.csv` (a row for each
     variant), `runs.csv` (for each training) and `comparison.png` beside the result; the first two
     also on the way. Raises `UserError` before anything runs for a variant that makes no sense.
     """
@@ -55,34 +58,37 @@ def run(config: ConfigDict, workdir: Path, data_dir: str | None) -> dict[str, An
         _show(done, workdir)
         return done
     trainings = [
-        Training(v, seed, v.config(config, seed), workdir / v.name / f"seed-{seed}")
+        Training(
+            name=f"{v.name}, seed {seed}",
+            variant=v,
+            seed=seed,
+            config=v.config(config, seed),
+            folder=workdir / v.name / f"seed-{seed}",
+        )
         for seed in c.seeds  # outside, so that what is there early is comparable
         for v in variants
     ]
     sizes = check_plans(trainings[: len(variants)], data_dir)
-    with locked(workdir):
-        write_config(workdir, used)
-        rows: list[Row] = []
-        for row in _run_all(trainings, data_dir, c.targets):
-            rows.append(row)
-            comparison = summarize(rows, sizes, c.targets)
-            if jax.process_index() == 0:
-                write_atomically(workdir / "comparison.csv", as_csv(comparison))
-                write_atomically(workdir / "runs.csv", as_csv(map(_without_curve, rows)))
-        result = {
-            "job": "compare",
-            "dataset": config.dataset.name,
-            **asked,
-            "about": {variant.name: variant.about for variant in variants},
-            "comparison": comparison,
-            "runs": rows,
-            "seconds": round(sum(row["seconds"] for row in rows), 1),
-        }
+    write_config(workdir, used)
+    for rows in run_each(trainings, lambda training: _train(training, data_dir, c.targets)):
+        comparison = summarize(rows, sizes, c.targets)
         if jax.process_index() == 0:
-            from smallvit_jax.reporting.compared_variants import draw_accuracies
+            write_atomically(workdir / "comparison.csv", as_csv(comparison))
+            write_atomically(workdir / "runs.csv", as_csv(map(_without_curve, rows)))
+    result = {
+        "job": "compare",
+        "dataset": config.dataset.name,
+        **asked,
+        "about": {variant.name: variant.about for variant in variants},
+        "comparison": comparison,
+        "runs": rows,
+        "seconds": round(sum(row["seconds"] for row in rows), 1),
+    }
+    if jax.process_index() == 0:
+        from smallvit_jax.reporting.compared_variants import draw_accuracies
 
-            draw_accuracies(result).savefig(workdir / "comparison.png", dpi=150)
-        result = write_result(workdir, result)
+        draw_accuracies(result).savefig(workdir / "comparison.png", dpi=150)
+    result = write_result(workdir, result)
     _show(result, workdir)
     return result
 
@@ -103,20 +109,41 @@ def check_plans(trainings: Sequence[Training], data_dir: str | None) -> dict[str
     return sizes
 
 
-def _run_all(
-    trainings: Sequence[Training], data_dir: str | None, targets: Sequence[float]
-) -> Iterator[Row]:
-    for number, training in enumerate(trainings, start=1):
-        print(
-            f"[{number}/{len(trainings)}] {training.variant.name}, seed {training.seed}", flush=True
-        )
-        stages, start = [], None
-        if training.variant.pretrains:
-            start = training.folder / "pretrain"
-            stages.append(pretrain.run(training.config, start, data_dir))
-        folder = training.folder / "finetune"
-        stages.append(finetune.run(training.config, folder, data_dir, init_from=start))
-        yield _row(training, stages, read_metrics(folder), targets)
+def run_each(
+    trainings: Sequence[Training], train: Callable[[Training], Row]
+) -> Iterator[list[Row]]:
+    """Runs `train` on every training, in turn, and yields the rows so far after each.
+
+    A training that another process is at is left to it and looked at again later, when it is done.
+    """
+    rows: dict[int, Row] = {}
+    while len(rows) < len(trainings):
+        before = len(rows)
+        for number, training in enumerate(trainings):
+            if number in rows:
+                continue
+            try:
+                with locked(training.folder):
+                    print(f"[{number + 1}/{len(trainings)}] {training.name}", flush=True)
+                    rows[number] = train(training)
+            except FolderInUseError:
+                continue
+            yield [rows[number] for number in sorted(rows)]
+        if len(rows) == before:
+            time.sleep(_SECONDS_BETWEEN_LOOKS)
+
+
+_SECONDS_BETWEEN_LOOKS = 2.0
+
+
+def _train(training: Training, data_dir: str | None, targets: Sequence[float]) -> Row:
+    stages, start = [], None
+    if training.variant.pretrains:
+        start = training.folder / "pretrain"
+        stages.append(pretrain.run(training.config, start, data_dir))
+    folder = training.folder / "finetune"
+    stages.append(finetune.run(training.config, folder, data_dir, init_from=start))
+    return _row(training, stages, read_metrics(folder), targets)
 
 
 def _row(

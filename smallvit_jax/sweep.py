@@ -7,7 +7,7 @@ choice of them matters.
 
 import shutil
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,12 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from smallvit_jax import finetune, inputs
-from smallvit_jax.compare import Row, Training, as_csv, check_plans
+from smallvit_jax.compare import Row, Training, as_csv, check_plans, run_each
 from smallvit_jax.errors import UserError
 from smallvit_jax.training.files import write_atomically
 from smallvit_jax.training.logs import print_table, write_config, write_result
 from smallvit_jax.training.loop import TrainingDivergedError
-from smallvit_jax.training.stage_folder import finished_result, locked
+from smallvit_jax.training.stage_folder import finished_result
 from smallvit_jax.variants import Variant, read_variants
 
 OPTIMIZERS = ("adamw", "sgd")
@@ -33,10 +33,10 @@ def run(config: ConfigDict, workdir: Path, data_dir: str | None) -> dict[str, An
 
     For AdamW and for SGD, `config.sweep.settings` pairs of learning rate and weight decay are
     drawn, log-uniform in the ranges of `config.sweep`; each of `config.sweep.variants` is trained
-    with all of them, in `VARIANT/OPTIMIZER/setting-N`. Training that diverges counts with the error
-    of guessing. Runs that are done are not repeated, and with more settings or variants only what
-    is new is trained. Only their figures are kept, not their weights. Writes `sweep.csv`, also on
-    the way, and `sweep.png` beside the result.
+    with all of them, in `VARIANT/OPTIMIZER/setting-N/finetune`. Training that diverges counts with
+    the error of guessing. Runs that are done are not repeated, with more settings or variants only
+    what is new is trained, and the same command given twice at once shares the work. Only figures
+    are kept, not weights. Writes `sweep.csv`, also on the way, and `sweep.png` beside the result.
     """
     s = config.sweep
     variants = read_variants(s.variants)
@@ -63,28 +63,26 @@ def run(config: ConfigDict, workdir: Path, data_dir: str | None) -> dict[str, An
     ]
     check_plans(trainings[: len(variants) * len(OPTIMIZERS)], data_dir)
     classes = inputs.load_data(config, data_dir).info.num_classes
-    with locked(workdir):
-        write_config(workdir, used)
-        rows: list[Row] = []
-        for row in _run_all(trainings, data_dir, guessing=100 - 100 / classes):
-            rows.append(row)
-            if jax.process_index() == 0:
-                write_atomically(workdir / "sweep.csv", as_csv(rows))
-        result = {
-            "job": "sweep",
-            "dataset": config.dataset.name,
-            "seed": config.seed,
-            **asked,
-            "about": {variant.name: variant.about for variant in variants},
-            "sweep": summarize(rows),
-            "runs": rows,
-            "seconds": round(sum(row["seconds"] for row in rows), 1),
-        }
+    write_config(workdir, used)
+    guessing = 100 - 100 / classes
+    for rows in run_each(trainings, lambda training: _train(training, data_dir, guessing)):
         if jax.process_index() == 0:
-            from smallvit_jax.reporting.sweep_page import draw_sweep
+            write_atomically(workdir / "sweep.csv", as_csv(rows))
+    result = {
+        "job": "sweep",
+        "dataset": config.dataset.name,
+        "seed": config.seed,
+        **asked,
+        "about": {variant.name: variant.about for variant in variants},
+        "sweep": summarize(rows),
+        "runs": rows,
+        "seconds": round(sum(row["seconds"] for row in rows), 1),
+    }
+    if jax.process_index() == 0:
+        from smallvit_jax.reporting.sweep_page import draw_sweep
 
-            draw_sweep(result).savefig(workdir / "sweep.png", dpi=150)
-        result = write_result(workdir, result)
+        draw_sweep(result).savefig(workdir / "sweep.png", dpi=150)
+    result = write_result(workdir, result)
     _show(result, workdir)
     return result
 
@@ -104,39 +102,39 @@ def _training(
     config: ConfigDict, variant: Variant, optimizer: str, number: int, workdir: Path
 ) -> Training:
     own = variant.config(config, config.seed)
-    own.finetune.optimizer.name = optimizer
-    own.finetune.optimizer.lr, own.finetune.optimizer.weight_decay = draw_setting(
-        config, optimizer, number
+    lr, decay = draw_setting(config, optimizer, number)
+    o = own.finetune.optimizer
+    o.name, o.lr, o.weight_decay = optimizer, lr, decay
+    return Training(
+        name=f"{variant.name}, {optimizer}, learning rate {lr:.2g}, weight decay {decay:.2g}",
+        variant=variant,
+        seed=config.seed,
+        config=own,
+        folder=workdir / variant.name / optimizer / f"setting-{number:03}",
     )
-    folder = workdir / variant.name / optimizer / f"setting-{number:03}"
-    return Training(variant, config.seed, own, folder)
 
 
-def _run_all(trainings: Sequence[Training], data_dir: str | None, guessing: float) -> Iterator[Row]:
-    for number, training in enumerate(trainings, start=1):
-        o = training.config.finetune.optimizer
-        print(
-            f"[{number}/{len(trainings)}] {training.variant.name}, {o.name}, learning rate "
-            f"{o.lr:.2g}, weight decay {o.weight_decay:.2g}",
-            flush=True,
-        )
-        try:
-            result = finetune.run(training.config, training.folder, data_dir)
-        except TrainingDivergedError as error:
-            print(f"counted as guessing: {error}", flush=True)
-            figures = {"test_top1": 100 - guessing, "diverged": str(error), "seconds": 0.0}
-            result = write_result(training.folder, {"job": "finetune", **figures})
-        shutil.rmtree(training.folder / "checkpoints", ignore_errors=True)
-        yield {
-            "variant": training.variant.name,
-            "optimizer": o.name,
-            "setting": int(training.folder.name.removeprefix("setting-")),
-            "lr": o.lr,
-            "weight_decay": o.weight_decay,
-            "error": 100 - result["test_top1"],
-            "diverged": "diverged" in result,
-            "seconds": result["seconds"],
-        }
+def _train(training: Training, data_dir: str | None, guessing: float) -> Row:
+    o = training.config.finetune.optimizer
+    folder = training.folder
+    stage = folder / "finetune"
+    try:
+        result = finetune.run(training.config, stage, data_dir)
+    except TrainingDivergedError as error:
+        print(f"counted as guessing: {error}", flush=True)
+        figures = {"test_top1": 100 - guessing, "diverged": str(error), "seconds": 0.0}
+        result = write_result(stage, {"job": "finetune", **figures})
+    shutil.rmtree(stage / "checkpoints", ignore_errors=True)
+    return {
+        "variant": training.variant.name,
+        "optimizer": o.name,
+        "setting": int(folder.name.removeprefix("setting-")),
+        "lr": o.lr,
+        "weight_decay": o.weight_decay,
+        "error": 100 - result["test_top1"],
+        "diverged": "diverged" in result,
+        "seconds": result["seconds"],
+    }
 
 
 def summarize(rows: Sequence[Row]) -> list[Row]:

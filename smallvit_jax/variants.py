@@ -32,12 +32,15 @@ _MEAN = {"model.pool": "mean", "model.pos_embed": "sincos"}
 PARTS = {
     "scratch": Part("the config's model with labels alone"),
     "ssl": Part("pre-trained without labels on all images, then fine-tuned", pretrains=True),
+    "swin": Part("a Swin of its own size", family="swin"),
+    "cait": Part("a CaiT of its own size", family="cait"),
     "mean": Part("fixed sine and cosine positions, mean over the patches, no class token", _MEAN),
+    "impulse3": Part("mean, attention starts as 3 x 3 shifts", _MEAN | {"model.init": "impulse3"}),
+    "impulse5": Part("mean, attention starts as 5 x 5 shifts", _MEAN | {"model.init": "impulse5"}),
+    "mimetic": Part("mean, mimetic initialisation", _MEAN | {"model.init": "mimetic"}),
     "conv": Part(
         "convolutional stem, one block fewer", {"model.stem": "conv", "model.depth": _one_fewer}
     ),
-    "swin": Part("a Swin of its own size", family="swin"),
-    "cait": Part("a CaiT of its own size", family="cait"),
 }
 
 

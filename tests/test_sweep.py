@@ -35,7 +35,7 @@ def test_settings_fill_their_ranges_evenly_in_the_logarithm():
         exponents.T, (config.sweep.sgd_lr, config.sweep.sgd_weight_decay), strict=True
     ):
         place = (values - np.log(low)) / (np.log(high) - np.log(low))
-        assert 0 <= place.min() and place.max() <= 1
+        assert place.min() >= 0 and place.max() <= 1
         # Of a uniform distribution: mean .5, with a deviation of .29 / 20 = .014; variance 1/12.
         assert abs(place.mean() - 0.5) < 0.06 and abs(place.var() - 1 / 12) < 0.015
     assert draw_setting(config, "sgd", 3) == tuple(drawn[3])
@@ -83,13 +83,13 @@ def test_a_sweep_continues_grows_and_counts_divergence_as_guessing(
         with monkeypatch.context() as patched:
             patched.setattr(finetune, "run", diverge_and_stop)
             assert sweep(workdir, sweep__settings=2) == 130
-        first = ["scratch/adamw/setting-000", "scratch/sgd/setting-000"]
-        assert started == [*first, "scratch/adamw/setting-001"]
+        first = ["scratch/adamw/setting-000/finetune", "scratch/sgd/setting-000/finetune"]
+        assert started == [*first, "scratch/adamw/setting-001/finetune"]
         kept = [(workdir / name / "result.json").stat().st_mtime_ns for name in first]
         assert sweep(workdir) == 0
         assert sweep(workdir, sweep__settings=2) == 0
     assert kept == [(workdir / name / "result.json").stat().st_mtime_ns for name in first]
-    assert not list(workdir.glob("*/*/*/checkpoints"))
+    assert not list(workdir.glob("*/*/*/*/checkpoints"))
 
     result = read_json(workdir / "result.json")
     runs = result["runs"]
@@ -98,7 +98,7 @@ def test_a_sweep_continues_grows_and_counts_divergence_as_guessing(
     ]
     assert runs[1]["error"] == 90  # of ten classes
     for run in (runs[0], *runs[2:]):
-        stage = workdir / f"scratch/{run['optimizer']}/setting-{run['setting']:03}"
+        stage = workdir / f"scratch/{run['optimizer']}/setting-{run['setting']:03}/finetune"
         assert run["error"] == pytest.approx(100 - read_metrics(stage, "test")[-1]["top1"])
         optimizer = read_json(stage / "config.json")["finetune"]["optimizer"]
         config = default_config()

@@ -39,6 +39,7 @@ def test_scratch_changes_nothing_and_a_convolutional_stem_takes_a_blocks_place()
 def test_structured_initialisation_brings_the_model_that_it_needs():
     mean = {"model.pool": "mean", "model.pos_embed": "sincos"}
     assert changes("mean") == mean
+    assert changes("mean+impulse3") == changes("impulse3") == mean | {"model.init": "impulse3"}
 
 
 def test_another_family_has_its_own_size_whatever_the_configs_model_has():
@@ -65,6 +66,10 @@ def test_every_part_sets_fields_that_there_are(name):
         ("scratch,conv,scratch", 'has "scratch" more than once'),
         ("ssl+conv,conv+ssl", 'has "ssl+conv" more than once'),
         ("scratch+ssl", 'cannot be both "scratch" and "ssl"'),
+        (
+            "impulse3+mimetic",
+            '"impulse3" and "mimetic", which set model.init to impulse3 and mimetic',
+        ),
         ("swin+cait", '"swin" and "cait", which set model.name to swin and cait'),
         ("scratch+dataset.root=x", 'sets "dataset.root"'),
         ("scratch+model.widht=3", 'sets "model.widht" (did you mean "model.width"?)'),

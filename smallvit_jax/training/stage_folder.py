@@ -24,6 +24,10 @@ _NOT_FREE = ("runtime.precision",)
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # of some network file systems
 
 
+class FolderInUseError(UserError):
+    """Another run works in the folder at this moment."""
+
+
 def finished_result(folder: Path, config: Mapping[str, Any]) -> dict[str, Any] | None:
     """The result of a stage that is done, None if it is not; raises as `check_folder` does."""
     check_folder(folder, config)
@@ -90,7 +94,7 @@ def _is_checkpoint(name: str) -> bool:
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Inside, no other run can work in the folder; raises `UserError` if one does.
+    """Inside, no other run can work in the folder; raises `FolderInUseError` if one does.
 
     The lock ends with the process, however that ends. Of several processes the first holds it, and
     all of them raise.
@@ -122,7 +126,7 @@ def _lock(folder: Path) -> int:
     except BlockingIOError:
         holder = os.read(lock, 200).decode(errors="replace").strip()
         os.close(lock)
-        raise UserError(
+        raise FolderInUseError(
             f"{folder} is in use by another run ({holder or 'unknown process'}); wait for it or "
             "stop it, or choose another --workdir"
         ) from None
