@@ -73,14 +73,12 @@ class Variant:
         for part in self.parts:
             if part.family:
                 _reset_model(config, part.family)
-        for path, value in self._fields().items():
+        fields = [field for part in self.parts for field in part.fields.items()]
+        for path, value in sorted(fields, key=lambda field: callable(field[1])):
             _change(config, path, value)
         for path, text in self.own.items():
             override(config, path, text)
         return config
-
-    def _fields(self) -> dict[str, Any]:
-        return {path: value for part in self.parts for path, value in part.fields.items()}
 
 
 def read_variants(text: str) -> list[Variant]:
@@ -147,7 +145,9 @@ def _check_parts(text: str, names: list[str]) -> None:
     wanted: dict[str, tuple[str, Any]] = {}
     for name in names:
         part = PARTS[name]
-        fields = {**part.fields, **({"model.name": part.family} if part.family else {})}
+        fields = {path: value for path, value in part.fields.items() if not callable(value)}
+        if part.family:
+            fields["model.name"] = part.family
         for path, value in fields.items():
             other, before = wanted.setdefault(path, (name, value))
             if before != value:

@@ -8,6 +8,7 @@ import pytest
 from smallvit_jax.config import MODELS, default_config, leaves
 from smallvit_jax.data.datasets import DATASETS
 from smallvit_jax.inputs import model_options
+from smallvit_jax.variants import PARTS
 
 TEXT = pathlib.Path(__file__).parents[1] / "docs" / "coming_from_the_reference.md"
 
@@ -95,6 +96,12 @@ def test_values_of_models_are_those_of_the_presets(model):
     heads = tuple(resolved["heads"] * 2**stage for stage in range(len(depths)))
     assert numbers(cells["model.heads"]) == heads
     assert cells["blocks for the class token"] == str(resolved.get("class_depth", "none"))
+
+
+def test_the_page_on_comparisons_names_every_part():
+    lines = (TEXT.parent / "comparing.md").read_text(encoding="utf-8").splitlines()
+    for name, part in PARTS.items():
+        assert f"| `{name}` | {part.about} |" in lines
 
 
 def test_values_of_datasets_are_those_of_the_table():
