@@ -149,8 +149,8 @@ def _model() -> ml_collections.ConfigDict:
     # how a cait with it keeps patches from attending to themselves: masked (behind the mixing of
     # heads) | released (a score of -1e-9 before it, as the published code)
     model.lsa_mask = placeholder(str)
-    # how an image becomes tokens: patchify (the reference's) | conv (a few convolutions); None: the
-    # family's (patchify)
+    # how an image becomes tokens: patchify (the reference's) | conv (a few convolutions) | spt
+    # (each patch with what lies half a patch away); None: the family's (patchify)
     model.stem = placeholder(str)
     # what normalises behind each convolution of the stem: batch | layer; None: batch
     model.stem_norm = placeholder(str)
@@ -159,6 +159,8 @@ def _model() -> ml_collections.ConfigDict:
     model.stem_channels = placeholder(tuple)
     # strides of them, 1 or 2, whose product is the patch size; None: by the patch size
     model.stem_strides = placeholder(tuple)
+    # directions that spt looks in: 4 (diagonal) | 8; None: 4
+    model.spt_directions = placeholder(int)
     # reference (normal, std .02) | fan_in (std 1/sqrt(fan in), for narrow models) | of a vit with
     # pool mean and pos_embed sincos, attention like a convolution's: impulse3 | impulse5 (to one
     # patch of a 3 x 3 or 5 x 5 neighbourhood per head) | mimetic (to similar patches) |

@@ -263,10 +263,11 @@ _RULES = {
     "model.mlp_ratio": _POSITIVE,
     "model.drop_path": _BELOW_ONE,
     "model.lsa_mask": _one_of("masked", "released"),
-    "model.stem": _one_of("patchify", "conv"),
+    "model.stem": _one_of("patchify", "conv", "spt"),
     "model.stem_norm": _one_of("batch", "layer"),
     "model.stem_channels": _list_of("whole numbers, each at least 1", _is_count),
     "model.stem_strides": _list_of("ones and twos", lambda value: value in (1, 2)),
+    "model.spt_directions": Rule("4 or 8", lambda value: value in (4, 8)),
     "model.init": _one_of(
         *("reference", "fan_in", "impulse3", "impulse5", "mimetic", "mimetic_released")
     ),

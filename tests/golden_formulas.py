@@ -79,11 +79,3 @@ def hashed(name: str, shape: tuple[int, ...], amplitude: float) -> np.ndarray:
     z *= np.uint32(0x846CA68B)
     z ^= z >> np.uint32(16)
     return (amplitude * (z * (2 / 2**32) - 1)).reshape(shape).astype(np.float32)
-
-
-def hashed_case(case: dict) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """The parameters (PyTorch names and layouts) and the input of a case of `spt_lsa.json`."""
-    weights = {name: hashed(name, tuple(shape), 0.1) for name, shape in case["params"].items()}
-    for name in case["norms"]:
-        weights[name] = weights[name] + np.float32(1)
-    return weights, hashed(f"input:{case['input']}", tuple(case["input_shape"]), 1.0)

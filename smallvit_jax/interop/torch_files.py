@@ -95,6 +95,11 @@ def infer_model(weights: Mapping[str, np.ndarray], source: str) -> dict[str, Any
             f"{source} is of a model with a convolutional stem, which the reference does not have; "
             "weights alone do not tell its strides, so use the checkpoint that they came from"
         )
+    if "patch_embed.project.weight" in weights:
+        raise UserError(
+            f"{source} is of a model with shifted patches, which the reference does not have; use "
+            "the checkpoint that the weights came from"
+        )
     first = ", ".join(list(weights)[:3])
     raise UserError(
         f"{source} is of no model known here (its first entries are {first}); "

@@ -62,6 +62,7 @@ class CaiT(nnx.Module):
         stem_norm: str | None = None,
         stem_channels: tuple[int, ...] | None = None,
         stem_strides: tuple[int, ...] | None = None,
+        spt_directions: int | None = None,
         lsa: bool = False,
         lsa_mask: str = "masked",
         init: str = "reference",
@@ -87,6 +88,7 @@ class CaiT(nnx.Module):
             stem_norm=stem_norm,
             stem_channels=stem_channels,
             stem_strides=stem_strides,
+            spt_directions=spt_directions,
             dtype=dtype,
             rngs=rngs,
         )

@@ -21,14 +21,14 @@ Tokens = Float[Array, "batch tokens width"]
 LAYER_NORM_EPSILON = 1e-6  # the reference's, in every family (models/vit.py, swin.py:542, cait.py)
 
 
-def layer_norm(width: int, *, dtype, rngs: nnx.Rngs) -> nnx.LayerNorm:
+def layer_norm(
+    width: int, *, epsilon: float = LAYER_NORM_EPSILON, dtype, rngs: nnx.Rngs
+) -> nnx.LayerNorm:
     """LayerNorm with float32 statistics in the two-pass form.
 
     Flax's default E[x²] - E[x]² loses the small variances that the tiny epsilon is there for.
     """
-    return nnx.LayerNorm(
-        width, epsilon=LAYER_NORM_EPSILON, dtype=dtype, use_fast_variance=False, rngs=rngs
-    )
+    return nnx.LayerNorm(width, epsilon=epsilon, dtype=dtype, use_fast_variance=False, rngs=rngs)
 
 
 @jax.custom_vjp
@@ -94,7 +94,7 @@ def drop_path(
 
 
 def cut_patches(
-    images: Float[Array, "batch height width 3"], patch_size: int
+    images: Float[Array, "batch height width channels"], patch_size: int
 ) -> Float[Array, "batch patches values"]:
     """Square patches, row by row, each flattened in the order (row, column, channel)."""
     batch, height, width, channels = images.shape

@@ -15,9 +15,11 @@ from jaxtyping import Array, Float
 from smallvit_jax.errors import UserError, did_you_mean
 from smallvit_jax.models.batch_norm import BatchNorm
 from smallvit_jax.models.layers import Linear, Tokens, layer_norm
+from smallvit_jax.models.shifted_patches import ShiftedPatches
 
-STEMS = ("patchify", "conv")
+STEMS = ("patchify", "conv", "spt")
 STEM_NORMS = ("batch", "layer")
+SHIFT_DIRECTIONS = (4, 8)
 _CONV_OPTIONS = ("stem_norm", "stem_channels", "stem_strides")
 
 
@@ -39,25 +41,32 @@ def make_stem(
     stem_norm: str | None = None,
     stem_channels: tuple[int, ...] | None = None,
     stem_strides: tuple[int, ...] | None = None,
+    spt_directions: int | None = None,
     dtype,
     rngs: nnx.Rngs,
 ) -> nnx.Module:
     """Builds a module `stem(images, *, train=False) -> tokens`, one per patch, row by row.
 
     Args:
-      stem: "patchify" or "conv".
+      stem: "patchify", "conv" or "spt".
       patchify: makes the family's own patch embedding.
-      normed: whether a LayerNorm follows the tokens of other stems, as it does in the family's own.
+      normed: whether a LayerNorm follows the tokens of the convolutional stem, as it does in the
+        family's own.
       stem_norm, stem_channels, stem_strides: of the convolutional stem; None: "batch" and the
         rule of `conv_stack`.
+      spt_directions: of the shifted patches, 4 or 8; None: 4.
 
     Raises:
       UserError: unknown name, or options that do not fit together.
     """
     given = {"stem_norm": stem_norm, "stem_channels": stem_channels, "stem_strides": stem_strides}
+    given["spt_directions"] = spt_directions
     options = resolve_stem(stem, patch_size, width, given)
     if stem == "patchify":
         return patchify()
+    if stem == "spt":
+        directions = options["spt_directions"]
+        return ShiftedPatches(patch_size, 3, width, directions, dtype=dtype, rngs=rngs)
     return ConvStem(
         image_size,
         width,
@@ -82,6 +91,15 @@ def resolve_stem(stem: str, patch_size: int, width: int, given: dict[str, Any]) 
                     f'model.{option} is for the convolutional stem, but model.stem is "{stem}"; '
                     "set model.stem=conv or leave the option out."
                 )
+    directions = given.get("spt_directions")
+    if stem != "spt" and directions is not None:
+        raise UserError(
+            f'model.spt_directions is for shifted patches, but model.stem is "{stem}"; set '
+            "model.stem=spt or leave the option out."
+        )
+    if stem == "spt":
+        return {"spt_directions": _check_shifts(patch_size, directions or SHIFT_DIRECTIONS[0])}
+    if stem == "patchify":
         return {}
     norm = given.get("stem_norm") or "batch"
     if norm not in STEM_NORMS:
@@ -96,6 +114,17 @@ def resolve_stem(stem: str, patch_size: int, width: int, given: dict[str, Any]) 
         "stem_channels": stack.channels,
         "stem_strides": stack.strides,
     }
+
+
+def _check_shifts(patch_size: int, directions: int) -> int:
+    if directions not in SHIFT_DIRECTIONS:
+        raise UserError(f"model.spt_directions is {directions}; choose 4 or 8.")
+    if patch_size < 2:
+        raise UserError(
+            "model.stem=spt shifts the image by half a patch, and model.patch_size is 1; choose at "
+            "least 2."
+        )
+    return directions
 
 
 def conv_stack(

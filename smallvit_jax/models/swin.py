@@ -1,5 +1,8 @@
 """The reference's Swin transformer: attention in shifted windows, three stages, mean pooling."""
 
+import functools
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,6 +20,7 @@ from smallvit_jax.models.layers import (
     drop_path,
     layer_norm,
 )
+from smallvit_jax.models.shifted_patches import ShiftedMerging, ShiftedPatches
 from smallvit_jax.models.stems import make_stem
 from smallvit_jax.models.window_attention import Grid, WindowAttention
 
@@ -35,6 +39,8 @@ class Swin(nnx.Module):
     Windows and shifts follow from `image_size` and stay the same at other sizes. A grid that is no
     multiple of its window is padded with zeros behind the first norm, and in the reference these
     take part in the attention; `window_padding="masked"` shuts them out.
+
+    With `stem="spt"` patches are merged with their surroundings, too, as SPT_LSA_ViT does.
     """
 
     PATCHES_PER_SIDE = 16  # of small images
@@ -56,6 +62,7 @@ class Swin(nnx.Module):
         stem_norm: str | None = None,
         stem_channels: tuple[int, ...] | None = None,
         stem_strides: tuple[int, ...] | None = None,
+        spt_directions: int | None = None,
         lsa: bool = False,
         init: str = "reference",
         dtype=jnp.float32,
@@ -79,9 +86,15 @@ class Swin(nnx.Module):
             stem_norm=stem_norm,
             stem_channels=stem_channels,
             stem_strides=stem_strides,
+            spt_directions=spt_directions,
             dtype=dtype,
             rngs=rngs,
         )
+        merging = functools.partial(PatchMerging, **shared)
+        if isinstance(self.patch_embed, ShiftedPatches):
+            start = {"kernel_init": shared["scheme"].kernel, "dtype": dtype, "rngs": rngs}
+            directions = self.patch_embed.directions
+            merging = functools.partial(ShiftedMerging, directions=directions, **start)
         rates = iter(np.linspace(0.0, drop_path, sum(depths)).tolist())
         self.layers = nnx.List(
             Stage(
@@ -90,7 +103,7 @@ class Swin(nnx.Module):
                 grid // 2**i,
                 mlp_ratio,
                 [next(rates) for _ in range(depth)],
-                merge=i + 1 < len(depths),
+                merge=merging if i + 1 < len(depths) else None,
                 mask_padding=window_padding == "masked",
                 lsa=lsa,
                 **shared,
@@ -236,7 +249,7 @@ class Stage(nnx.Module):
         mlp_ratio: float,
         drop_path_rates: list[float],
         *,
-        merge: bool,
+        merge: Callable[[int], nnx.Module] | None,
         mask_padding: bool,
         lsa: bool,
         scheme: Scheme,
@@ -260,7 +273,7 @@ class Stage(nnx.Module):
             )
             for i, rate in enumerate(drop_path_rates)
         )
-        self.downsample = PatchMerging(width, **shared) if merge else None
+        self.downsample = None if merge is None else merge(width)
 
 
 class SwinBlock(nnx.Module):

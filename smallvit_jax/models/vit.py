@@ -60,6 +60,7 @@ class ViT(nnx.Module):
         stem_norm: str | None = None,
         stem_channels: tuple[int, ...] | None = None,
         stem_strides: tuple[int, ...] | None = None,
+        spt_directions: int | None = None,
         lsa: bool = False,
         init: str = "reference",
         dtype=jnp.float32,
@@ -92,6 +93,7 @@ class ViT(nnx.Module):
             stem_norm=stem_norm,
             stem_channels=stem_channels,
             stem_strides=stem_strides,
+            spt_directions=spt_directions,
             dtype=dtype,
             rngs=rngs,
         )

@@ -7,46 +7,25 @@ import pytest
 from flax import nnx
 
 from smallvit_jax.errors import UserError
-from smallvit_jax.models import abstract_model, create_model
+from smallvit_jax.models import create_model
 from smallvit_jax.models.cait_attention import TalkingHeads
 from smallvit_jax.models.initializers import get_scheme
 from smallvit_jax.models.layers import Attention
-from smallvit_jax.models.parameters import get_arrays, set_arrays
 from smallvit_jax.models.swin import SwinBlock
 from smallvit_jax.models.window_attention import WindowAttention
 from smallvit_jax.models.windows import window_mask
-from tests.golden_formulas import hashed, hashed_case, read_golden
+from tests.golden_formulas import hashed
+from tests.models.spt_lsa_cases import TOLERANCE, added_parameters, check, fill, read_case
 from tests.reference_traces import quick_jit
-
-TOLERANCE = 1e-5
-SHARED = {"scheme": get_scheme("reference"), "dtype": jnp.float32}
-CASES = read_golden("spt_lsa")
 
 
 def shared() -> dict:
-    return SHARED | {"rngs": nnx.Rngs(0)}
-
-
-def fill(module: nnx.Module, weights: dict[str, np.ndarray]) -> None:
-    """Sets what is given, by our names; biases that are not there are 0."""
-    arrays = get_arrays(module)
-    assert weights.keys() <= arrays.keys()
-    set_arrays(module, {name: weights.get(name, array * 1) for name, array in arrays.items()})
-
-
-def check(case: str, tokens) -> None:
-    """The recorded values and moments of an output."""
-    recorded, tokens = CASES[case]["output"], np.asarray(tokens, np.float64)
-    assert list(tokens.shape) == recorded["shape"]
-    np.testing.assert_allclose(tokens.ravel()[:64], recorded["first64"], atol=TOLERANCE)
-    for name, value in (("mean", tokens.mean()), ("std", tokens.std()), ("last", tokens.flat[-1])):
-        assert value == pytest.approx(recorded[name], abs=TOLERANCE), name
-    assert np.linalg.norm(tokens) == pytest.approx(recorded["l2"], rel=TOLERANCE)
+    return {"scheme": get_scheme("reference"), "dtype": jnp.float32, "rngs": nnx.Rngs(0)}
 
 
 @pytest.mark.parametrize("case", ["vit_attn_base", "vit_attn_lsa_initscale", "vit_attn_lsa"])
 def test_attention_of_the_vit_equals_the_published_code(case):
-    weights, tokens = hashed_case(CASES[case])
+    weights, tokens = read_case(case)
     module = Attention(192, 12, lsa="lsa" in case, **shared())
     names = {
         "scale": "temperature",
@@ -62,7 +41,7 @@ def test_attention_of_the_vit_equals_the_published_code(case):
 
 def test_window_attention_equals_the_published_code():
     case = "swin_attn_lsa_initscale"
-    weights, tokens = hashed_case(CASES[case])
+    weights, tokens = read_case(case)
     module = WindowAttention(96, 3, 4, 0, False, lsa=True, **shared())
     fill(module, {_swin_name(name): _swin_layout(name, w) for name, w in weights.items()})
     check(case, module(tokens.reshape(8, 4, 4, 96)).reshape(8, 16, 96))
@@ -70,7 +49,7 @@ def test_window_attention_equals_the_published_code():
 
 @pytest.mark.parametrize("case", ["swin_block_shift_base", "swin_block_shift_lsa"])
 def test_block_with_shifted_windows_equals_the_published_code(case):
-    weights, tokens = hashed_case(CASES[case])
+    weights, tokens = read_case(case)
     lsa = case.endswith("lsa")
     block = SwinBlock(96, 3, 4, 2, 2.0, 0.0, mask_padding=False, lsa=lsa, **shared())
     block.norm1.epsilon = block.norm2.epsilon = 1e-5  # theirs
@@ -104,13 +83,13 @@ def talking_heads(weights: dict[str, np.ndarray], lsa: bool, lsa_mask: str) -> T
 
 @pytest.mark.parametrize("case", ["cait_attn_base", "cait_attn_lsa_initscale"])
 def test_talking_heads_equal_the_published_code(case):
-    weights, tokens = hashed_case(CASES[case])
+    weights, tokens = read_case(case)
     check(case, talking_heads(weights, "lsa" in case, "released")(tokens))
 
 
 def test_talking_heads_mask_behind_the_mixing():
     """Written out in numpy."""
-    weights, tokens = hashed_case(CASES["cait_attn_lsa_initscale"])
+    weights, tokens = read_case("cait_attn_lsa_initscale")
     found = talking_heads(weights, True, "masked")(tokens)
     heads = {
         part: (tokens.astype(np.float64) @ kernel.T).reshape(2, 64, 4, 64)
@@ -148,11 +127,7 @@ def test_no_token_of_a_window_sees_itself_unless_it_sees_nothing_else():
 @pytest.mark.parametrize(("name", "added"), [("vit", 9 * 12), ("swin", 90), ("cait", 26 * 4)])
 def test_parameters_that_it_adds(name, added):
     """A temperature per head: 9 blocks of 12 heads; 2 of 3, 6 of 6 and 4 of 12; 26 of 4."""
-    counts = [
-        sum(array.size for array in get_arrays(abstract_model(name, lsa=lsa)).values())
-        for lsa in (False, True)
-    ]
-    assert counts[1] - counts[0] == added
+    assert added_parameters(name, lsa=True) == added
 
 
 TINY = {
