@@ -41,6 +41,7 @@ PARTS = {
     "conv": Part(
         "convolutional stem, one block fewer", {"model.stem": "conv", "model.depth": _one_fewer}
     ),
+    "spt": Part("shifted patches", {"model.stem": "spt"}),
     "lsa": Part("locality self-attention", {"model.lsa": True}),
 }
 
