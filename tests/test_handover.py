@@ -136,3 +136,15 @@ def test_another_patch_size_is_refused(hand_over, family):
         hand_over(small, large)
     sizes = f"model.patch_size = {small['patch_size']} there and {large['patch_size']} here"
     assert f"({sizes}, so the patch embedding does not fit)" in str(caught.value)
+
+
+def test_a_convolutional_stem_goes_to_another_image_size_with_its_statistics(hand_over):
+    """It belongs to the patch size; the running statistics start from those of the old size."""
+    statistics = {f"patch_embed.norms.1.{k}": np.full(4, 3, np.float32) for k in ("mean", "var")}
+    sizes = ({"image_size": 12, "patch_size": 4}, {"image_size": 24, "patch_size": 4})
+    before, after, sentence = hand_over(
+        *(options_of("vit", stem="conv", **size) for size in sizes), **statistics
+    )
+    for name in before.keys() - {"pos_embed"}:
+        np.testing.assert_array_equal(after[name], before[name], err_msg=name)
+    assert "position embeddings resized from 3 x 3 to 6 x 6 patches" in sentence
