@@ -116,7 +116,9 @@ def test_the_teachers_statistics_are_its_own_and_go_where_its_weights_go(recipe)
 
 def test_evaluation_takes_the_running_statistics(recipe):
     """A batch's own would make an image's features depend on its neighbours."""
-    _, folder = recipe
+    family, folder = recipe
+    if family == "cait":
+        pytest.skip("layer norm has no statistics")
     images = (load_split("digits", "test")[0][:3] / 255).astype(np.float32)
     model = smallvit_jax.load_checkpoint(folder / "pretrain")
     first, second = (np.asarray(model(images[[0, i]])) for i in (1, 2))
