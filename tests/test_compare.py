@@ -1,18 +1,23 @@
 """Variants side by side: what is trained when, and a table that follows from the logs."""
 
+import contextlib
 import csv
 
 import numpy as np
 import pytest
 
+from smallvit_jax import compare as compare_job
 from smallvit_jax import finetune
-from smallvit_jax.compare import summarize
+from smallvit_jax.compare import Training, run_each, summarize
+from smallvit_jax.config import default_config
 from smallvit_jax.evaluation.flops import ModelSize
 from smallvit_jax.reporting.compared_variants import (
     comparison_table,
     draw_accuracies,
     draw_learning,
 )
+from smallvit_jax.training.stage_folder import locked
+from smallvit_jax.variants import read_variants
 from tests.reporting.test_page import read
 from tests.tiny_jobs import command, main, quick_compilation, read_json, read_metrics
 
@@ -86,6 +91,35 @@ def test_the_table_has_means_and_deviations_over_seeds():
     by_epoch, by_time = draw_learning(result).axes
     assert [line.get_xydata().tolist() for line in by_epoch.lines] == [[[1, 65], [2, 70]]] * 2
     assert by_time.lines[0].get_xdata().tolist() == pytest.approx([10 / 60, 20 / 60])
+
+
+def test_what_another_process_is_at_is_left_to_it_until_it_is_done(tmp_path, monkeypatch):
+    (variant,) = read_variants("scratch")
+    trainings = [
+        Training(name, variant, 0, default_config(), tmp_path / name) for name in ("a", "b", "c")
+    ]
+    trained, looks = [], []
+
+    def train(training):
+        trained.append(training.name)
+        return {"variant": training.name}
+
+    with contextlib.ExitStack() as other:
+        other.enter_context(locked(tmp_path / "b"))
+
+        def finish_on_the_second_look(seconds):
+            looks.append(seconds)
+            if len(looks) == 2:
+                other.close()
+
+        monkeypatch.setattr(compare_job.time, "sleep", finish_on_the_second_look)
+        tables = list(run_each(trainings, train))
+    assert trained == ["a", "c", "b"] and len(looks) == 2
+    assert [[row["variant"] for row in rows] for rows in tables] == [
+        ["a"],
+        ["a", "c"],
+        ["a", "b", "c"],
+    ]
 
 
 def test_a_comparison_continues_and_grows_and_its_table_follows_from_the_logs(
