@@ -14,6 +14,7 @@ from jaxtyping import Array, Float
 
 from smallvit_jax.errors import UserError, did_you_mean
 from smallvit_jax.models.batch_norm import BatchNorm
+from smallvit_jax.models.convolve import convolve
 from smallvit_jax.models.layers import Linear, Tokens, layer_norm
 from smallvit_jax.models.shifted_patches import ShiftedPatches
 
@@ -216,6 +217,7 @@ class ConvStem(nnx.Module):
                 padding=1,
                 use_bias=False,
                 kernel_init=initializers.normal((2 / channels) ** 0.5),
+                conv_general_dilated=convolve,
                 dtype=dtype,
                 rngs=rngs,
             )
