@@ -249,6 +249,17 @@ def _finetune() -> ml_collections.ConfigDict:
     finetune.augment.mixup_alpha = 1.0  # Beta(alpha, alpha) of mixup; 0: no mixup
     finetune.augment.cutmix_alpha = 1.0  # Beta(alpha, alpha) of cutmix; 0: no cutmix
 
+    # an additional loss: how far apart two tokens of the last grid are (vit, swin, cait)
+    finetune.drloc = ml_collections.ConfigDict()
+    # of the loss, highest at epoch 20, 0 at the start and the end; 0: off
+    finetune.drloc.weight = 0.0
+    # l1 (rows and columns as numbers) | ce (as classes) | cbr (regression by classification)
+    finetune.drloc.loss = "l1"
+    finetune.drloc.pairs = 64  # pairs of tokens per image
+    finetune.drloc.absolute = True  # distances; else signed offsets
+    # numbers from 0 to 1 instead of in tokens, with l1; the loss is that much smaller
+    finetune.drloc.normalize = False
+
     finetune.optimizer = ml_collections.ConfigDict()
     finetune.optimizer.name = "adamw"  # adamw | sgd | lars
     finetune.optimizer.lr = 1e-3  # highest learning rate

@@ -17,6 +17,7 @@ from smallvit_jax.augment.finetune import AugmentSettings, augment_batch
 from smallvit_jax.augment.mixing import mix_batch
 from smallvit_jax.data.batches import BatchOrder
 from smallvit_jax.data.placement import check_batch, make_source
+from smallvit_jax.drloc import Drloc, check_drloc, weight_schedule, without_head
 from smallvit_jax.evaluation.accuracy import classification_figures
 from smallvit_jax.evaluation.forward import Forward
 from smallvit_jax.loading import load_backbone
@@ -73,37 +74,47 @@ def update(
     optimizer: optax.GradientTransformationExtraArgs,
     label_smoothing: float,
     accumulate: int = 1,
+    drloc: Drloc | None = None,
 ) -> tuple[FinetuneState, dict[str, Float[Array, ""]]]:
     """One step from augmented, perhaps mixed images.
 
     `key` is of the drop path; None switches it off. `schedule` holds this step's
     `learning_rate` and `weight_decay`. The accuracy among the metrics is against `labels`, mixed
     or not, as in finetune.py:352-376. The batch is taken in `accumulate` parts, one after another.
+    With `drloc` that loss is added, times the schedule's `drloc_weight`; it needs the `key` too.
     """
+    schedule = dict(schedule)
+    drloc_weight = schedule.pop("drloc_weight", None)
 
     def means_of(part, key):
         images, labels, other_labels = part
 
         def loss_of(params):
             rngs = None if key is None else nnx.Rngs(key)  # NNX wants it made inside the gradient
-            logits, buffers = model(params, state.buffers, images, train=True, rngs=rngs)
-            loss = mixed_loss(logits, labels, other_labels, share, label_smoothing)
-            return loss, (logits, buffers)
+            forward = functools.partial(model, params, state.buffers, images, train=True, rngs=rngs)
+            if drloc is None:
+                logits, buffers = forward()
+            else:
+                (logits, grid), buffers = forward(method="logits_and_grid")
+            losses = {"loss": mixed_loss(logits, labels, other_labels, share, label_smoothing)}
+            if drloc is not None:
+                losses["drloc"] = drloc(params, grid, key)
+                losses["loss"] += drloc_weight * losses["drloc"]
+            return losses["loss"], (losses, logits, buffers)
 
-        (loss, (logits, buffers)), gradients = jax.value_and_grad(loss_of, has_aux=True)(
+        (_, (losses, logits, buffers)), gradients = jax.value_and_grad(loss_of, has_aux=True)(
             state.params
         )
         accuracy = jnp.mean(logits.argmax(axis=-1) == labels, dtype=jnp.float32) * 100
-        return (loss, gradients, accuracy), buffers
+        return (losses, gradients, accuracy), buffers
 
-    (loss, gradients, accuracy), buffers = mean_over_parts(
+    (losses, gradients, accuracy), buffers = mean_over_parts(
         means_of, accumulate, (images, labels, other_labels), key
     )
     updates, optimizer_state = optimizer.update(
         gradients, state.optimizer, state.params, **schedule
     )
-    metrics = {
-        "loss": loss,
+    metrics = losses | {
         "accuracy": accuracy,
         "gradient_norm": optax.tree.norm(gradients),
     }
@@ -139,6 +150,7 @@ def plan(config: ConfigDict, data: inputs.Data) -> Plan:
     )
     check_batch(order, make_mesh(), config.runtime.accumulate)
     options = inputs.model_options(config) | {"num_classes": data.info.num_classes}
+    check_drloc(f.drloc, options)
     augment = augment_settings(config, options["image_size"], data)
     return Plan(images, order, options, augment, make_schedule(config, order.steps_per_epoch))
 
@@ -168,7 +180,11 @@ def run(
     start = init_from or config.finetune.init_from
     if start and not holds_checkpoint(workdir):  # else the stage's own checkpoint holds more
         print(load_backbone(classifier, start, options))
-    model = Functional(classifier)
+    model, drloc = Functional(classifier), None
+    if config.finetune.drloc.weight:
+        drloc_key = runtime.stage_key(config.seed, "drloc")
+        features = classifier.num_features
+        drloc = Drloc(config.finetune.drloc, options, features, dtype=dtype, key=drloc_key)
     optimizer = bind_optimizer(config)
     with make_source(*images, order, mesh, r.data_placement, r.steps_per_dispatch) as source:
         outcome = stage.run_stage(
@@ -176,16 +192,16 @@ def run(
                 folder=workdir,
                 description="fine-tuning" if start else "training from scratch",
                 config=used,
-                step_function=make_step(config, model, optimizer, augment),
+                step_function=make_step(config, model, optimizer, augment, drloc),
                 schedule=schedule,
                 steps_per_epoch=order.steps_per_epoch,
                 batch_size=order.batch_size,
-                params_of=lambda state: state.params | state.buffers,
+                params_of=lambda state: without_head(state.params) | state.buffers,
                 meta={"model": options, **inputs.describe_data(data.info)},
                 evaluate=AccuracyEvaluator(config, model, data, augment, mesh),
                 best_split="validation" if len(data.subsets.validation) else None,
             ),
-            replicate(initial_state(model, optimizer), mesh),
+            replicate(initial_state(model, optimizer, drloc), mesh),
             source,
             runtime.stage_key(config.seed, "finetune"),
             steps_per_dispatch=r.steps_per_dispatch,
@@ -200,10 +216,11 @@ def make_step(
     model: Functional,
     optimizer: optax.GradientTransformationExtraArgs,
     augment: AugmentSettings,
+    drloc: Drloc | None = None,
 ):
     """The step that training compiles: from uint8 images to the next state."""
     a = config.finetune.augment
-    from_images = bind_update(config, model, optimizer)
+    from_images = bind_update(config, model, optimizer, drloc)
 
     def step_function(state, batch, labels, key, schedule):
         augment_key, mix_key, drop_key = jax.random.split(key, 3)
@@ -221,7 +238,10 @@ def make_step(
 
 
 def bind_update(
-    config: ConfigDict, model: Functional, optimizer: optax.GradientTransformationExtraArgs
+    config: ConfigDict,
+    model: Functional,
+    optimizer: optax.GradientTransformationExtraArgs,
+    drloc: Drloc | None = None,
 ):
     """`update` as the config has it, to be called from the state to the schedule row."""
     return functools.partial(
@@ -230,6 +250,7 @@ def bind_update(
         optimizer=optimizer,
         label_smoothing=config.finetune.label_smoothing,
         accumulate=config.runtime.accumulate,
+        drloc=drloc,
     )
 
 
@@ -260,14 +281,17 @@ def augment_settings(config: ConfigDict, image_size: int, data: inputs.Data) -> 
 
 
 def initial_state(
-    model: Functional, optimizer: optax.GradientTransformationExtraArgs
+    model: Functional,
+    optimizer: optax.GradientTransformationExtraArgs,
+    drloc: Drloc | None = None,
 ) -> FinetuneState:
     """The state before the first step."""
+    params = model.trainable | (drloc.params if drloc else {})
     return FinetuneState(
         step=jnp.zeros((), jnp.int32),
-        params=model.trainable,
+        params=params,
         buffers=model.buffers,
-        optimizer=optimizer.init(model.trainable),
+        optimizer=optimizer.init(params),
     )
 
 
@@ -276,11 +300,15 @@ def make_schedule(config: ConfigDict, steps_per_epoch: int) -> stage.Schedule:
     f, o = config.finetune, config.finetune.optimizer
     warmup = schedules.fit_warmup(o.warmup_epochs, f.epochs, "finetune.optimizer.warmup_epochs")
     steps = f.epochs * steps_per_epoch
+    drloc = {}
+    if f.drloc.weight:
+        drloc["drloc_weight"] = weight_schedule(f.drloc.weight, f.epochs, steps_per_epoch)
     return {
         "learning_rate": schedules.warmup_cosine(
             o.lr, o.min_lr, steps, round(warmup * steps_per_epoch)
         ),
         "weight_decay": np.full(steps, o.weight_decay),
+        **drloc,
     }
 
 

@@ -148,6 +148,12 @@ def _check_together(config: ml_collections.ConfigDict) -> None:
             f"finetune.augment.mix is {augment.mix}, but mixup_alpha and cutmix_alpha are both 0; "
             "set mix to 0 or one of the two above 0"
         )
+    drloc = config.finetune.drloc
+    if drloc.weight > 0 and drloc.normalize and drloc.loss != "l1":
+        raise UserError(
+            f'finetune.drloc.normalize is for l1, but finetune.drloc.loss is "{drloc.loss}", whose '
+            "classes are whole tokens; set one of the two otherwise"
+        )
 
 
 def _has_batch_norm(config: ml_collections.ConfigDict) -> bool:
@@ -321,6 +327,9 @@ _RULES = {
     "finetune.augment.mix": _PROBABILITY,
     "finetune.augment.mixup_alpha": _NOT_NEGATIVE,
     "finetune.augment.cutmix_alpha": _NOT_NEGATIVE,
+    "finetune.drloc.weight": _NOT_NEGATIVE,
+    "finetune.drloc.loss": _one_of("l1", "ce", "cbr"),
+    "finetune.drloc.pairs": _at_least(1),
     "finetune.optimizer.name": _OPTIMIZERS,
     "finetune.optimizer.lr": _POSITIVE,
     "finetune.optimizer.min_lr": _NOT_NEGATIVE,

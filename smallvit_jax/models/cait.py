@@ -117,8 +117,7 @@ class CaiT(nnx.Module):
         `rngs` is given; `train` makes a batch norm of the stem take the batch's statistics.
         Raises `UserError` for images too large for the position embedding.
         """
-        features = self.features(images, train=train, rngs=rngs)
-        return features if self.head is None else self.head(features).astype(jnp.float32)
+        return self._logits(self.features(images, train=train, rngs=rngs))
 
     def features(
         self,
@@ -128,12 +127,25 @@ class CaiT(nnx.Module):
         rngs: nnx.Rngs | None = None,
     ) -> Float[Array, "batch width"]:
         """The class token behind the last norm, float32."""
-        x = self._embed(self.patch_embed(images, train=train), images)
-        x = apply_blocks(self.blocks, x, rngs, self.remat)
-        cls = self._class_token(x)
-        for block in self.blocks_token_only:
-            cls = block(cls, x)
-        return self.norm(cls)[:, 0].astype(jnp.float32)
+        return self._class_features(self._patches(images, train, rngs))
+
+    def logits_and_grid(
+        self,
+        images: Float[Array, "batch height width 3"],
+        *,
+        train: bool = False,
+        rngs: nnx.Rngs | None = None,
+    ) -> tuple[Float[Array, "batch outputs"], Float[Array, "batch rows columns width"]]:
+        """What `__call__` returns, and the grid of patch tokens behind the last of their blocks:
+        one pass for both.
+        """
+        x = self._patches(images, train, rngs)
+        rows, columns = (side // self.patch_size for side in images.shape[1:3])
+        grid = x.reshape(len(x), rows, columns, -1)
+        return self._logits(self._class_features(x)), grid
+
+    def _logits(self, features: Float[Array, "batch features"]) -> Float[Array, "batch outputs"]:
+        return features if self.head is None else self.head(features).astype(jnp.float32)
 
     def block_features(
         self, images: Float[Array, "batch height width 3"], blocks: int
@@ -182,6 +194,20 @@ class CaiT(nnx.Module):
             cls = outputs[f"blocks_token_only.{i}"] = block(cls, x)
         outputs["norm"] = self.norm(jnp.concatenate([cls, x], axis=1))
         return outputs
+
+    def _patches(
+        self, images: Float[Array, "batch height width 3"], train: bool, rngs: nnx.Rngs | None
+    ) -> Tokens:
+        """The patch tokens behind their blocks."""
+        x = self._embed(self.patch_embed(images, train=train), images)
+        return apply_blocks(self.blocks, x, rngs, self.remat)
+
+    def _class_features(self, x: Tokens) -> Float[Array, "batch width"]:
+        """The class token that has read these patch tokens, behind the last norm; float32."""
+        cls = self._class_token(x)
+        for block in self.blocks_token_only:
+            cls = block(cls, x)
+        return self.norm(cls)[:, 0].astype(jnp.float32)
 
     def _class_token(self, x: Tokens) -> Float[Array, "batch 1 width"]:
         return jnp.broadcast_to(self.cls_token[...], (len(x), 1, self.num_features)).astype(x.dtype)

@@ -125,8 +125,7 @@ class Swin(nnx.Module):
         `images` are normalised, their sides multiples of the patch size. Drop path acts only when
         `rngs` is given; `train` makes a batch norm of the stem take the batch's statistics.
         """
-        features = self.features(images, train=train, rngs=rngs)
-        return features if self.head is None else self.head(features).astype(jnp.float32)
+        return self._logits(self.features(images, train=train, rngs=rngs))
 
     def features(
         self,
@@ -136,13 +135,23 @@ class Swin(nnx.Module):
         rngs: nnx.Rngs | None = None,
     ) -> Float[Array, "batch features"]:
         """The mean over all tokens behind the last norm, float32."""
-        x = self._embed(images, train)
-        for stage in self.layers:
-            for block in stage.blocks:
-                x = _apply(block, x, rngs, self.remat)
-            if stage.downsample is not None:
-                x = stage.downsample(x)
-        return self.norm(x).astype(jnp.float32).mean(axis=(1, 2))
+        return self._pooled(self._last_grid(images, train, rngs))
+
+    def logits_and_grid(
+        self,
+        images: Float[Array, "batch height width 3"],
+        *,
+        train: bool = False,
+        rngs: nnx.Rngs | None = None,
+    ) -> tuple[Float[Array, "batch outputs"], Float[Array, "batch rows columns width"]]:
+        """What `__call__` returns, and the grid of patch tokens behind the last block and before
+        the last norm: one pass for both.
+        """
+        grid = self._last_grid(images, train, rngs)
+        return self._logits(self._pooled(grid)), grid
+
+    def _logits(self, features: Float[Array, "batch features"]) -> Float[Array, "batch outputs"]:
+        return features if self.head is None else self.head(features).astype(jnp.float32)
 
     def block_features(
         self, images: Float[Array, "batch height width 3"], blocks: int
@@ -193,6 +202,21 @@ class Swin(nnx.Module):
                 x = outputs[f"layers.{i}.downsample"] = stage.downsample(x)
         outputs["norm"] = self.norm(x)
         return {name: x.reshape(len(x), -1, x.shape[-1]) for name, x in outputs.items()}
+
+    def _last_grid(
+        self, images: Float[Array, "batch height width 3"], train: bool, rngs: nnx.Rngs | None
+    ) -> Grid:
+        """The last stage's tokens, before the last norm."""
+        x = self._embed(images, train)
+        for stage in self.layers:
+            for block in stage.blocks:
+                x = _apply(block, x, rngs, self.remat)
+            if stage.downsample is not None:
+                x = stage.downsample(x)
+        return x
+
+    def _pooled(self, x: Grid) -> Float[Array, "batch features"]:
+        return self.norm(x).astype(jnp.float32).mean(axis=(1, 2))
 
     def _embed(self, images: Float[Array, "batch height width 3"], train: bool = False) -> Grid:
         batch, height, width, _ = images.shape

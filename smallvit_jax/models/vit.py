@@ -123,8 +123,7 @@ class ViT(nnx.Module):
         `images` are normalised. Drop path acts only when `rngs` is given; `train` makes a batch
         norm of the stem take the batch's statistics.
         """
-        features = self.features(images, train=train, rngs=rngs)
-        return features if self.head is None else self.head(features).astype(jnp.float32)
+        return self._logits(self.features(images, train=train, rngs=rngs))
 
     def features(
         self,
@@ -143,6 +142,24 @@ class ViT(nnx.Module):
         *first_blocks, last_block = self.blocks
         x = apply_blocks(first_blocks, x, rngs, self.remat)
         return self._pooled(last_block(x, rngs, queries=1))
+
+    def logits_and_grid(
+        self,
+        images: Float[Array, "batch height width 3"],
+        *,
+        train: bool = False,
+        rngs: nnx.Rngs | None = None,
+    ) -> tuple[Float[Array, "batch outputs"], Float[Array, "batch rows columns width"]]:
+        """What `__call__` returns, and the grid of patch tokens behind the last block and before
+        the last norm: one pass for both.
+        """
+        x = apply_blocks(self.blocks, self._embed(images, train), rngs, self.remat)
+        rows, columns = (side // self.patch_size for side in images.shape[1:3])
+        grid = x[:, -rows * columns :].reshape(len(x), rows, columns, -1)
+        return self._logits(self._pooled(x)), grid
+
+    def _logits(self, features: Float[Array, "batch features"]) -> Float[Array, "batch outputs"]:
+        return features if self.head is None else self.head(features).astype(jnp.float32)
 
     def block_features(
         self, images: Float[Array, "batch height width 3"], blocks: int
