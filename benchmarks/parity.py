@@ -16,7 +16,7 @@ import jax
 import numpy as np
 
 from smallvit_jax.config import default_config
-from smallvit_jax.models import FAMILIES, create_model
+from smallvit_jax.models import TRANSFORMERS, create_model
 from smallvit_jax.training import runtime
 from smallvit_jax.training.environment import environment
 from tests.augment.recorded_cases import names, our_image, recorded_image
@@ -113,8 +113,8 @@ Normalising and erasing, on normalised values of up to 2: at most {normalised:.1
 
 def main() -> None:
     runtime.prepare("float32", default_config().runtime.compilation_cache)
-    progress = _Progress(parts=4 * len(FAMILIES) + 1)
-    columns = {family: _training_differences(family, progress) for family in FAMILIES}
+    progress = _Progress(parts=4 * len(TRANSFORMERS) + 1)
+    columns = {family: _training_differences(family, progress) for family in TRANSFORMERS}
     page = PAGE.format(
         place=_place(),
         training=_table(_training_rows(columns)),
@@ -169,7 +169,7 @@ def _training_rows(columns: dict[str, dict[str, float]]) -> Iterator[list[str]]:
 
 def _rounding_rows() -> Iterator[list[str]]:
     """What the recordings say of the reference's float32 against its float64."""
-    yield ["the reference's own rounding", *FAMILIES]
+    yield ["the reference's own rounding", *TRANSFORMERS]
     for stage, key, title in (
         ("ssl", "loss", "pre-training: loss"),
         ("ssl", "param_l2", "pre-training: parameter norms"),
@@ -178,7 +178,7 @@ def _rounding_rows() -> Iterator[list[str]]:
         ("finetune", "param_l2", "fine-tuning: parameter norms"),
     ):
         row = [title]
-        for family in FAMILIES:
+        for family in TRANSFORMERS:
             traces = _pretraining_traces(family) if stage == "ssl" else [f"trace_finetune_{family}"]
             figures = [read_golden(name)["float32_vs_float64_max_rel"][key] for name in traces]
             row.append(f"{max(figures):.1e}")
@@ -187,7 +187,7 @@ def _rounding_rows() -> Iterator[list[str]]:
 
 def _recordings() -> str:
     parts = []
-    for family in FAMILIES:
+    for family in TRANSFORMERS:
         traces = [read_golden(name) for name in _pretraining_traces(family)]
         steps = ", ".join(str(len(trace["steps_recorded"])) for trace in traces)
         tuning = len(read_golden(f"trace_finetune_{family}")["steps"])

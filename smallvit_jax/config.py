@@ -11,7 +11,9 @@ from ml_collections.config_dict import placeholder
 
 from smallvit_jax.errors import UserError, did_you_mean
 
-MODELS = ("vit", "swin", "cait")
+TRANSFORMERS = ("vit", "swin", "cait")
+CONVNETS = ("resnet18", "resnet56", "resnet110", "efficientnet_b0")
+MODELS = TRANSFORMERS + CONVNETS
 # Lists whose default, None, does not show that their entries are whole numbers.
 COUNTS = ("model.stem_channels", "model.stem_strides")
 
@@ -119,20 +121,26 @@ def _dataset() -> ml_collections.ConfigDict:
 
 def _model() -> ml_collections.ConfigDict:
     model = ml_collections.ConfigDict()
-    model.name = "vit"  # architecture family: vit | swin | cait
+    # architecture family: vit | swin | cait, or a convolutional network: resnet18 | resnet56 |
+    # resnet110 | efficientnet_b0
+    model.name = "vit"
     model.image_size = placeholder(int)  # pixels per side; None: the dataset's
     # pixels per side; None: the family's for the image size (vit and cait: an eighth of it, swin:
     # a sixteenth; above 96 pixels 16 and 4)
     model.patch_size = placeholder(int)
-    model.width = placeholder(int)  # embedding width; None: the family's (vit, cait 192; swin 96)
-    # number of blocks; None: the family's (vit 9, or 8 with the convolutional stem; cait 24)
+    # embedding width, of a convolutional network the channels of its first stage; None: the
+    # family's (vit, cait 192; swin 96; resnet18 64, resnet56 and resnet110 16, efficientnet_b0 32)
+    model.width = placeholder(int)
+    # number of blocks, of resnet56 and resnet110 that of layers (6n + 2); None: the family's (vit
+    # 9, or 8 with the convolutional stem; cait 24)
     model.depth = placeholder(int)
     # attention heads, of the first stage where there are several; None: the family's (vit 12,
     # swin 3, cait 4)
     model.heads = placeholder(int)
     # hidden width of the MLP over the embedding width; None: the family's (2)
     model.mlp_ratio = placeholder(float)
-    # highest drop path rate; None: the family's (.1, rising over the blocks; cait: in all of them)
+    # highest drop path rate; None: the family's (.1, rising over the blocks; cait: in all of them;
+    # resnets 0, efficientnet_b0 .2)
     model.drop_path = placeholder(float)
     # what a vit's features are: cls (the class token's, the reference's) | mean (over all patches,
     # without a class token)
@@ -150,7 +158,9 @@ def _model() -> ml_collections.ConfigDict:
     # heads) | released (a score of -1e-9 before it, as the published code)
     model.lsa_mask = placeholder(str)
     # how an image becomes tokens: patchify (the reference's) | conv (a few convolutions) | spt
-    # (each patch with what lies half a patch away); None: the family's (patchify)
+    # (each patch with what lies half a patch away); how resnet18 and efficientnet_b0 begin: cifar
+    # (at full size) | imagenet (at a quarter, a half of it); None: the family's (patchify; cifar up
+    # to 96 pixels, imagenet above)
     model.stem = placeholder(str)
     # what normalises behind each convolution of the stem: batch | layer; None: batch
     model.stem_norm = placeholder(str)
@@ -161,6 +171,8 @@ def _model() -> ml_collections.ConfigDict:
     model.stem_strides = placeholder(tuple)
     # directions that spt looks in: 4 (diagonal) | 8; None: 4
     model.spt_directions = placeholder(int)
+    # where a resnet56's or resnet110's channels double: pad (with zeros; None) | projection
+    model.shortcut = placeholder(str)
     # reference (normal, std .02) | fan_in (std 1/sqrt(fan in), for narrow models) | of a vit with
     # pool mean and pos_embed sincos, attention like a convolution's: impulse3 | impulse5 (to one
     # patch of a 3 x 3 or 5 x 5 neighbourhood per head) | mimetic (to similar patches) |

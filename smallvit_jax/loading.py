@@ -67,8 +67,9 @@ def load_backbone(model: nnx.Module, path: str | os.PathLike, options: dict[str,
     fresh = {k: v for k, v in own.items() if k.startswith("head.")}
     backbone = {k: v for k, v in arrays.items() if not k.startswith("head.")}
     resized = ""
-    grids = [o["image_size"] // o["patch_size"] for o in (meta["model"], options)]
-    if grids[0] != grids[1]:
+    # A convolutional network has no grid to fit: it takes images of any size.
+    grids = [o["image_size"] // o.get("patch_size", 1) for o in (meta["model"], options)]
+    if "patch_size" in options and grids[0] != grids[1]:
         _check_windows(backbone, own, path, meta["model"]["image_size"])
         resized = _fit_positions(backbone, own, options, *grids)
     set_arrays(model, backbone | fresh, f"The checkpoint {path}")

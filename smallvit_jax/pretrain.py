@@ -58,14 +58,23 @@ def plan(config: ConfigDict, data: inputs.Data) -> Plan:
     check_batch(order, make_mesh(), config.runtime.accumulate)
     options = inputs.model_options(config)
     views = view_settings(config, options["image_size"], data)
-    local_size = views.image_size / 2
-    if views.local_crops and local_size % options["patch_size"]:
-        raise UserError(
-            f"local crops have {local_size:g} pixels per side, half of model.image_size="
-            f"{views.image_size}, which patches of {options['patch_size']} do not fill; choose "
-            "another model.patch_size, or pretrain.views.local_crops=0"
-        )
+    _check_local_crops(views, options)
     return Plan(images, order, options, views, make_schedule(config, order.steps_per_epoch))
+
+
+def _check_local_crops(views: ViewSettings, options: dict[str, Any]) -> None:
+    """Raises `UserError` where a model cannot take images of half the size."""
+    local_size, patch_size = views.image_size / 2, options.get("patch_size")
+    if not views.local_crops or local_size % (patch_size or 1) == 0:
+        return
+    if patch_size:
+        problem = f"which patches of {patch_size} do not fill; choose another model.patch_size"
+    else:
+        problem = "which is no whole number; choose an even model.image_size"
+    raise UserError(
+        f"local crops have {local_size:g} pixels per side, half of model.image_size="
+        f"{views.image_size}, {problem}, or pretrain.views.local_crops=0"
+    )
 
 
 def run(config: ConfigDict, workdir: Path, data_dir: str | None) -> dict[str, Any]:

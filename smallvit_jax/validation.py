@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import ml_collections
 
-from smallvit_jax.config import MODELS, dataset_names, default_config, leaves
+from smallvit_jax.config import CONVNETS, MODELS, dataset_names, default_config, leaves
 from smallvit_jax.data.datasets import FOLDER
 from smallvit_jax.errors import UserError, did_you_mean
 
@@ -138,9 +138,11 @@ def _check_together(config: ml_collections.ConfigDict) -> None:
         )
     trains = pretrains or config.job == "finetune"
     if trains and config.runtime.accumulate > 1 and _has_batch_norm(config):
+        convnet = config.model.name in CONVNETS
         raise UserError(
-            f"runtime.accumulate is {config.runtime.accumulate}, but the stem's batch norm takes "
-            "its statistics over the whole batch; set accumulate to 1 or model.stem_norm to layer"
+            f"runtime.accumulate is {config.runtime.accumulate}, but the batch norm of the "
+            f"{config.model.name if convnet else 'stem'} takes its statistics over the whole "
+            f"batch; set accumulate to 1{'' if convnet else ' or model.stem_norm to layer'}"
         )
     augment = config.finetune.augment
     if augment.mix > 0 and augment.mixup_alpha == 0 and augment.cutmix_alpha == 0:
@@ -158,7 +160,8 @@ def _check_together(config: ml_collections.ConfigDict) -> None:
 
 def _has_batch_norm(config: ml_collections.ConfigDict) -> bool:
     """Whether the model takes statistics over the batch."""
-    return config.model.stem == "conv" and config.model.stem_norm != "layer"
+    model = config.model
+    return model.name in CONVNETS or (model.stem == "conv" and model.stem_norm != "layer")
 
 
 def _check_root(config: ml_collections.ConfigDict) -> None:
@@ -269,11 +272,12 @@ _RULES = {
     "model.mlp_ratio": _POSITIVE,
     "model.drop_path": _BELOW_ONE,
     "model.lsa_mask": _one_of("masked", "released"),
-    "model.stem": _one_of("patchify", "conv", "spt"),
+    "model.stem": _one_of("patchify", "conv", "spt", "cifar", "imagenet"),
     "model.stem_norm": _one_of("batch", "layer"),
     "model.stem_channels": _list_of("whole numbers, each at least 1", _is_count),
     "model.stem_strides": _list_of("ones and twos", lambda value: value in (1, 2)),
     "model.spt_directions": Rule("4 or 8", lambda value: value in (4, 8)),
+    "model.shortcut": _one_of("pad", "projection"),
     "model.init": _one_of(
         *("reference", "fan_in", "impulse3", "impulse5", "mimetic", "mimetic_released")
     ),

@@ -10,6 +10,7 @@ import pytest
 from smallvit_jax.command_line import load_config, read_flags, resolve
 from smallvit_jax.config import MODELS, dataset_names, default_config, leaves
 from smallvit_jax.errors import UserError
+from smallvit_jax.finetune import make_schedule
 from smallvit_jax.inputs import model_options
 from smallvit_jax.validation import validate
 
@@ -40,7 +41,7 @@ def test_the_docstring_gives_a_command_that_works_and_what_to_expect(file):
     assert workdir.parts[0] == "runs"
     others = {
         **dict.fromkeys(("quickstart", "own_images"), "recipe"),
-        **dict.fromkeys(("conv_stem", "structured_init"), "finetune"),
+        **dict.fromkeys(("conv_stem", "convnets", "structured_init"), "finetune"),
     }
     assert config.job == others.get(file.stem, file.stem)
 
@@ -55,6 +56,27 @@ def test_arguments_choose_model_and_dataset_and_nothing_else_changes(job):
     assert changes(load_config(f"configs/{job}.py:vit, cifar10")) == changes(
         load_config(f"configs/{job}.py")
     )
+
+
+def test_convnets_have_the_recipe_of_their_papers():
+    for model, decay, warmup in (
+        ("resnet18", 5e-4, 0),
+        ("resnet56", 1e-4, 0),
+        ("resnet110", 1e-4, 1),
+        ("efficientnet_b0", 5e-4, 0),
+    ):
+        config = load_config(f"configs/convnets.py:{model},cifar10")
+        validate(config)
+        finetune = config.finetune
+        rows = make_schedule(config, steps_per_epoch=390)
+        assert len(rows["learning_rate"]) == 200 * 390 and set(rows["weight_decay"]) == {decay}
+        assert rows["learning_rate"][warmup * 390] == pytest.approx(0.1)
+        assert rows["learning_rate"][-1] < 1e-6
+        assert (finetune.optimizer.name, finetune.batch_size) == ("sgd", 128)
+        assert (finetune.augment.policy, finetune.augment.crop_padding) == ("none", None)
+        assert finetune.augment.erase == finetune.augment.mix == finetune.label_smoothing == 0
+    with pytest.raises(UserError, match="not for vit"):
+        load_config("configs/convnets.py:vit,cifar10")
 
 
 def test_evaluate_takes_a_dataset():

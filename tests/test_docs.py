@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from smallvit_jax.config import MODELS, default_config, leaves
+from smallvit_jax.config import CONVNETS, TRANSFORMERS, default_config, leaves
 from smallvit_jax.data.datasets import DATASETS
 from smallvit_jax.inputs import model_options
 from smallvit_jax.variants import PARTS
@@ -69,7 +69,11 @@ def test_every_field_stands_there_once_with_its_value():
 
 def test_fields_that_differ_have_a_row_or_column():
     rows = [row for table in tables() for row in table if "field here" in row]
-    by_model = {row["field"].split("`")[1] for row in table_with("vit") if "`" in row["field"]}
+    by_model = {
+        row["field"].split("`")[1]
+        for row in table_with("vit") + table_with("resnet18")
+        if "`" in row["field"]
+    }
     by_dataset = {title.strip("`") for title in table_with("dataset")[0]}
     for row in rows:
         field = row["field here"].split("`")[1]
@@ -77,7 +81,7 @@ def test_fields_that_differ_have_a_row_or_column():
         assert row["value here"] != "by dataset" or field in by_dataset, field
 
 
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", TRANSFORMERS)
 def test_values_of_models_are_those_of_the_presets(model):
     resolved = options(model, "cifar10")
     cells = {row["field"].replace("`", ""): row[model] for row in table_with("vit")}
@@ -102,6 +106,22 @@ def test_the_page_on_comparisons_names_every_part():
     lines = (TEXT.parent / "comparing.md").read_text(encoding="utf-8").splitlines()
     for name, part in PARTS.items():
         assert f"| `{name}` | {part.about} |" in lines
+
+
+@pytest.mark.parametrize("model", CONVNETS)
+def test_values_of_convolutional_networks_are_those_of_the_presets(model):
+    rows = table_with("resnet18")
+    assert list(rows[0]) == ["field", *CONVNETS]
+    cells = {row["field"].replace("`", ""): row[model] for row in rows}
+    resolved = options(model, "cifar10")
+    sizes = {"cifar10": "up to 96", "tiny_imagenet": "up to 96", "cars": "above"}
+    for dataset, size in sizes.items():
+        (cell,) = [c for title, c in cells.items() if size in title]
+        assert (cell or None) == options(model, dataset).get("stem")
+    for field in ("width", "depth", "drop_path"):
+        cell = cells[f"model.{field}"].split(", ")[0]
+        assert (float(cell) if cell else None) == resolved.get(field)
+    assert (cells["model.shortcut"] or None) == resolved.get("shortcut")
 
 
 def test_values_of_datasets_are_those_of_the_table():

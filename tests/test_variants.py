@@ -53,6 +53,16 @@ def test_another_family_has_its_own_size_whatever_the_configs_model_has():
     }
 
 
+def test_a_resnet_starts_as_it_should_whatever_the_configs_model_has():
+    assert changes("resnet20", width=64, heads=4, init="fan_in") == {
+        "model.name": "resnet56",
+        "model.depth": 20,
+        "model.width": None,
+        "model.heads": None,
+        "model.init": "reference",
+    }
+
+
 @pytest.mark.parametrize("name", PARTS)
 def test_every_part_sets_fields_that_there_are(name):
     config = read_variants(name)[0].config(default_config(), seed=0)

@@ -41,11 +41,11 @@ def attention_maps(
 
     `meta` is the checkpoint's. Images are scaled to `image_size` pixels per side, by default the
     trained size; at another, position embeddings are interpolated. Raises `UserError` for a block
-    that is not there or a size that patches do not fill.
+    that is not there, a size that patches do not fill, or a model without attention.
     """
     options = meta["model"]
     image_size = image_size or options["image_size"]
-    if image_size % options["patch_size"]:
+    if image_size % options.get("patch_size", 1):
         raise UserError(
             f"patches of {options['patch_size']} pixels do not fill an image of {image_size}; "
             "choose a multiple"

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 from flax import nnx
 
+from smallvit_jax.errors import UserError
+from smallvit_jax.models.convolution import ConvNet
 from smallvit_jax.models.heads import ViewNetwork
 from smallvit_jax.models.parameters import (
     check_names_and_shapes,
@@ -79,7 +81,15 @@ def state_dict(model: nnx.Module) -> dict[str, np.ndarray]:
 
 
 def reference_keys(model: nnx.Module) -> dict[str, str]:
-    """The reference's key of each array, by our dotted path."""
+    """The reference's key of each array, by our dotted path.
+
+    Raises `UserError` for a convolutional network, which the reference does not have.
+    """
+    if isinstance(model.backbone if isinstance(model, ViewNetwork) else model, ConvNet):
+        raise UserError(
+            "the reference has no convolutional networks, hence no names for their weights; use "
+            "the checkpoint itself, which smallvit_jax.load_checkpoint reads"
+        )
     head = model.projection if isinstance(model, ViewNetwork) else model
     # The MLP is an nn.Sequential there: linear, [batch norm,] GELU, linear, ...
     stride = 3 if getattr(head, "norms", None) else 2

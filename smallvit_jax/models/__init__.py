@@ -8,40 +8,50 @@ from flax import nnx
 
 from smallvit_jax.errors import UserError, did_you_mean
 from smallvit_jax.models.cait import CaiT
+from smallvit_jax.models.efficientnet import EfficientNetB0
 from smallvit_jax.models.initializers import STRUCTURED
+from smallvit_jax.models.layers import LARGEST_SMALL_IMAGE
+from smallvit_jax.models.resnet import ResNet18, ResNet56, ResNet110
 from smallvit_jax.models.stems import resolve_stem
 from smallvit_jax.models.structured_init import check_structured, set_structured
 from smallvit_jax.models.swin import Swin
 from smallvit_jax.models.vit import ViT
 
-FAMILIES = {"vit": ViT, "swin": Swin, "cait": CaiT}
-LARGEST_SMALL_IMAGE = 96  # pixels per side up to which an image has a fixed number of patches
+TRANSFORMERS = {"vit": ViT, "swin": Swin, "cait": CaiT}
+CONVNETS = {
+    "resnet18": ResNet18,
+    "resnet56": ResNet56,
+    "resnet110": ResNet110,
+    "efficientnet_b0": EfficientNetB0,
+}
+FAMILIES = TRANSFORMERS | CONVNETS
 
 
 def create_model(
     name: str,
     *,
     image_size: int = 32,
-    patch_size: int | None = None,
     num_classes: int = 0,
     seed: int = 0,
     **options,
 ) -> nnx.Module:
-    """Builds a freshly initialised model; the defaults are the reference's.
+    """Builds a freshly initialised model; the defaults are the reference's, or the paper's of a
+    convolutional network.
 
     Args:
-      name: the family: "vit", "swin" or "cait".
+      name: the family: "vit", "swin", "cait", or "resnet18", "resnet56", "resnet110",
+        "efficientnet_b0".
       image_size: pixels per side of the images it is built for.
-      patch_size: pixels per side of a patch; None: an eighth of the image size (swin: a
-        sixteenth), or 16 (swin: 4) above 96 pixels.
       num_classes: outputs of the classifier; 0 leaves it out, so that the model gives features.
       seed: of the initialisation.
-      **options: further arguments of the family (`width`, `heads`, `dtype`, `remat`, ...).
+      **options: further arguments of the family (`width`, `dtype`, `remat`, ...). The `patch_size`
+        of a transformer is by default an eighth of the image size (swin: a sixteenth), or 16
+        (swin: 4) above 96 pixels.
 
     Raises:
       UserError: unknown family or option, or sizes that do not divide.
     """
-    sizes = {"image_size": image_size, "patch_size": patch_size, "num_classes": num_classes}
+    sizes = {"image_size": image_size, "num_classes": num_classes}
     resolved = resolve_options(name, **sizes, **options)
     model = _build(resolved, seed)
     if resolved.get("init") in STRUCTURED:
@@ -78,6 +88,8 @@ def resolve_options(name: str, **options) -> dict[str, Any]:
     if "remat" not in options:
         del defaults["remat"]
     resolved = {"name": name, **defaults, **options}
+    if name in CONVNETS:
+        return family.complete_options(resolved)
     resolved = _complete_transformer(family, resolved)
     check_structured(resolved)
     return resolved

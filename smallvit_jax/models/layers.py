@@ -18,6 +18,7 @@ from smallvit_jax.models.initializers import SCHEMES, Scheme, uniform_fan_in
 
 Tokens = Float[Array, "batch tokens width"]
 
+LARGEST_SMALL_IMAGE = 96  # pixels per side; what is larger is a photograph, and starts coarser
 LAYER_NORM_EPSILON = 1e-6  # the reference's, in every family (models/vit.py, swin.py:542, cait.py)
 
 

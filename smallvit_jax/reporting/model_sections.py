@@ -10,6 +10,7 @@ from smallvit_jax.evaluation.attention_maps import attention_maps, draw_attentio
 from smallvit_jax.evaluation.calibration import calibration
 from smallvit_jax.evaluation.predictions import predict_split
 from smallvit_jax.loading import load_with_meta
+from smallvit_jax.models import CONVNETS
 from smallvit_jax.reporting import figures, pictures
 from smallvit_jax.reporting.page import Part, Picture
 from smallvit_jax.reporting.runs import NAMES, Predictions, Run
@@ -134,6 +135,8 @@ def attention(run: Run, data: inputs.Data | None) -> list[Part]:
         model, meta = load_with_meta(stage.folder)
         size = meta["model"]["image_size"]
         scale = 4 if size <= _LARGEST_ENLARGED else 1
+        if meta["model"]["name"] in CONVNETS:
+            return ["A convolutional network has no attention to draw."]
         maps[titles.get(name, NAMES[name])] = attention_maps(
             model, meta, images, image_size=size * scale
         )

@@ -1,0 +1,223 @@
+"""What the convolutional networks share: their layers, and the way from images to logits."""
+
+import math
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from smallvit_jax.errors import UserError, did_you_mean
+from smallvit_jax.models.batch_norm import BatchNorm
+from smallvit_jax.models.initializers import Initializer
+from smallvit_jax.models.layers import LARGEST_SMALL_IMAGE, Linear
+
+Maps = Float[Array, "batch height width channels"]
+
+STEMS = ("cifar", "imagenet")
+
+
+def he_normal(mode: str) -> Initializer:
+    """N(0, 2 / fan), the fan a kernel's area times its inputs ("fan_in") or outputs ("fan_out"; He
+    et al., "Delving Deep into Rectifiers", 2015).
+    """
+
+    def init(key, shape, dtype=jnp.float32, out_sharding=None):
+        fan = math.prod(shape[:-2]) * shape[-2 if mode == "fan_in" else -1]
+        # Drawn flat: XLA on a CPU takes seconds to compile the same numbers in four dimensions.
+        flat = jax.random.normal(key, (math.prod(shape),), dtype)
+        return (flat * (2 / fan) ** 0.5).reshape(shape)
+
+    return init
+
+
+class ConvNorm(nnx.Module):
+    """A convolution without bias, padded to keep the size at stride 1, and batch norm.
+
+    A 1 x 1 convolution is a matrix product over the positions that its stride leaves. `groups`
+    equal to `inputs` make it depthwise.
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        side: int,
+        stride: int = 1,
+        *,
+        groups: int = 1,
+        kernel_init: Initializer,
+        dtype,
+        rngs: nnx.Rngs,
+    ):
+        shared = {"use_bias": False, "kernel_init": kernel_init, "dtype": dtype, "rngs": rngs}
+        self.stride = stride
+        self.pointwise = side == 1
+        if self.pointwise:
+            self.conv = Linear(inputs, outputs, **shared)
+        else:
+            self.conv = nnx.Conv(
+                *(inputs, outputs, (side, side), stride),
+                padding=side // 2,
+                feature_group_count=groups,
+                conv_general_dilated=jax.lax.conv_general_dilated if groups == 1 else depthwise,
+                **shared,
+            )
+        self.norm = BatchNorm(outputs, dtype=dtype)
+
+    def __call__(self, x: Maps, *, train: bool, record: bool) -> Maps:
+        if self.pointwise and self.stride > 1:
+            x = x[:, :: self.stride, :: self.stride]
+        return self.norm(self.conv(x), train=train, record=record)
+
+
+def depthwise(
+    x: Maps,
+    kernel: Float[Array, "side side 1 channels"],
+    window_strides: Sequence[int],
+    padding: Sequence[tuple[int, int]],
+    **options,
+) -> Maps:
+    """A convolution of each channel by itself, as `jax.lax.conv_general_dilated` does it.
+
+    On a CPU it is the sum over the kernel's positions, written out: 10 to 100 times as fast there.
+    """
+    if jax.default_backend() != "cpu":
+        return jax.lax.conv_general_dilated(x, kernel, window_strides, padding, **options)
+    return sum_of_shifts(x, kernel, window_strides[0], padding[0][0])
+
+
+def sum_of_shifts(
+    x: Maps, kernel: Float[Array, "side side 1 channels"], stride: int, padding: int
+) -> Maps:
+    """Sum of the shifted images, each times its entry of the kernel."""
+    side, _, _, channels = kernel.shape
+    batch, *sizes, _ = x.shape
+    x = jnp.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
+    rows, columns = ((size + 2 * padding - side) // stride * stride + 1 for size in sizes)
+    total = 0.0
+    for i in range(side):
+        for j in range(side):
+            limits = (batch, i + rows, j + columns, channels)
+            shifted = jax.lax.slice(x, (0, i, j, 0), limits, (1, stride, stride, 1))
+            total = total + shifted * kernel[i, j, 0]
+    return total
+
+
+class ConvNet(nnx.Module):
+    """Base of the families: a stem, blocks one after another, last layers, pooling, classifier.
+
+    A family builds `blocks` and `head`, and says by `_begin` and `_end` what comes before and
+    behind its blocks. Its attributes `image_size` and `num_features` are those of any family.
+    Running statistics are of images of `image_size` alone.
+    """
+
+    DROPOUT = 0.0  # before the classifier
+
+    def __call__(
+        self,
+        images: Float[Array, "batch height width 3"],
+        *,
+        train: bool = False,
+        rngs: nnx.Rngs | None = None,
+    ) -> Float[Array, "batch outputs"]:
+        """Logits, or features when the model has no classifier; float32.
+
+        `images` are normalised, of any size. `train` chooses the batch's statistics over the
+        running ones; drop path and dropout act only when `rngs` is given.
+        """
+        features = self.features(images, train=train, rngs=rngs)
+        if self.head is None:
+            return features
+        if rngs is not None and self.DROPOUT:
+            features = nnx.Dropout(self.DROPOUT, deterministic=False)(features, rngs=rngs)
+        return self.head(features).astype(jnp.float32)
+
+    def features(
+        self,
+        images: Float[Array, "batch height width 3"],
+        *,
+        train: bool = False,
+        rngs: nnx.Rngs | None = None,
+    ) -> Float[Array, "batch features"]:
+        """The mean over all positions behind the last layers, float32."""
+        mode = {"train": train, "record": images.shape[1:3] == (self.image_size,) * 2}
+        x = self._begin(images, **mode)
+        for block in self.blocks:
+            x = _apply(block, x, rngs, self.remat, **mode)
+        return _pool(self._end(x, **mode))
+
+    def block_features(
+        self, images: Float[Array, "batch height width 3"], blocks: int
+    ) -> Float[Array, "batch features"]:
+        """The means over all positions of the last `blocks` blocks (all, if there are fewer), side
+        by side; float32, in evaluation mode. Those of the last block are behind the last layers.
+        """
+        mode = {"train": False, "record": False}
+        x, found = self._begin(images, **mode), []
+        for block in self.blocks:
+            x = block(x, **mode)
+            found.append(x)
+        found[-1] = self._end(x, **mode)
+        return jnp.concatenate([_pool(maps) for maps in found[-blocks:]], axis=1)
+
+    def attention(self, images: Float[Array, "batch height width 3"], block: int = -1):
+        """Raises `UserError`: there is none."""
+        raise UserError(
+            "a convolutional network has no attention to draw; give the checkpoint of a vit, swin "
+            "or cait"
+        )
+
+    def _begin(self, images: Float[Array, "batch height width 3"], *, train, record) -> Maps:
+        raise NotImplementedError
+
+    def _end(self, x: Maps, *, train: bool, record: bool) -> Maps:
+        return x
+
+
+def _pool(x: Maps) -> Float[Array, "batch channels"]:
+    return x.astype(jnp.float32).mean(axis=(1, 2))
+
+
+def _apply(block: nnx.Module, x: Maps, rngs: nnx.Rngs | None, remat: bool, **mode) -> Maps:
+    """Applies a block; with `remat` it keeps nothing but its input for the backward pass."""
+
+    def apply(block, x, key):
+        return block(x, None if key is None else nnx.Rngs(key), **mode)
+
+    apply = nnx.remat(apply) if remat else apply
+    return apply(block, x, None if rngs is None else rngs.drop_path())
+
+
+def linear_classifier(
+    features: int, num_classes: int, kernel_init: Initializer, *, rngs: nnx.Rngs
+) -> nnx.Linear | None:
+    """The linear layer from features to logits, in float32, or None for no classes."""
+    if not num_classes:
+        return None
+    return nnx.Linear(features, num_classes, kernel_init=kernel_init, rngs=rngs)
+
+
+def choose_stem(stem: str | None, image_size: int) -> str:
+    """The given stem, or without one "cifar" up to 96 pixels and "imagenet" above.
+
+    Raises `UserError` for an unknown one.
+    """
+    if stem is None:
+        return "cifar" if image_size <= LARGEST_SMALL_IMAGE else "imagenet"
+    if stem not in STEMS:
+        raise UserError(
+            f'model.stem is "{stem}"{did_you_mean(stem, STEMS)}; choose one of {", ".join(STEMS)}, '
+            "the stems of convolutional networks"
+        )
+    return stem
+
+
+def check_init(init: str) -> None:
+    """Raises `UserError` for another initialisation than the architecture's own."""
+    if init != "reference":
+        raise UserError(
+            f'model.init is "{init}", which is for transformers; a convolutional network starts as '
+            "its authors' do, which is model.init=reference"
+        )
