@@ -54,7 +54,7 @@ def _plain(value: Any) -> Any:
 
 def write_atomically(path: Path, text: str) -> None:
     """Replaces a file whole: a reader, or a kill, sees the old text or the new, nothing between."""
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with open(temporary, "w", encoding="utf-8") as file:
             file.write(text)
@@ -68,7 +68,7 @@ def write_atomically(path: Path, text: str) -> None:
 
 def write_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
     """Replaces an .npz file whole, as `write_atomically` does; lists become arrays."""
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with open(temporary, "wb") as file:
             np.savez_compressed(file, **arrays)

@@ -156,7 +156,7 @@ def test_a_workdir_that_cannot_be_written(tmp_path):
 def test_a_full_disk_is_one_sentence(tmp_path):
     if not Path("/dev/full").exists():
         pytest.skip("needs /dev/full")
-    (tmp_path / ".config.json.tmp").symlink_to("/dev/full")
+    (tmp_path / f".config.json.{os.getpid()}.tmp").symlink_to("/dev/full")
     with pytest.raises(UserError, match=r"the disk holding .*config.json is full; free space and"):
         write_config(tmp_path, {"a": 1})
 
