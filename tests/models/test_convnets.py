@@ -11,7 +11,7 @@ from flax import nnx
 from smallvit_jax.errors import UserError
 from smallvit_jax.models import abstract_model, create_model, resolve_options
 from smallvit_jax.models.batch_norm import EPSILON
-from smallvit_jax.models.convolution import depthwise, he_normal, sum_of_shifts
+from smallvit_jax.models.convolution import he_normal
 from smallvit_jax.models.efficientnet import InvertedBlock
 from smallvit_jax.models.parameters import Functional, get_arrays
 from smallvit_jax.models.resnet import BasicBlock
@@ -131,32 +131,6 @@ def test_an_inverted_block(outputs, expansion, side, stride):
     x = conv_norm(x * sigmoid(weighed)[:, None, None], weights, "project")
     expected = x + IMAGES if outputs == 4 else x
     np.testing.assert_allclose(output_of(block), expected, rtol=1e-5, atol=1e-5)
-
-
-@pytest.mark.parametrize(("side", "stride"), [(3, 1), (3, 2), (5, 2)])
-def test_both_ways_of_a_depthwise_convolution_agree(side, stride, monkeypatch):
-    """Values and gradients of the written-out sum and XLA's own convolution."""
-    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    rng = np.random.default_rng(0)
-    x, kernel = (jnp.asarray(rng.normal(size=s), jnp.float32) for s in ((2, 7, 6, 3), (side,) * 2))
-    kernel = kernel[:, :, None, None] * jnp.arange(1.0, 4.0)
-    pad = side // 2
-    numbers = {"dimension_numbers": ("NHWC", "HWIO", "NHWC"), "feature_group_count": 3}
-
-    def of_xla(x, kernel):
-        return depthwise(x, kernel, (stride,) * 2, ((pad, pad),) * 2, **numbers)
-
-    def written_out(x, kernel):
-        return sum_of_shifts(x, kernel, stride, pad)
-
-    expected, found = (
-        jax.value_and_grad(lambda x, k, f=f: jnp.sum(jnp.sin(f(x, k))), argnums=(0, 1))(x, kernel)
-        for f in (of_xla, written_out)
-    )
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), expected, found)
-    np.testing.assert_allclose(
-        of_xla(x, kernel), convolve(x, np.asarray(kernel), stride), atol=1e-4
-    )
 
 
 TINY = {"image_size": 16, "width": 4, "depth": 8}

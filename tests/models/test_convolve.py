@@ -7,7 +7,7 @@ import pytest
 from smallvit_jax.models.convolve import convolve
 
 
-@pytest.mark.parametrize(("side", "stride"), [(3, 1), (3, 2), (5, 2), (7, 2)])
+@pytest.mark.parametrize(("side", "stride"), [(3, 1), (3, 2), (5, 2)])
 @pytest.mark.parametrize("groups", [1, 4])
 def test_values_and_gradients_are_those_of_xla(side, stride, groups):
     draw = np.random.default_rng(0).normal
