@@ -120,7 +120,7 @@ def _to_safetensors(config: ConfigDict, source: Path, workdir: Path) -> dict[str
     safetensors_files.write_model(target, model, meta)
     figures = _figures(meta["model"], arrays, target)
     keys = list(state_dict(model))[:_SHOWN_KEYS]
-    card = write_card(meta, figures["values"], target.name, keys, read_origin(source))
+    card = write_card(meta, figures["values"], target.name, keys, read_origin(source, meta["step"]))
     write_atomically(workdir / "README.md", card)
     return figures
 

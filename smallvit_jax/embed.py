@@ -11,6 +11,7 @@ from smallvit_jax.predictor import load_predictor
 from smallvit_jax.training import runtime
 from smallvit_jax.training.files import make_folder, write_arrays
 from smallvit_jax.training.logs import write_config, write_result
+from smallvit_jax.training.stage_folder import check_folder
 
 
 def run(config: ConfigDict, workdir: Path, data_dir: str | None) -> dict[str, Any]:
@@ -21,6 +22,8 @@ def run(config: ConfigDict, workdir: Path, data_dir: str | None) -> dict[str, An
     """
     del data_dir  # the images are files
     p = config.predict
+    used = {k: config[k].to_dict() for k in ("predict", "runtime")}
+    check_folder(workdir, used)
     dtype = runtime.prepare(config.runtime.precision, config.runtime.compilation_cache)
     predictor = load_predictor(p.checkpoint, batch_size=p.batch_size, dtype=dtype)
     started = time.monotonic()
@@ -29,7 +32,7 @@ def run(config: ConfigDict, workdir: Path, data_dir: str | None) -> dict[str, An
     target = workdir / "embeddings.npz"
     if jax.process_index() == 0:
         write_arrays(make_folder(workdir) / target.name, {"features": features, "names": names})
-    write_config(workdir, {k: config[k].to_dict() for k in ("predict", "runtime")})
+    write_config(workdir, used)
     result = {
         "job": "embed",
         "checkpoint": p.checkpoint,

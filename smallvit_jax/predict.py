@@ -13,6 +13,7 @@ from smallvit_jax.predictor import Prediction, load_predictor
 from smallvit_jax.training import runtime
 from smallvit_jax.training.files import make_folder, strict_json, write_atomically
 from smallvit_jax.training.logs import print_table, write_config, write_result
+from smallvit_jax.training.stage_folder import check_folder
 
 _SHOWN = 5  # images in the table on the screen
 
@@ -25,6 +26,8 @@ def run(config: ConfigDict, workdir: Path, data_dir: str | None) -> dict[str, An
     """
     del data_dir  # a checkpoint tells of its classes itself
     p = config.predict
+    used = {k: config[k].to_dict() for k in ("predict", "runtime")}
+    check_folder(workdir, used)
     dtype = runtime.prepare(config.runtime.precision, config.runtime.compilation_cache)
     predictor = load_predictor(p.checkpoint, batch_size=p.batch_size, dtype=dtype)
     started = time.monotonic()
@@ -35,7 +38,7 @@ def run(config: ConfigDict, workdir: Path, data_dir: str | None) -> dict[str, An
         rows = [_row(prediction) for prediction in found]
         text = _as_csv(rows) if p.format == "csv" else strict_json(rows, indent=1) + "\n"
         write_atomically(make_folder(workdir) / target.name, text)
-    write_config(workdir, {k: config[k].to_dict() for k in ("predict", "runtime")})
+    write_config(workdir, used)
     result = {
         "job": "predict",
         "checkpoint": p.checkpoint,

@@ -136,7 +136,7 @@ def _check_together(config: ml_collections.ConfigDict) -> None:
             f"runtime.accumulate is {config.runtime.accumulate}, but pretrain.head.batch_norm "
             "takes its statistics over the whole batch; set accumulate to 1 or batch_norm to false"
         )
-    trains = pretrains or config.job == "finetune"
+    trains = pretrains or config.job in ("finetune", "sweep")
     if trains and config.runtime.accumulate > 1 and _has_batch_norm(config):
         convnet = config.model.name in CONVNETS
         raise UserError(
@@ -244,8 +244,13 @@ def _list_of(allowed: str, accepts: Callable[[object], bool]) -> Rule:
     )
 
 
-_SEEDS = _list_of(
-    "whole numbers from 0 to 4294967295", lambda value: type(value) is int and 0 <= value < 2**32
+_SEEDS = Rule(
+    "one or more different whole numbers from 0 to 4294967295",
+    lambda value: (
+        bool(value)
+        and all(type(v) is int and 0 <= v < 2**32 for v in value)
+        and len(set(value)) == len(value)
+    ),
 )
 
 

@@ -43,7 +43,8 @@ PARTS = {
     "impulse5": Part("mean, attention starts as 5 x 5 shifts", _MEAN | {"model.init": "impulse5"}),
     "mimetic": Part("mean, mimetic initialisation", _MEAN | {"model.init": "mimetic"}),
     "conv": Part(
-        "convolutional stem, one block fewer", {"model.stem": "conv", "model.depth": _one_fewer}
+        "convolutional stem; a ViT has one block fewer",
+        {"model.stem": "conv", "model.depth": _one_fewer},
     ),
     "spt": Part("shifted patches", {"model.stem": "spt"}),
     "lsa": Part("locality self-attention", {"model.lsa": True}),

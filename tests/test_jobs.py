@@ -10,7 +10,7 @@ import pytest
 import smallvit_jax
 from smallvit_jax.errors import UserError
 from smallvit_jax.loading import load_backbone
-from smallvit_jax.models import create_model
+from smallvit_jax.models import create_model, resolve_options
 from smallvit_jax.models.parameters import get_arrays
 from smallvit_jax.training.checkpoints import CheckpointStore, read_params_and_meta
 from tests.tiny_jobs import (
@@ -117,7 +117,7 @@ def test_finetuning_starts_from_the_pretrained_weights(tiny_recipe):
     assert "loaded 18 arrays" in tiny_recipe.stdout
     assert "freshly initialised: head.bias, head.kernel" in tiny_recipe.stdout
     config = {"name": "vit", "image_size": 16, "patch_size": 4, "width": 16, "depth": 1, "heads": 2}
-    options = config | {"mlp_ratio": 2.0, "drop_path": 0.1, "init": "fan_in"}
+    options = resolve_options(**config, drop_path=0.1, init="fan_in")
     model = create_model(**(options | {"num_classes": 10}))
     fresh = get_arrays(model)
     load_backbone(model, str(tiny_recipe.folder / "pretrain"), options)

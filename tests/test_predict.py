@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from smallvit_jax.main import main
+from smallvit_jax.training.logs import write_config
 from tests.tiny_checkpoint import CLASSES, draw_images, expected, save_checkpoint, write_images
 from tests.tiny_jobs import ROOT, read_json
 
@@ -102,3 +103,14 @@ def test_eight_devices_say_the_same(run, tmp_path):
     for row, values in zip(read_json(tmp_path / "predictions.json"), probabilities, strict=True):
         assert row["class"] == CLASSES[values.argmax()]
         assert row["probability"] == pytest.approx(values.max(), abs=1e-5)
+
+
+@pytest.mark.parametrize("job", ["predict", "embed"])
+def test_a_folder_of_another_run_is_left_alone(job, tmp_path, capsys):
+    write_config(tmp_path, {"finetune": {"epochs": 3}})
+    (tmp_path / "result.json").write_text('{"job": "finetune"}')
+    flags = [f"--config.predict.{name}={tmp_path}" for name in ("checkpoint", "input")]
+    config = f"--config={ROOT / 'configs' / job}.py"
+    assert main([config, f"--workdir={tmp_path}", *flags]) == 2
+    assert "choose a new --workdir" in capsys.readouterr().err
+    assert (tmp_path / "result.json").read_text() == '{"job": "finetune"}'

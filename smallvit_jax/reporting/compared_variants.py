@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from smallvit_jax.reporting.figures import COLORS, panels, styled
+from smallvit_jax.reporting.figures import COLORS, colors_of, panels, styled
 from smallvit_jax.reporting.page import Code, Part, Picture, Section, Table
 from smallvit_jax.reporting.sections import Told, duration
 
@@ -140,15 +140,12 @@ def draw_accuracies(result: Row) -> Figure:
 def draw_learning(result: Row) -> Figure:
     """Test accuracy over labelled epochs and over time, a line of each variant: the mean over its
     seeds."""
-    from matplotlib import colormaps
-
     figure, (by_epoch, by_time) = panels(2, 2, height=3.6)
     names = [row["variant"] for row in result["comparison"]]
-    colors = COLORS if len(names) <= len(COLORS) else colormaps["tab20"].colors
-    for place, name in enumerate(names):
+    for name, color in zip(names, colors_of(len(names)), strict=True):
         curves = [np.array(run["curve"]) for run in result["runs"] if run["variant"] == name]
         epochs, seconds, top1 = np.mean(curves, axis=0).T
-        style = {"color": colors[place % len(colors)], "marker": "o", "markersize": 3}
+        style = {"color": color, "marker": "o", "markersize": 3}
         by_epoch.plot(epochs, top1, label=name, **style)
         by_time.plot(seconds / 60, top1, **style)
     by_epoch.set_xlabel("epoch")

@@ -30,6 +30,14 @@ MOST_NAMED = 20  # classes whose names fit beside a figure
 Curve = tuple[np.ndarray, np.ndarray]  # epochs and values
 
 
+def colors_of(count: int) -> list:
+    """As many colours; beyond the eight good ones of twenty, again and again."""
+    from matplotlib import colormaps
+
+    found = COLORS if count <= len(COLORS) else colormaps["tab20"].colors
+    return [found[i % len(found)] for i in range(count)]
+
+
 def styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
     """Makes a function draw in the report's style."""
 

@@ -35,8 +35,11 @@ class Origin(NamedTuple):
     command: str
 
 
-def read_origin(checkpoint: Path) -> Origin:
-    """What the folders around a checkpoint tell of its training."""
+def read_origin(checkpoint: Path, step: int) -> Origin:
+    """What the folders around a checkpoint of a step tell of its training.
+
+    Figures of another step are left out: they are of other weights.
+    """
     checkpoint = checkpoint.absolute()
     parts = (checkpoint, checkpoint.parent, checkpoint.parent.parent)
     stage = next((p for p in parts if (p / FOLDER).is_dir() and p.name != FOLDER), None)
@@ -45,15 +48,19 @@ def read_origin(checkpoint: Path) -> Origin:
     config = _config(stage)
     before = config.get("finetune", {}).get("init_from", "")
     pretrained = (stage / before) if before else stage / "nowhere"
+    if before and not pretrained.is_dir():
+        pretrained = Path(before)  # as it was given on the command line
+    result = _result(stage)
     beside = stage.parent / "evaluate"
     evaluated = _config(beside).get("evaluate", {}).get("checkpoint")
+    evaluation = _result(beside) if evaluated == f"../{stage.name}" else {}
     commands = [folder / COMMAND for folder in (stage, stage.parent)]
     return Origin(
-        result=_result(stage),
+        result=result if result.get("steps") == step else {},
         config=config,
         pretrain_result=_result(pretrained),
         pretrain_config=_config(pretrained),
-        evaluation=_result(beside) if evaluated == f"../{stage.name}" else {},
+        evaluation=evaluation if evaluation.get("checkpoint_step") == step else {},
         command=next((p.read_text("utf-8").strip() for p in commands if p.is_file()), ""),
     )
 

@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from smallvit_jax.reporting.compared_variants import run_again
-from smallvit_jax.reporting.figures import COLORS, panels, styled
+from smallvit_jax.reporting.figures import colors_of, panels, styled
 from smallvit_jax.reporting.page import Picture, Section, Table
 from smallvit_jax.reporting.sections import Told, duration
 
@@ -83,7 +83,8 @@ def draw_sweep(result: Row) -> Figure:
     figure, axes = panels(2 * len(optimizers), 2, height=2.6)
     for place, optimizer in enumerate(optimizers):
         absolute, relative = axes[2 * place : 2 * place + 2]
-        for variant, color in zip(result["variants"], COLORS, strict=False):
+        colors = colors_of(len(result["variants"]))
+        for variant, color in zip(result["variants"], colors, strict=True):
             errors = np.sort(
                 [
                     row["error"]

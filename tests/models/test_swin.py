@@ -87,19 +87,19 @@ def test_masked_padding_changes_small_crops_by_the_recorded_amount(swin, golden)
 
 def test_mask_separates_what_rolling_brings_together():
     """One window of 4 x 4, shifted by 2: its four quadrants come from four corners."""
-    (mask,) = window_mask(4, 4, window=4, shift=2, mask_padding=False)
+    (mask,) = window_mask(4, 4, window=4, shift=2, mask_padding=False, mask_self=False)
     quadrant = np.array([0, 0, 1, 1] * 2 + [2, 2, 3, 3] * 2)
     np.testing.assert_array_equal(mask == 0, quadrant[:, None] == quadrant)
     assert set(np.unique(mask)) == {0, MASKED}
     # Of 2 x 2 windows only the first has no border inside.
-    mask = window_mask(8, 8, window=4, shift=2, mask_padding=False)
+    mask = window_mask(8, 8, window=4, shift=2, mask_padding=False, mask_self=False)
     assert [len(np.unique(m, axis=0)) for m in mask] == [1, 2, 2, 4]
 
 
 def test_mask_of_padding():
-    assert window_mask(2, 2, window=4, shift=0, mask_padding=False) is None
-    assert window_mask(4, 8, window=4, shift=0, mask_padding=True) is None
-    (mask,) = window_mask(2, 3, window=4, shift=0, mask_padding=True)
+    assert window_mask(2, 2, window=4, shift=0, mask_padding=False, mask_self=False) is None
+    assert window_mask(4, 8, window=4, shift=0, mask_padding=True, mask_self=False) is None
+    (mask,) = window_mask(2, 3, window=4, shift=0, mask_padding=True, mask_self=False)
     assert (mask == mask[0]).all()
     assert np.flatnonzero(mask[0] == 0).tolist() == [0, 1, 2, 4, 5, 6]
 
