@@ -134,7 +134,7 @@ def clip_each_tensor(gradients: list[Tensor], most: float) -> None:
 
 
 class Finetuning:
-    """Model and optimiser; `step` does what `finetune.update` does."""
+    """Model and optimiser; `step` does what `finetune_step.update` does."""
 
     def __init__(self, model: nn.Module, *, bf16: bool = False, compiled: bool = False):
         self.model, self.bf16 = model, bf16

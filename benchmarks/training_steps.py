@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from smallvit_jax import finetune, inputs, pretrain, pretrain_step
+from smallvit_jax import finetune, finetune_step, inputs, pretrain, pretrain_step
 from smallvit_jax.augment.finetune import augment_batch
 from smallvit_jax.augment.views import multi_crop
 from smallvit_jax.config import default_config
@@ -105,7 +105,7 @@ def _finetuning(config, options, dtype, data, random) -> TrainingSteps:
     update = finetune.bind_update(config, model, optimizer)
 
     return TrainingSteps(
-        state=finetune.initial_state(model, optimizer),
+        state=finetune_step.initial_state(model, optimizer),
         images=random.images(size),
         labels=random.labels(),
         ready=(random.floats(size), random.labels(), random.labels(), jnp.float32(0.7)),

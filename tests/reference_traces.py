@@ -8,7 +8,7 @@ import numpy as np
 import optax
 from flax import nnx
 
-from smallvit_jax import finetune, pretrain_step
+from smallvit_jax import finetune_step, pretrain_step
 from smallvit_jax.augment import mixing
 from smallvit_jax.interop import torch_weights
 from smallvit_jax.models.heads import ProjectionHead, ViewNetwork
@@ -184,9 +184,11 @@ def finetuning_differences(recorded, network: nnx.Module, jit=quick_jit) -> Diff
     model = Functional(network)
     optimizer = optax.chain(_keep_gradients, make_optimizer("adamw", decay_vectors=True))
     step = jit(
-        functools.partial(finetune.update, model=model, optimizer=optimizer, label_smoothing=0.1)
+        functools.partial(
+            finetune_step.update, model=model, optimizer=optimizer, label_smoothing=0.1
+        )
     )
-    state = finetune.initial_state(model, optimizer)
+    state = finetune_step.initial_state(model, optimizer)
     for expected, loss in zip(recorded["steps"], recorded["losses_float64"], strict=True):
         number = expected["step"]
         where = f"at step {number}"

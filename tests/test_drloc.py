@@ -1,13 +1,16 @@
 """Dense relative localisation against the published code, and as a part of fine-tuning."""
 
+import shutil
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
 
-from smallvit_jax import drloc, finetune, load_checkpoint
+from smallvit_jax import drloc, finetune_step, load_checkpoint
 from smallvit_jax.config import default_config
+from smallvit_jax.main import main
 from smallvit_jax.models import create_model, resolve_options
 from smallvit_jax.models.location_head import LocationHead
 from smallvit_jax.models.parameters import Functional, get_arrays, set_arrays
@@ -15,6 +18,7 @@ from smallvit_jax.training.optimizers import make_optimizer
 from tests.golden_formulas import hashed, read_golden
 from tests.reference_traces import quick_jit
 from tests.tiny_jobs import (
+    preset_command,
     quick_compilation,
     read_checkpoint,
     read_json,
@@ -127,9 +131,9 @@ def test_an_update_is_that_of_both_losses():
 
     @quick_jit
     def step(weight):
-        state = finetune.initial_state(model, optimizer, term)
+        state = finetune_step.initial_state(model, optimizer, term)
         schedule = {"learning_rate": 0.1, "weight_decay": 0.0, "drloc_weight": weight}
-        return finetune.update(
+        return finetune_step.update(
             state, images, labels, labels, 1.0, key, schedule,
             model=model, optimizer=optimizer, label_smoothing=0.0, drloc=term,
         )  # fmt: skip
@@ -151,6 +155,7 @@ def test_an_update_is_that_of_both_losses():
 
 
 FIELDS = {"finetune__drloc__weight": 0.5, "finetune__drloc__pairs": 4}
+RECIPE = {"model__stem": "spt", "model__lsa": True, "runtime__checkpoint_every": 6} | FIELDS
 
 
 @pytest.fixture(scope="module")
@@ -158,7 +163,7 @@ def tuned(tmp_path_factory, compilation_cache):
     """A ViT with shifted patches and locality self-attention, both stages, with drloc."""
     folder = tmp_path_factory.mktemp("drloc") / "run"
     with quick_compilation(compilation_cache):
-        assert run_job("recipe", folder, model__stem="spt", model__lsa=True, **FIELDS) == 0
+        assert run_job("recipe", folder, **RECIPE) == 0
     return folder
 
 
@@ -174,6 +179,34 @@ def test_a_recipe_logs_it_and_its_checkpoint_is_the_model_alone(tuned):
     assert meta["model"]["stem"] == "spt" and meta["model"]["lsa"] is True
     assert model(jnp.zeros((1, 8, 8, 3))).shape == (1, 10)
     assert read_json(tuned / "finetune" / "result.json")["steps"] == rows[-1]["step"]
+
+
+def test_a_run_that_lost_its_last_epoch_ends_with_the_same_bits(tuned, tmp_path, compilation_cache):
+    """Of 12 steps it goes on after the sixth; the head moves in the second epoch alone."""
+    again = tmp_path / "run"
+    shutil.copytree(tuned, again)
+    shutil.rmtree(again / "finetune" / "checkpoints" / "12")
+    for result in (again / "result.json", again / "finetune" / "result.json"):
+        result.unlink()
+    with quick_compilation(compilation_cache):
+        assert run_job("recipe", again, **RECIPE) == 0
+    (whole, _), (resumed, _) = (read_checkpoint(run / "finetune") for run in (tuned, again))
+    assert whole.keys() == resumed.keys()
+    for name, array in whole.items():
+        np.testing.assert_array_equal(resumed[name], array, err_msg=name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["swin", "cait"])
+def test_other_families_with_everything(family, tmp_path, compilation_cache):
+    command = preset_command(
+        "recipe", family, "digits", tmp_path, tmp_path, dataset__train_fraction=0.1,
+        model__stem="spt", model__lsa=True, finetune__drloc__loss="cbr", **FIELDS,
+    )  # fmt: skip
+    with quick_compilation(compilation_cache):
+        assert main(command) == 0
+    assert np.isfinite(read_metrics(tmp_path / "finetune", "train")[-1]["drloc"])
+    assert load_checkpoint(tmp_path / "finetune").patch_embed.directions == 4
 
 
 @pytest.mark.parametrize(

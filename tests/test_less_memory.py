@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from smallvit_jax import finetune, pretrain_step
+from smallvit_jax import finetune_step, pretrain_step
 from smallvit_jax.config import default_config
 from smallvit_jax.errors import UserError
 from smallvit_jax.models import create_model
@@ -59,12 +59,16 @@ def finetuned(parts: int):
     model = Functional(create_model("vit", **TINY, num_classes=5))
     optimizer = make_optimizer("sgd", decay_vectors=True)
     step = functools.partial(
-        finetune.update, model=model, optimizer=optimizer, label_smoothing=0.1, accumulate=parts
+        finetune_step.update,
+        model=model,
+        optimizer=optimizer,
+        label_smoothing=0.1,
+        accumulate=parts,
     )
     labels = jnp.arange(BATCH) % 5
     batch = (images(BATCH, 16, 16, 3), labels, jnp.roll(labels, 1), jnp.float32(0.3))
     schedule = {name: SCHEDULE[name] for name in ("learning_rate", "weight_decay")}
-    start = finetune.initial_state(model, optimizer)
+    start = finetune_step.initial_state(model, optimizer)
     return start, take_steps(lambda state: step(state, *batch, None, schedule), start)
 
 
@@ -131,7 +135,7 @@ def test_activations_computed_twice_give_the_same_gradients(family):
             logits, _ = model(
                 params, model.buffers, images(BATCH, 16, 16, 3), train=True, rngs=rngs
             )
-            return finetune.smoothed_cross_entropy(logits, labels, 0.1).mean()
+            return finetune_step.smoothed_cross_entropy(logits, labels, 0.1).mean()
 
         kept = jax.eval_shape(lambda params: jax.vjp(loss_of, params)[1], model.trainable)
         size = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(kept) if x.ndim)
