@@ -112,6 +112,7 @@ def test_a_batch_in_parts_is_refused(model):
         validate(config)
 
 
+@pytest.mark.slow  # the batch norm itself is tested with the convolutional stem
 @pytest.mark.multiprocess
 def test_statistics_are_those_of_the_batch_over_all_devices(tmp_path, compilation_cache):
     """Weights and running statistics after three steps on one device and on four."""
