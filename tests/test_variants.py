@@ -26,8 +26,8 @@ def test_parts_are_joined_in_the_tables_order():
     assert (first.pretrains, second.pretrains) == (False, True)
     assert changes("conv+ssl+model.width=48") == {"model.stem": "conv", "model.width": 48}
     assert second.about == (
-        "pre-trained without labels on all images, then fine-tuned; convolutional stem, one block "
-        "fewer; model.width = 48"
+        "pre-trained without labels on all images, then fine-tuned; convolutional stem; a ViT has "
+        "one block fewer; model.width = 48"
     )
 
 
