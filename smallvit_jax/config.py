@@ -277,7 +277,7 @@ def _finetune() -> ml_collections.ConfigDict:
     finetune.optimizer.lr = 1e-3  # highest learning rate
     finetune.optimizer.min_lr = 1e-6  # where the warm-up starts and the cosine ends
     finetune.optimizer.warmup_epochs = 10  # linear rise
-    finetune.optimizer.weight_decay = 0.05
+    finetune.optimizer.weight_decay = 0.05  # of all parameters unless decay_vectors says otherwise
     # decay biases, norms and other vectors too, as the reference does
     finetune.optimizer.decay_vectors = True
     finetune.optimizer.clip = 0.0  # largest gradient norm of each single tensor; 0: no clipping
