@@ -16,6 +16,7 @@ from smallvit_jax.errors import UserError
 from smallvit_jax.evaluation.flops import ModelSize, model_size
 from smallvit_jax.training.files import write_atomically
 from smallvit_jax.training.logs import print_table, read_metrics, write_config, write_result
+from smallvit_jax.training.loop import TrainingDivergedError
 from smallvit_jax.training.stage_folder import FolderInUseError, finished_result, locked
 from smallvit_jax.validation import validate
 from smallvit_jax.variants import Variant, read_variants
@@ -39,8 +40,9 @@ def run(config: ConfigDict, workdir: Path, data_dir: str | None) -> dict[str, An
     Each of `config.compare.variants` is trained with the same labels for the same number of steps
     in `VARIANT/seed-S/finetune`; those with "ssl" are pre-trained first, on all images, in
     `VARIANT/seed-S/pretrain`. Runs that are done are not repeated, one that was interrupted
-    continues, and variants and seeds may be added later. The same command given twice at once
-    shares the work: neither takes up what the other is at. Writes `comparison.csv` (a row for each
+    continues, and variants and seeds may be added later. Training that diverges counts with the
+    accuracy of guessing. The same command given twice at once shares the work: neither takes up
+    what the other is at. Writes `comparison.csv` (a row for each
     variant), `runs.csv` (for each training) and `comparison.png` beside the result; the first two
     also on the way. Raises `UserError` before anything runs for a variant that makes no sense.
     """
@@ -69,8 +71,9 @@ def run(config: ConfigDict, workdir: Path, data_dir: str | None) -> dict[str, An
         for v in variants
     ]
     sizes = check_plans(trainings[: len(variants)], data_dir)
+    guessing = chance(config, data_dir)
     write_config(workdir, used)
-    for rows in run_each(trainings, lambda training: _train(training, data_dir, c.targets)):
+    for rows in run_each(trainings, lambda t: _train(t, data_dir, c.targets, guessing)):
         comparison = summarize(rows, sizes, c.targets)
         if jax.process_index() == 0:
             write_atomically(workdir / "comparison.csv", as_csv(comparison))
@@ -94,19 +97,43 @@ def run(config: ConfigDict, workdir: Path, data_dir: str | None) -> dict[str, An
 
 
 def check_plans(trainings: Sequence[Training], data_dir: str | None) -> dict[str, ModelSize]:
-    """Size of each variant's model; raises `UserError` for what would only fail hours later."""
-    sizes = {}
+    """Size of each variant's model; raises `UserError` for what would only fail hours later, and
+    for two variants that are the same training."""
+    sizes: dict[str, ModelSize] = {}
+    same: dict[str, str] = {}
     for training in trainings:
+        name = training.variant.name
         try:
             validate(training.config)
             data = inputs.load_data(training.config, data_dir)
             if training.variant.pretrains:
                 pretrain.plan(training.config, data)
             options = finetune.plan(training.config, data).options
-            sizes[training.variant.name] = model_size(options)
+            sizes[name] = model_size(options)
         except UserError as error:
-            raise UserError(f'the variant "{training.variant.name}": {error}') from error
+            raise UserError(f'the variant "{name}": {error}') from error
+        stages = ("pretrain", "finetune") if training.variant.pretrains else ("finetune",)
+        what = repr(options) + "".join(training.config[stage].to_json() for stage in stages)
+        if (other := same.setdefault(what, name)) != name:
+            raise UserError(
+                f'the variants "{other}" and "{name}" are the same training; leave one of them'
+            )
     return sizes
+
+
+def chance(config: ConfigDict, data_dir: str | None) -> float:
+    """The test accuracy in % of guessing."""
+    return 100 / inputs.load_data(config, data_dir).info.num_classes
+
+
+def run_or_diverge(run: Callable[..., Row], config: ConfigDict, folder: Path, *more, **how) -> Row:
+    """The result of a stage; if its training diverges, one with `diverged`, the reason, and no
+    accuracy. That is written like any other, so that it is not trained again."""
+    try:
+        return run(config, folder, *more, **how)
+    except TrainingDivergedError as error:
+        print(f"counted as guessing: {error}", flush=True)
+        return write_result(folder, {"job": folder.name, "diverged": str(error), "seconds": 0.0})
 
 
 def run_each(
@@ -136,23 +163,35 @@ def run_each(
 _SECONDS_BETWEEN_LOOKS = 2.0
 
 
-def _train(training: Training, data_dir: str | None, targets: Sequence[float]) -> Row:
+def _train(
+    training: Training, data_dir: str | None, targets: Sequence[float], guessing: float
+) -> Row:
     stages, start = [], None
     if training.variant.pretrains:
         start = training.folder / "pretrain"
-        stages.append(pretrain.run(training.config, start, data_dir))
+        stages.append(run_or_diverge(pretrain.run, training.config, start, data_dir))
     folder = training.folder / "finetune"
-    stages.append(finetune.run(training.config, folder, data_dir, init_from=start))
-    return _row(training, stages, read_metrics(folder), targets)
+    if not any("diverged" in stage for stage in stages):
+        stages.append(
+            run_or_diverge(finetune.run, training.config, folder, data_dir, init_from=start)
+        )
+    row = {
+        "variant": training.variant.name,
+        "seed": training.seed,
+        "seconds": sum(stage["seconds"] for stage in stages),
+    }
+    if "diverged" in stages[-1]:
+        return row | {"test_top1": guessing, "best_on_test_top1": guessing, "diverged": True}
+    return row | _figures(training, stages, read_metrics(folder), targets)
 
 
-def _row(
+def _figures(
     training: Training,
     stages: Sequence[Mapping[str, Any]],
     metrics: Sequence[Row],
     targets: Sequence[float],
 ) -> Row:
-    """The figures of one training. Times are steps over the rate of the stage, which leaves out
+    """What a training gave. Times are steps over the rate of the stage, which leaves out
     evaluations, checkpoints and compiling; those to an accuracy begin with pre-training."""
     tuned = stages[-1]
     f, p = training.config.finetune, training.config.pretrain
@@ -163,9 +202,7 @@ def _row(
         for row in metrics
         if row["split"] == "test"
     ]
-    row: Row = {
-        "variant": training.variant.name,
-        "seed": training.seed,
+    figures: Row = {
         "test_top1": tuned["test_top1"],
         "best_on_test_top1": tuned["best_on_test_top1"],
         "best_on_test_epoch": tuned["best_on_test_epoch"],
@@ -175,13 +212,13 @@ def _row(
         "images_per_second": tuned["images_per_second"],
         "training_seconds": tuning,
         "pretraining_seconds": before,
-        "seconds": sum(stage["seconds"] for stage in stages),
+        "diverged": False,
     }
     for target in targets:
         reached = next((point for point in curve if point[2] >= target), None)
-        row[f"epochs_to_{target:g}"] = reached and reached[0]
-        row[f"seconds_to_{target:g}"] = reached and reached[1]
-    return row | {"curve": curve}
+        figures[f"epochs_to_{target:g}"] = reached and reached[0]
+        figures[f"seconds_to_{target:g}"] = reached and reached[1]
+    return figures | {"curve": curve}
 
 
 def _training_seconds(stage: Mapping[str, Any], batch_size: int) -> float:
@@ -196,12 +233,16 @@ def summarize(
     """A row for each variant: means over its seeds, and sample deviations (n - 1) of accuracies.
 
     The deviation is None for a single seed; a figure that not every seed has (an accuracy that was
-    not reached) is None.
+    not reached, the time of training that diverged) is None.
     """
     found = []
     for variant in dict.fromkeys(row["variant"] for row in rows):
         here = [row for row in rows if row["variant"] == variant]
-        new: Row = {"variant": variant, "seeds": len(here)}
+        new: Row = {
+            "variant": variant,
+            "seeds": len(here),
+            "diverged": sum(row["diverged"] for row in here),
+        }
         for name in ("test_top1", "best_on_test_top1", "knn_top1"):
             new[name] = _mean(here, name)
             new[f"{name}_sd"] = _deviation(here, name)
@@ -222,20 +263,21 @@ _MEANS = (
 
 
 def _mean(rows: Sequence[Row], name: str) -> float | None:
-    values = [row[name] for row in rows]
+    values = [row.get(name) for row in rows]
     return None if None in values else float(np.mean(values))
 
 
 def _deviation(rows: Sequence[Row], name: str) -> float | None:
-    values = [row[name] for row in rows]
+    values = [row.get(name) for row in rows]
     return None if None in values or len(values) < 2 else float(np.std(values, ddof=1))
 
 
 def as_csv(rows: Iterator[Row] | Sequence[Row]) -> str:
-    """Rows with the same keys as a table; what is None stays empty."""
+    """Rows as a table with a column for each key; what a row lacks or has as None is empty."""
     rows = list(rows)
+    columns = dict.fromkeys(name for row in rows for name in row)
     text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer = csv.DictWriter(text, list(columns), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()

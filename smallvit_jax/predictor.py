@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, UInt8
 
+from smallvit_jax.data.datasets import DATASETS
 from smallvit_jax.data.image_files import (
     FILES_WORTH_A_BAR,
     decode_images,
@@ -56,8 +57,9 @@ class Predictor:
     """A checkpoint ready for images: `predict` and `embed`.
 
     Both take an image file, a folder of them (nested or not), a list of files, or a uint8 array
-    [images, height, width, 3]. Of files the shorter side is scaled to the model's size and the
-    middle is cut out; arrays are scaled whole. Files that are no images are left out with a warning
+    [images, height, width, 3]. Files become squares as the dataset's did: the shorter side is
+    scaled to the model's size and the middle is cut out, or the whole image is squeezed; arrays are
+    scaled whole. Files that are no images are left out with a warning
     that names them.
     """
 
@@ -112,11 +114,13 @@ class Predictor:
             return
         paths, names = _list_files(source)
         unreadable: list[tuple[Path, str]] = []
-        size = self.meta["model"]["image_size"]
+        spec = DATASETS.get(self.meta["dataset"])
+        squeeze = spec is not None and spec.squeezed
+        size = spec.stored_size if squeeze else self.meta["model"]["image_size"]
         with progress("images", len(paths), worth_a_bar=FILES_WORTH_A_BAR) as advance:
             for start in range(0, len(paths), _FILES_AT_ONCE):
                 some = paths[start : start + _FILES_AT_ONCE]
-                files = decode_images(some, size)
+                files = decode_images(some, size, squeeze)
                 unreadable += files.unreadable
                 if files.kept:
                     logits, features = self._outputs_of(files.images)

@@ -15,16 +15,24 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from smallvit_jax import finetune, inputs
-from smallvit_jax.compare import Row, Training, as_csv, check_plans, run_each
+from smallvit_jax import finetune
+from smallvit_jax.compare import (
+    Row,
+    Training,
+    as_csv,
+    chance,
+    check_plans,
+    run_each,
+    run_or_diverge,
+)
 from smallvit_jax.errors import UserError
 from smallvit_jax.training.files import write_atomically
 from smallvit_jax.training.logs import print_table, write_config, write_result
-from smallvit_jax.training.loop import TrainingDivergedError
 from smallvit_jax.training.stage_folder import finished_result
 from smallvit_jax.variants import Variant, read_variants
 
 OPTIMIZERS = ("adamw", "sgd")
+_DRAWN = {f"finetune.optimizer.{name}" for name in ("name", "lr", "weight_decay")}
 NEAR = 4.0  # points of error above the best that the paper's text counts as near
 
 
@@ -55,6 +63,11 @@ def run(config: ConfigDict, workdir: Path, data_dir: str | None) -> dict[str, An
                 f'sweep.variants has "{variant.name}", but a sweep trains with labels alone; leave '
                 "ssl out"
             )
+        for field in _DRAWN & variant.own.keys():
+            raise UserError(
+                f'sweep.variants has "{variant.name}", but a sweep draws {field} itself; leave it '
+                "out"
+            )
     trainings = [
         _training(config, variant, optimizer, number, workdir)
         for number in range(s.settings)  # outside, so that what is there early is comparable
@@ -62,9 +75,8 @@ def run(config: ConfigDict, workdir: Path, data_dir: str | None) -> dict[str, An
         for optimizer in OPTIMIZERS
     ]
     check_plans(trainings[: len(variants) * len(OPTIMIZERS)], data_dir)
-    classes = inputs.load_data(config, data_dir).info.num_classes
+    guessing = chance(config, data_dir)
     write_config(workdir, used)
-    guessing = 100 - 100 / classes
     for rows in run_each(trainings, lambda training: _train(training, data_dir, guessing)):
         if jax.process_index() == 0:
             write_atomically(workdir / "sweep.csv", as_csv(rows))
@@ -116,22 +128,16 @@ def _training(
 
 def _train(training: Training, data_dir: str | None, guessing: float) -> Row:
     o = training.config.finetune.optimizer
-    folder = training.folder
-    stage = folder / "finetune"
-    try:
-        result = finetune.run(training.config, stage, data_dir)
-    except TrainingDivergedError as error:
-        print(f"counted as guessing: {error}", flush=True)
-        figures = {"test_top1": 100 - guessing, "diverged": str(error), "seconds": 0.0}
-        result = write_result(stage, {"job": "finetune", **figures})
+    stage = training.folder / "finetune"
+    result = run_or_diverge(finetune.run, training.config, stage, data_dir)
     shutil.rmtree(stage / "checkpoints", ignore_errors=True)
     return {
         "variant": training.variant.name,
         "optimizer": o.name,
-        "setting": int(folder.name.removeprefix("setting-")),
+        "setting": int(training.folder.name.removeprefix("setting-")),
         "lr": o.lr,
         "weight_decay": o.weight_decay,
-        "error": 100 - result["test_top1"],
+        "error": 100 - result.get("test_top1", guessing),
         "diverged": "diverged" in result,
         "seconds": result["seconds"],
     }

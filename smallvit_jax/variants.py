@@ -118,7 +118,7 @@ def _read(text: str) -> Variant:
                 f"parts are {', '.join(PARTS)}, and FIELD=VALUE"
             )
     for path in own:
-        _check_own(text, path)
+        _check_own(text, path, pretrains=any(PARTS[name].pretrains for name in names))
     ordered = sorted(set(names), key=list(PARTS).index)
     parts = tuple(PARTS[name] for name in ordered)
     _check_parts(text, ordered)
@@ -128,7 +128,7 @@ def _read(text: str) -> Variant:
     return Variant(full_name, parts, own)
 
 
-def _check_own(text: str, path: str) -> None:
+def _check_own(text: str, path: str, pretrains: bool) -> None:
     known = [name for name in leaves(default_config()) if name.startswith(_OWN)]
     if path not in known:
         raise UserError(
@@ -139,6 +139,10 @@ def _check_own(text: str, path: str) -> None:
         raise UserError(
             f'the variant "{text}" sets finetune.init_from, but variants begin with what they '
             "pre-train themselves"
+        )
+    if path.startswith("pretrain.") and not pretrains:
+        raise UserError(
+            f'the variant "{text}" sets {path}, but does not pre-train; add the part "ssl"'
         )
 
 

@@ -16,6 +16,7 @@ from smallvit_jax.reporting.compared_variants import (
     draw_accuracies,
     draw_learning,
 )
+from smallvit_jax.training.loop import TrainingDivergedError
 from smallvit_jax.training.stage_folder import locked
 from smallvit_jax.variants import read_variants
 from tests.reporting.test_page import read
@@ -53,6 +54,7 @@ def row(variant, seed, top1, **more):
         "epochs_to_70": None,
         "seconds_to_70": None,
         "curve": [(1.0, 10.0, top1 - 5), (2.0, 20.0, top1)],
+        "diverged": False,
         **more,
     }
 
@@ -91,6 +93,26 @@ def test_the_table_has_means_and_deviations_over_seeds():
     by_epoch, by_time = draw_learning(result).axes
     assert [line.get_xydata().tolist() for line in by_epoch.lines] == [[[1, 65], [2, 70]]] * 2
     assert by_time.lines[0].get_xdata().tolist() == pytest.approx([10 / 60, 20 / 60])
+
+
+def test_a_diverged_seed_counts_as_guessing_and_has_no_times():
+    rows = [
+        row("scratch", 0, 70.0),
+        {"variant": "scratch", "seed": 1, "test_top1": 10.0, "best_on_test_top1": 10.0}
+        | {"seconds": 1.0, "diverged": True},
+        {"variant": "ssl", "seed": 0, "test_top1": 10.0, "best_on_test_top1": 10.0}
+        | {"seconds": 1.0, "diverged": True},
+    ]
+    size = ModelSize(1234, 5_000_000)
+    scratch, ssl = summarize(rows, {"scratch": size, "ssl": size}, [70.0])
+    assert (scratch["test_top1"], scratch["diverged"], scratch["steps"]) == (40, 1, None)
+    result = {
+        **{"dataset": "digits", "targets": [70.0], "comparison": [scratch, ssl], "runs": rows},
+    }
+    cells = comparison_table(result)[1]
+    assert cells[0][1] == "40.0 ± 42.4 (1 diverged)" and cells[0][-4:] == ["-"] * 4
+    by_epoch, _ = draw_learning(result).axes
+    assert [line.get_xydata().tolist() for line in by_epoch.lines] == [[[1, 65], [2, 70]]]
 
 
 def test_what_another_process_is_at_is_left_to_it_until_it_is_done(tmp_path, monkeypatch):
@@ -140,6 +162,9 @@ def test_a_comparison_continues_and_grows_and_its_table_follows_from_the_logs(
         assert started == ["scratch/seed-0/finetune", "ssl/seed-0/finetune"]
         with open(workdir / "comparison.csv") as file:
             assert [row["variant"] for row in csv.DictReader(file)] == ["scratch"]
+        capsys.readouterr()
+        assert compare(workdir, compare__seeds="0", finetune__epochs=4) == 2  # noticed at once
+        assert f"{workdir} holds a run with finetune.epochs = 3" in capsys.readouterr().err
         assert compare(workdir, compare__seeds="0") == 0
         files = list(workdir.glob("*/*/*/result.json"))
         before = {path: path.stat().st_mtime_ns for path in files}
@@ -178,6 +203,32 @@ def test_a_comparison_continues_and_grows_and_its_table_follows_from_the_logs(
     texts = read((workdir / "report.html").read_text()).texts
     assert texts["h2"][:2] == ["Which is best?", "How did they learn?"]
     assert "seeds 0, 1; 1 x cpu" in texts["p"]
+
+
+def test_training_that_diverges_does_not_end_the_comparison(
+    tmp_path, compilation_cache, monkeypatch
+):
+    train = finetune.run
+
+    def diverge(config, folder, *arguments, **options):
+        if config.model.lsa:
+            raise TrainingDivergedError("the loss became nan at step 3 (epoch 1)")
+        return train(config, folder, *arguments, **options)
+
+    monkeypatch.setattr(finetune, "run", diverge)
+    with quick_compilation(compilation_cache):
+        assert compare(tmp_path, compare__variants="scratch,lsa", compare__seeds="0") == 0
+    scratch, lsa = read_json(tmp_path / "result.json")["runs"]
+    assert (scratch["diverged"], lsa["diverged"], lsa["test_top1"]) == (False, True, 10)
+    with open(tmp_path / "runs.csv") as file:
+        assert [r["steps"] for r in csv.DictReader(file)] == ["18", ""]
+    assert "(1 diverged)" in (tmp_path / "report.html").read_text()
+
+
+def test_two_names_for_the_same_training_are_refused(tmp_path, capsys):
+    assert compare(tmp_path, compare__variants="scratch,ssl,scratch+model.lsa=False") == 2
+    message = capsys.readouterr().err
+    assert 'the variants "scratch" and "scratch+model.lsa=False" are the same training' in message
 
 
 def test_a_variant_that_makes_no_sense_stops_the_comparison_before_it_begins(tmp_path, capsys):

@@ -62,7 +62,10 @@ def test_parts_of_a_batch_and_its_statistics_exclude_each_other(job, norm):
     validate(config)
 
 
-@pytest.fixture(scope="module", params=["vit", "swin", "cait"])
+@pytest.fixture(
+    scope="module",
+    params=["vit", *(pytest.param(name, marks=pytest.mark.slow) for name in ("swin", "cait"))],
+)
 def recipe(request, tmp_path_factory, compilation_cache):
     """The family and the folder of a recipe with the smallest model, a CaiT's with LayerNorm."""
     family, folder = request.param, tmp_path_factory.mktemp("conv") / request.param

@@ -3,6 +3,7 @@
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 
 import smallvit_jax
 from smallvit_jax import predictor
@@ -10,6 +11,7 @@ from smallvit_jax.errors import UserError
 from tests.tiny_checkpoint import (
     CLASSES,
     MEAN,
+    SIZE,
     STD,
     draw_images,
     expected,
@@ -89,6 +91,20 @@ def test_many_files_are_decoded_in_parts(stage, photos, monkeypatch):
         (f.name, f.classes) for f in whole
     ]
     assert [len(part.names) for part in loaded.outputs(root)] == [2, 1]
+
+
+def test_photographs_become_squares_as_those_of_the_dataset_did(stage, tmp_path):
+    (image,) = draw_images(1, 60)
+    wide = Image.fromarray(image[:30])  # twice as wide as high
+    wide.save(tmp_path / "wide.png")
+    loaded = smallvit_jax.load_predictor(stage[0])
+    middle = wide.resize((SIZE, SIZE), Image.Resampling.BICUBIC, box=(15, 0, 45, 30))
+    squeezed = wide.resize((256, 256), Image.Resampling.BICUBIC)
+    for dataset, square in (("folder", middle), ("cars", squeezed)):
+        loaded.meta["dataset"] = dataset
+        features, _ = loaded.embed(tmp_path / "wide.png")
+        expected_features, _ = loaded.embed(np.asarray(square)[None])
+        np.testing.assert_allclose(features, expected_features, atol=1e-6)
 
 
 def test_a_backbone_has_features_and_no_classes(tmp_path):

@@ -43,6 +43,7 @@ def test_a_killed_and_a_stopped_run_end_bit_for_bit_as_if_nothing_had_been(
     assert compare(tmp_path / "whole", stopped) == []
 
 
+@pytest.mark.slow
 def test_a_recipe_killed_in_either_stage_ends_bit_for_bit_as_if_nothing_had_been(
     tmp_path, compilation_cache
 ):

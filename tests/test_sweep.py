@@ -110,6 +110,11 @@ def test_a_sweep_continues_grows_and_counts_divergence_as_guessing(
     assert texts["h2"][:2] == ["How much does the setting matter?", "Which setting is best?"]
 
 
+def test_what_a_sweep_draws_cannot_be_a_variant(tmp_path, capsys):
+    assert sweep(tmp_path, sweep__variants="scratch,scratch+finetune.optimizer.lr=0.1") == 2
+    assert "a sweep draws finetune.optimizer.lr itself" in capsys.readouterr().err
+
+
 def test_pre_training_is_no_part_of_a_sweep(tmp_path, capsys):
     assert sweep(tmp_path, sweep__variants="scratch,ssl") == 2
     assert 'sweep.variants has "ssl", but a sweep trains with labels alone' in (

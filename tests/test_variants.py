@@ -77,6 +77,10 @@ def test_every_part_sets_fields_that_there_are(name):
         ("ssl+conv,conv+ssl", 'has "ssl+conv" more than once'),
         ("scratch+ssl", 'cannot be both "scratch" and "ssl"'),
         (
+            "conv+pretrain.epochs=3",
+            'sets pretrain.epochs, but does not pre-train; add the part "ssl"',
+        ),
+        (
             "impulse3+mimetic",
             '"impulse3" and "mimetic", which set model.init to impulse3 and mimetic',
         ),

@@ -28,6 +28,7 @@ class DatasetSpec:
     global_scale: Scale
     local_scale: Scale
     stored_size: int = 0  # pixels per side on the disk and in memory; 0 stands for image_size
+    squeezed: bool = False  # whole photographs of any shape, scaled to squares
     policy: str = "none"
     crop_padding: int = 4  # the reference's at 32 and at 64 pixels
     builder: str = ""  # TFDS builder, or builder/config; empty: not read from TFDS
@@ -125,6 +126,7 @@ _ROWS = (
         num_classes=100,
         image_size=224,
         stored_size=256,
+        squeezed=True,
         mean=(0.485, 0.456, 0.406),
         std=(0.229, 0.224, 0.225),
         global_scale=(0.5, 1.0),
@@ -141,6 +143,7 @@ _ROWS = (
         num_classes=196,
         image_size=224,
         stored_size=256,
+        squeezed=True,
         mean=(0.485, 0.456, 0.406),
         std=(0.229, 0.224, 0.225),
         global_scale=(0.5, 1.0),

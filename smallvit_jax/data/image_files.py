@@ -89,13 +89,14 @@ def read_images(
     return files
 
 
-def decode_images(paths: Sequence[Path], size: int) -> ImageFiles:
+def decode_images(paths: Sequence[Path], size: int, squeeze: bool = False) -> ImageFiles:
     """Decodes image files, each read once, to uint8 RGB squares of `size` pixels per side.
 
     Anything that Pillow opens: 16-bit and float images are scaled to 8 bits, transparent ones laid
     over white, rotated ones turned as EXIF says, and of several frames the first is taken. Color
     profiles are not applied. The shorter side is scaled to `size` (bicubic, antialiased) and the
-    middle is cut out. Files that are broken or no image are listed with the reason.
+    middle is cut out; with `squeeze` both sides are scaled and nothing is. Files that are broken or
+    no image are listed with the reason.
     """
     from PIL import Image
 
@@ -109,7 +110,7 @@ def decode_images(paths: Sequence[Path], size: int) -> ImageFiles:
     ):
         warnings.simplefilter("ignore")  # Pillow's about odd metadata; what fails, fails below
         try:
-            results = pool.map(lambda path: _read(path, size), paths)
+            results = pool.map(lambda path: _read(path, size, squeeze), paths)
             for number, (path, (result, digest)) in enumerate(zip(paths, results, strict=True)):
                 if isinstance(result, str):
                     unreadable.append((path, result))
@@ -143,7 +144,9 @@ def list_names(names: Sequence[str]) -> str:
     return ", ".join(names[:MOST_NAMES]) + (f" and {more} more" if more > 0 else "")
 
 
-def _read(path: Path, size: int) -> tuple[UInt8[np.ndarray, "size size 3"] | str, bytes]:
+def _read(
+    path: Path, size: int, squeeze: bool
+) -> tuple[UInt8[np.ndarray, "size size 3"] | str, bytes]:
     """The image, or what is wrong with the file; and the digest of its content."""
     from PIL import Image, UnidentifiedImageError
 
@@ -155,7 +158,7 @@ def _read(path: Path, size: int) -> tuple[UInt8[np.ndarray, "size size 3"] | str
     if not content:
         return "empty", digest
     try:
-        return _square(content, size), digest
+        return _square(content, size, squeeze), digest
     except UnidentifiedImageError:
         return "not an image", digest
     except Image.DecompressionBombError:
@@ -166,7 +169,7 @@ def _read(path: Path, size: int) -> tuple[UInt8[np.ndarray, "size size 3"] | str
         return f"damaged: {' '.join(str(error).split())[:60] or type(error).__name__}", digest
 
 
-def _square(content: bytes, size: int) -> UInt8[np.ndarray, "size size 3"]:
+def _square(content: bytes, size: int, squeeze: bool) -> UInt8[np.ndarray, "size size 3"]:
     from PIL import Image
 
     with Image.open(io.BytesIO(content)) as image:
@@ -179,7 +182,7 @@ def _square(content: bytes, size: int) -> UInt8[np.ndarray, "size size 3"]:
         rgb = rgb.transpose(Image.Transpose[turn])
     width, height = rgb.size
     left, top = max(0, width - height) / 2, max(0, height - width) / 2
-    middle = (left, top, width - left, height - top)
+    middle = None if squeeze else (left, top, width - left, height - top)
     return np.asarray(rgb.resize((size, size), Image.Resampling.BICUBIC, box=middle))
 
 

@@ -83,12 +83,13 @@ def comparison_table(result: Row) -> tuple[Sequence[str], list[Sequence[str]]]:
     for row in result["comparison"]:
         cells = [
             row["variant"],
-            *(with_deviation(row, f"{name}_top1") for name in ("test", "best_on_test", "knn")),
+            with_deviation(row, "test_top1") + _diverged(row),
+            *(with_deviation(row, f"{name}_top1") for name in ("best_on_test", "knn")),
             f"{row['parameters']:,}",
             f"{row['flops'] / 1e6:,.2f}",
             _text(row["images_per_second"], "{:,.0f}"),
-            f"{row['steps']:,.0f}",
-            _duration(row["training_seconds"] + row["pretraining_seconds"]),
+            _text(row["steps"], "{:,.0f}"),
+            _duration(_seconds(row)),
         ]
         for target in targets:
             cells.append(_text(row[f"epochs_to_{target}"], "{:.1f}"))
@@ -103,6 +104,15 @@ def with_deviation(row: Row, name: str) -> str:
     if mean is None:
         return "-"
     return f"{mean:.1f}" if deviation is None else f"{mean:.1f} ± {deviation:.1f}"
+
+
+def _diverged(row: Row) -> str:
+    return f" ({row['diverged']} diverged)" if row["diverged"] else ""
+
+
+def _seconds(row: Row) -> float | None:
+    stages = (row["training_seconds"], row["pretraining_seconds"])
+    return None if None in stages else sum(stages)
 
 
 def _text(value: float | None, form: str) -> str:
@@ -139,11 +149,14 @@ def draw_accuracies(result: Row) -> Figure:
 @styled
 def draw_learning(result: Row) -> Figure:
     """Test accuracy over labelled epochs and over time, a line of each variant: the mean over its
-    seeds."""
+    seeds, without those that diverged."""
     figure, (by_epoch, by_time) = panels(2, 2, height=3.6)
     names = [row["variant"] for row in result["comparison"]]
     for name, color in zip(names, colors_of(len(names)), strict=True):
-        curves = [np.array(run["curve"]) for run in result["runs"] if run["variant"] == name]
+        runs = [run for run in result["runs"] if run["variant"] == name]
+        curves = [np.array(run["curve"]) for run in runs if not run["diverged"]]
+        if not curves:
+            continue
         epochs, seconds, top1 = np.mean(curves, axis=0).T
         style = {"color": color, "marker": "o", "markersize": 3}
         by_epoch.plot(epochs, top1, label=name, **style)

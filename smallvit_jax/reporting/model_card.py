@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from smallvit_jax.data.datasets import DATASETS
 from smallvit_jax.errors import UserError
 from smallvit_jax.reporting.runs import COMMAND
 from smallvit_jax.training import logs
@@ -140,7 +141,7 @@ predictor = smallvit_jax.load_predictor("{weights}")
 found = {call}  # a file, a folder, a list of files or a uint8 array
 ```
 
-Images go in as RGB: the shorter side scaled to {size} pixels, the middle {size} x {size} cut out,
+Images go in as RGB: {_to_square(meta["dataset"], size)},
 values on a scale of 0 to 1, minus the mean ({mean}), divided by the standard deviation ({std}).
 
 `{weights}` has PyTorch's names and layouts{_theirs(meta["model"])}
@@ -154,6 +155,12 @@ model.load_state_dict(load_file("{weights}"))
 Its first keys:
 
 {shown}"""
+
+
+def _to_square(dataset: str, size: int) -> str:
+    if dataset in DATASETS and DATASETS[dataset].squeezed:
+        return f"whole, scaled to {size} x {size} pixels whatever their shape"
+    return f"the shorter side scaled to {size} pixels, the middle {size} x {size} cut out"
 
 
 # What the PyTorch code of the paper has; a model with another value is none of its own.

@@ -74,13 +74,14 @@ def _way_on(folder: Path, config: Mapping[str, Any], field: str) -> str:
 
 
 def holds_work(folder: Path) -> bool:
-    """Whether the folder, or a stage folder in it, has a checkpoint or a result.
+    """Whether the folder, or a stage folder anywhere in it, has a checkpoint or a result.
 
     Damaged checkpoints count, half-written ones do not: a run that was killed while it wrote its
     first one begins anew.
     """
-    stages = [folder, *(path for path in folder.glob("*") if path.is_dir())]
-    return any((stage / "result.json").exists() or holds_checkpoint(stage) for stage in stages)
+    return any(folder.rglob("result.json")) or any(
+        _is_checkpoint(path.name) for path in folder.rglob("checkpoints/*")
+    )
 
 
 def holds_checkpoint(folder: Path) -> bool:

@@ -21,6 +21,16 @@ def read_one(path, size: int = 8) -> np.ndarray:
     return files.images[0]
 
 
+def test_a_wide_image_is_cut_or_squeezed(tmp_path):
+    wide = np.zeros((8, 16, 3), np.uint8)
+    wide[:, 4:12] = 200  # the middle half, which is a square
+    Image.fromarray(wide).save(tmp_path / "wide.png")
+    (cut,) = decode_images([tmp_path / "wide.png"], 8).images
+    (squeezed,) = decode_images([tmp_path / "wide.png"], 8, squeeze=True).images
+    assert (cut[:, 1:-1] == 200).all()
+    assert (squeezed[:, [0, -1]] < 10).all() and (squeezed[:, 3:5] > 190).all()
+
+
 def test_every_mode_becomes_rgb(tmp_path):
     gray = half(0, 255)
     rgb = np.repeat(gray[..., None], 3, axis=2)
