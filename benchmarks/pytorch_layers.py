@@ -97,7 +97,7 @@ class WindowAttention(nn.Module):
 @cache
 def mask_of(rows: int, columns: int, window: int, shift: int, device: torch.device):
     """What is added to the logits, [windows, 1, tokens, tokens]; None where that is nothing."""
-    mask = window_mask(rows, columns, window, shift, mask_padding=False)
+    mask = window_mask(rows, columns, window, shift, mask_padding=False, mask_self=False)
     return None if mask is None else torch.as_tensor(mask, device=device)[:, None]
 
 

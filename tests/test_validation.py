@@ -5,7 +5,8 @@ import pytest
 from smallvit_jax.command_help import field_comments
 from smallvit_jax.config import default_config, leaves
 from smallvit_jax.errors import UserError
-from smallvit_jax.validation import ANY_LENGTH, field_type, rules, validate
+from smallvit_jax.field_rules import rules
+from smallvit_jax.validation import ANY_LENGTH, field_type, validate
 
 
 def set_field(config, path, value):

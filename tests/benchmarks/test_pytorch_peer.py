@@ -39,6 +39,7 @@ def tiny_peer(family, **options):
     return MODELS[family](**{k: v for k, v in TINY[family].items() if k != "init"}, **options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", TINY)
 def test_two_steps_of_pretraining_agree(family):
     steps = make_steps(family, "pretrain", BATCH, "float32", **TINY[family])

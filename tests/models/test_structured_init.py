@@ -10,11 +10,11 @@ import pytest
 from flax import nnx
 
 from smallvit_jax.errors import UserError
+from smallvit_jax.field_rules import rules
 from smallvit_jax.models import abstract_model, create_model, impulse, resolve_options
 from smallvit_jax.models.heads import ProjectionHead
 from smallvit_jax.models.initializers import SCHEMES
 from smallvit_jax.models.parameters import get_arrays
-from smallvit_jax.validation import rules
 from tests.models.test_impulse import BANDS, SMALL, measure, outside
 
 VARIANT = {"pool": "mean", "pos_embed": "sincos"}
