@@ -294,9 +294,10 @@ class CaiTBlock(nnx.Module):
         self.drop_path_rate = drop_path_rate
 
     def __call__(self, x: Tokens, rngs: nnx.Rngs | None = None) -> Tokens:
-        branch = self.attn(self.norm1(x)) * self.gamma_1[...].astype(x.dtype)
+        # Kept: the gradient of a layer scale reads its branch, which would cost a product again.
+        branch = keep(self.attn(self.norm1(x))) * self.gamma_1[...].astype(x.dtype)
         x = keep(x + drop_path(branch, self.drop_path_rate, rngs))
-        branch = self.mlp(self.norm2(x)) * self.gamma_2[...].astype(x.dtype)
+        branch = keep(self.mlp(self.norm2(x))) * self.gamma_2[...].astype(x.dtype)
         return x + drop_path(branch, self.drop_path_rate, rngs)
 
 
