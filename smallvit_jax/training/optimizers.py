@@ -62,7 +62,7 @@ def clip_each_tensor(max_norm: float) -> optax.GradientTransformation:
     """Scales each tensor by min(1, max_norm / (norm + 1e-6)) (utils/utils_ssl.py:63-72)."""
 
     def clip(gradient: jax.Array) -> jax.Array:
-        norm = jnp.linalg.norm(gradient.ravel())
+        norm = optax.tree.norm(gradient)
         return gradient * jnp.minimum(1.0, max_norm / (norm + 1e-6))
 
     return optax.stateless_with_tree_map(lambda gradient, _: clip(gradient))
