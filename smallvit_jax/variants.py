@@ -48,6 +48,7 @@ PARTS = {
     ),
     "spt": Part("shifted patches", {"model.stem": "spt"}),
     "lsa": Part("locality self-attention", {"model.lsa": True}),
+    "drloc": Part("relative localisation as a second loss", {"finetune.drloc.weight": 0.1}),
 }
 
 

@@ -33,6 +33,7 @@ _RENAMES = (
 
 # What a reference state dict holds beside weights.
 _NO_WEIGHTS = ("num_batches_tracked", "relative_position_index")
+_PATCH_KERNEL = "patch_embed.proj.kernel"  # a convolution there
 
 
 def load_state_dict(model: nnx.Module, state_dict: Mapping[str, Any]) -> None:
@@ -46,18 +47,12 @@ def load_state_dict(model: nnx.Module, state_dict: Mapping[str, Any]) -> None:
     arrays = get_arrays(model)
     keys = reference_keys(model)
     given = {k: np.asarray(v) for k, v in state_dict.items() if not k.endswith(_NO_WEIGHTS)}
-    patches = _patch_kernels(arrays)
     empty = {name: np.broadcast_to(np.float32(0), array.shape) for name, array in arrays.items()}
-    expected = {
-        keys[name]: _to_torch(array, name, name in patches).shape for name, array in empty.items()
-    }
+    expected = {keys[name]: _to_torch(array, name).shape for name, array in empty.items()}
     check_names_and_shapes(expected, {k: v.shape for k, v in given.items()}, "The state dict")
     set_arrays(
         model,
-        {
-            name: _from_torch(given[keys[name]], name, name in patches, array.shape)
-            for name, array in arrays.items()
-        },
+        {name: _from_torch(given[keys[name]], name, array.shape) for name, array in arrays.items()},
     )
 
 
@@ -68,10 +63,9 @@ def state_dict(model: nnx.Module) -> dict[str, np.ndarray]:
     Swin's tables of offsets (int64) are among them, since the reference does not load without.
     """
     keys, arrays = reference_keys(model), get_arrays(model)
-    patches = _patch_kernels(arrays)
     result = {}
     for name in sorted(arrays, key=_place):
-        array = _to_torch(arrays[name], name, name in patches)
+        array = _to_torch(arrays[name], name)
         result[keys[name]] = np.asarray(array, order="C")
         if name.endswith("relative_position_bias_table"):
             window = (math.isqrt(len(arrays[name])) + 1) // 2
@@ -132,19 +126,9 @@ def _place(name: str) -> list[tuple[int, str]]:
     ]
 
 
-def _patch_kernels(arrays: Mapping[str, Any]) -> set[str]:
-    """The patch embeddings that are convolutions there; behind other convolutions they are not."""
-    ending = "patch_embed.proj.kernel"
-    return {
-        name
-        for name in arrays
-        if name.endswith(ending) and name.replace("proj.kernel", "convs.0.kernel") not in arrays
-    }
-
-
-def _to_torch(array: Any, name: str, is_patch_kernel: bool) -> np.ndarray:
+def _to_torch(array: Any, name: str) -> np.ndarray:
     array = np.asarray(array, np.float32)
-    if is_patch_kernel:  # (row column channel, out) → (out, channel, row, column)
+    if name.endswith(_PATCH_KERNEL):  # (row column channel, out) → (out, channel, row, column)
         side = int((array.shape[0] // 3) ** 0.5)
         return array.reshape(side, side, 3, -1).transpose(3, 2, 0, 1)
     if array.ndim == 4 and name.endswith("kernel"):  # (row, column, in, out) of a convolution
@@ -154,10 +138,8 @@ def _to_torch(array: Any, name: str, is_patch_kernel: bool) -> np.ndarray:
     return array
 
 
-def _from_torch(
-    array: np.ndarray, name: str, is_patch_kernel: bool, shape: tuple[int, ...]
-) -> np.ndarray:
-    if is_patch_kernel:
+def _from_torch(array: np.ndarray, name: str, shape: tuple[int, ...]) -> np.ndarray:
+    if name.endswith(_PATCH_KERNEL):
         return array.transpose(2, 3, 1, 0).reshape(shape)
     if array.ndim == 4 and name.endswith("kernel"):
         return array.transpose(2, 3, 1, 0)
