@@ -11,7 +11,8 @@ Expected time: about ten seconds and the compilation of two forward passes.
 Expected accuracy: none; the numbers in `result.json` are entropy, spread and mass inside boxes.
 """
 
-from smallvit_jax.config import default_config, set_dataset
+from smallvit_jax.config import default_config
+from smallvit_jax.presets import set_dataset
 
 
 def get_config(argument: str = "cifar10"):

@@ -19,8 +19,9 @@ Expected accuracy: not measured; the paper reports top-1 errors on ImageNet of 2
 16.8 % (without convolutions 27.7, 19.6, 17.9 and 18.2 %) after 400 epochs.
 """
 
-from smallvit_jax.config import default_config, set_dataset
+from smallvit_jax.config import default_config
 from smallvit_jax.errors import UserError, did_you_mean
+from smallvit_jax.presets import set_dataset
 
 SIZES = {
     "1gf": {"width": 192, "heads": 3, "mlp_ratio": 3.0, "depth": 11},

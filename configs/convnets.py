@@ -12,8 +12,9 @@ Expected accuracy: not measured yet; for such recipes on cifar10 others report 9
 (resnet56), 93.6 % (resnet110) and 93.0 to 95 % (resnet18).
 """
 
-from smallvit_jax.config import CONVNETS, default_config, set_model_and_dataset
+from smallvit_jax.config import CONVNETS, default_config
 from smallvit_jax.errors import UserError
+from smallvit_jax.presets import set_model_and_dataset
 
 
 def get_config(argument: str = "resnet56,cifar10"):

@@ -13,7 +13,8 @@ Expected accuracy: not measured yet; the paper reports for swin,cifar10 91.75, 9
 test set).
 """
 
-from smallvit_jax.config import default_config, set_model_and_dataset
+from smallvit_jax.config import default_config
+from smallvit_jax.presets import set_model_and_dataset
 
 
 def get_config(argument: str = "vit,cifar10"):

@@ -9,7 +9,8 @@ Expected time: not measured yet.
 Expected accuracy: what the checkpoint's own `result.json` says.
 """
 
-from smallvit_jax.config import default_config, set_dataset
+from smallvit_jax.config import default_config
+from smallvit_jax.presets import set_dataset
 
 
 def get_config(argument: str = "cifar10"):

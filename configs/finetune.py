@@ -10,7 +10,8 @@ Expected accuracy: not measured yet; the paper reports 96.41 % for vit,cifar10 f
 model and 93.58 % from scratch (the best epoch on the test set).
 """
 
-from smallvit_jax.config import default_config, set_model_and_dataset
+from smallvit_jax.config import default_config
+from smallvit_jax.presets import set_model_and_dataset
 
 
 def get_config(argument: str = "vit,cifar10"):

@@ -11,8 +11,9 @@ Expected accuracy: that of your images; with those flags 75 % on six classes of 
 against 74 % from scratch.
 """
 
-from smallvit_jax.config import default_config, set_dataset
+from smallvit_jax.config import default_config
 from smallvit_jax.errors import UserError
+from smallvit_jax.presets import set_dataset
 
 
 def get_config(argument: str = ""):

@@ -42,9 +42,9 @@ def run(config: ConfigDict, workdir: Path, data_dir: str | None) -> dict[str, An
     `VARIANT/seed-S/pretrain`. Runs that are done are not repeated, one that was interrupted
     continues, and variants and seeds may be added later. Training that diverges counts with the
     accuracy of guessing. The same command given twice at once shares the work: neither takes up
-    what the other is at. Writes `comparison.csv` (a row for each
-    variant), `runs.csv` (for each training) and `comparison.png` beside the result; the first two
-    also on the way. Raises `UserError` before anything runs for a variant that makes no sense.
+    what the other is at. Writes `comparison.csv` (a row for each variant), `runs.csv` (for each
+    training) and `comparison.png` beside the result; the first two also on the way. Raises
+    `UserError` before anything runs for a variant that makes no sense.
     """
     c = config.compare
     variants = read_variants(c.variants)
@@ -126,14 +126,19 @@ def chance(config: ConfigDict, data_dir: str | None) -> float:
     return 100 / inputs.load_data(config, data_dir).info.num_classes
 
 
-def run_or_diverge(run: Callable[..., Row], config: ConfigDict, folder: Path, *more, **how) -> Row:
+def run_or_diverge(
+    stage: Callable[..., Row], config: ConfigDict, folder: Path, *more, **how
+) -> Row:
     """The result of a stage; if its training diverges, one with `diverged`, the reason, and no
     accuracy. That is written like any other, so that it is not trained again."""
+    started = time.monotonic()
     try:
-        return run(config, folder, *more, **how)
+        return stage(config, folder, *more, **how)
     except TrainingDivergedError as error:
-        print(f"counted as guessing: {error}", flush=True)
-        return write_result(folder, {"job": folder.name, "diverged": str(error), "seconds": 0.0})
+        reason = str(error).partition(";")[0]  # behind it is advice to begin anew
+        print(f"{reason}; this training counts as guessing", flush=True)
+        seconds = round(time.monotonic() - started, 1)
+        return write_result(folder, {"job": folder.name, "diverged": reason, "seconds": seconds})
 
 
 def run_each(
@@ -178,10 +183,12 @@ def _train(
     row = {
         "variant": training.variant.name,
         "seed": training.seed,
+        "knn_top1": stages[0].get("knn_after"),
         "seconds": sum(stage["seconds"] for stage in stages),
     }
     if "diverged" in stages[-1]:
-        return row | {"test_top1": guessing, "best_on_test_top1": guessing, "diverged": True}
+        guess = {"test_top1": guessing, "best_on_test_top1": guessing}
+        return row | guess | {"diverged": True, "curve": []}
     return row | _figures(training, stages, read_metrics(folder), targets)
 
 
@@ -206,7 +213,6 @@ def _figures(
         "test_top1": tuned["test_top1"],
         "best_on_test_top1": tuned["best_on_test_top1"],
         "best_on_test_epoch": tuned["best_on_test_epoch"],
-        "knn_top1": stages[0]["knn_after"] if len(stages) > 1 else None,
         "labelled_images": tuned["labelled_images"],
         "steps": tuned["steps"],
         "images_per_second": tuned["images_per_second"],

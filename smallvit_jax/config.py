@@ -9,8 +9,6 @@ dataset or the model does not leave stale figures behind.
 import ml_collections
 from ml_collections.config_dict import placeholder
 
-from smallvit_jax.errors import UserError, did_you_mean
-
 TRANSFORMERS = ("vit", "swin", "cait")
 CONVNETS = ("resnet18", "resnet56", "resnet110", "efficientnet_b0")
 MODELS = TRANSFORMERS + CONVNETS
@@ -51,52 +49,6 @@ def leaves(config: ml_collections.ConfigDict, prefix: str = "") -> dict[str, obj
         else:
             found[prefix + name] = value
     return found
-
-
-def set_model_and_dataset(config: ml_collections.ConfigDict, argument: str) -> None:
-    """Sets what "MODEL,DATASET" names, the argument of config files like `configs/recipe.py`.
-
-    DATASET is as for `set_dataset`. Raises UserError when the argument has another form, or names
-    no known model or dataset.
-    """
-    model, _, dataset = (part.strip() for part in argument.partition(","))
-    if not dataset or ("," in dataset and not dataset.startswith("folder:")):
-        raise UserError(
-            'the argument after the config file must be MODEL,DATASET like "vit,cifar10" or '
-            f'"vit,folder:PATH", not "{argument}"'
-        )
-    _check_name("model", model, MODELS)
-    config.model.name = model
-    set_dataset(config, dataset)
-
-
-def set_dataset(config: ml_collections.ConfigDict, argument: str) -> None:
-    """Sets what "DATASET" names, the argument of config files like `configs/evaluate.py`.
-
-    It is a name of the dataset table, or "folder:PATH" for images of one's own. Raises UserError
-    when it names no known dataset.
-    """
-    name, colon, root = argument.strip().partition(":")
-    if name != "folder":
-        name, root = argument.strip(), ""
-    _check_name("dataset", name, dataset_names())
-    if colon and not root:
-        raise UserError(f'the argument "{argument}" names no folder; write folder:PATH')
-    config.dataset.name, config.dataset.root = name, root
-
-
-def dataset_names() -> tuple[str, ...]:
-    """Returns the names in the dataset table, and the one of images of one's own."""
-    from smallvit_jax.data.datasets import DATASETS, FOLDER
-
-    return (*DATASETS, FOLDER)
-
-
-def _check_name(kind: str, name: str, known: tuple[str, ...]) -> None:
-    if name not in known:
-        raise UserError(
-            f'there is no {kind} "{name}"{did_you_mean(name, known)}; known: {", ".join(known)}'
-        )
 
 
 def _dataset() -> ml_collections.ConfigDict:

@@ -4,7 +4,8 @@ import dataclasses
 import math
 from collections.abc import Callable
 
-from smallvit_jax.config import MODELS, dataset_names
+from smallvit_jax.config import MODELS
+from smallvit_jax.presets import dataset_names
 
 JOBS = (
     *("pretrain", "finetune", "recipe", "evaluate", "convert"),

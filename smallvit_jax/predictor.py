@@ -59,8 +59,7 @@ class Predictor:
     Both take an image file, a folder of them (nested or not), a list of files, or a uint8 array
     [images, height, width, 3]. Files become squares as the dataset's did: the shorter side is
     scaled to the model's size and the middle is cut out, or the whole image is squeezed; arrays are
-    scaled whole. Files that are no images are left out with a warning
-    that names them.
+    scaled whole. Files that are no images are left out with a warning that names them.
     """
 
     def __init__(

@@ -1,10 +1,50 @@
-"""Sets of fields that several config files share."""
+"""What several config files share: the names in their arguments, and sets of fields."""
 
 from ml_collections import ConfigDict
 
-from smallvit_jax.config import set_dataset
+from smallvit_jax.config import MODELS
+from smallvit_jax.errors import UserError, did_you_mean
 
 _SMALL = ",small"
+
+
+def set_model_and_dataset(config: ConfigDict, argument: str) -> None:
+    """Sets what "MODEL,DATASET" names, the argument of config files like `configs/recipe.py`.
+
+    DATASET is as for `set_dataset`. Raises UserError when the argument has another form, or names
+    no known model or dataset.
+    """
+    model, _, dataset = (part.strip() for part in argument.partition(","))
+    if not dataset or ("," in dataset and not dataset.startswith("folder:")):
+        raise UserError(
+            'the argument after the config file must be MODEL,DATASET like "vit,cifar10" or '
+            f'"vit,folder:PATH", not "{argument}"'
+        )
+    _check_name("model", model, MODELS)
+    config.model.name = model
+    set_dataset(config, dataset)
+
+
+def set_dataset(config: ConfigDict, argument: str) -> None:
+    """Sets what "DATASET" names, the argument of config files like `configs/evaluate.py`.
+
+    It is a name of the dataset table, or "folder:PATH" for images of one's own. Raises UserError
+    when it names no known dataset.
+    """
+    name, colon, root = argument.strip().partition(":")
+    if name != "folder":
+        name, root = argument.strip(), ""
+    _check_name("dataset", name, dataset_names())
+    if colon and not root:
+        raise UserError(f'the argument "{argument}" names no folder; write folder:PATH')
+    config.dataset.name, config.dataset.root = name, root
+
+
+def dataset_names() -> tuple[str, ...]:
+    """Returns the names in the dataset table, and the one of images of one's own."""
+    from smallvit_jax.data.datasets import DATASETS, FOLDER
+
+    return (*DATASETS, FOLDER)
 
 
 def set_dataset_and_size(config: ConfigDict, argument: str) -> None:
@@ -51,3 +91,10 @@ def make_small(config: ConfigDict) -> None:
     finetune.augment.policy = "none"
     finetune.augment.mix = 0.0
     finetune.augment.erase = 0.0
+
+
+def _check_name(kind: str, name: str, known: tuple[str, ...]) -> None:
+    if name not in known:
+        raise UserError(
+            f'there is no {kind} "{name}"{did_you_mean(name, known)}; known: {", ".join(known)}'
+        )

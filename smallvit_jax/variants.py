@@ -143,7 +143,8 @@ def _check_own(text: str, path: str, pretrains: bool) -> None:
         )
     if path.startswith("pretrain.") and not pretrains:
         raise UserError(
-            f'the variant "{text}" sets {path}, but does not pre-train; add the part "ssl"'
+            f'the variant "{text}" sets {path}, but does not pre-train; add the part "ssl" or '
+            "leave the field out"
         )
 
 

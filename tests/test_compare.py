@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from smallvit_jax import compare as compare_job
-from smallvit_jax import finetune
+from smallvit_jax import finetune, pretrain
 from smallvit_jax.compare import Training, run_each, summarize
 from smallvit_jax.config import default_config
 from smallvit_jax.evaluation.flops import ModelSize
@@ -99,9 +99,9 @@ def test_a_diverged_seed_counts_as_guessing_and_has_no_times():
     rows = [
         row("scratch", 0, 70.0),
         {"variant": "scratch", "seed": 1, "test_top1": 10.0, "best_on_test_top1": 10.0}
-        | {"seconds": 1.0, "diverged": True},
+        | {"seconds": 1.0, "diverged": True, "curve": []},
         {"variant": "ssl", "seed": 0, "test_top1": 10.0, "best_on_test_top1": 10.0}
-        | {"seconds": 1.0, "diverged": True},
+        | {"seconds": 1.0, "diverged": True, "curve": []},
     ]
     size = ModelSize(1234, 5_000_000)
     scratch, ssl = summarize(rows, {"scratch": size, "ssl": size}, [70.0])
@@ -113,6 +113,8 @@ def test_a_diverged_seed_counts_as_guessing_and_has_no_times():
     assert cells[0][1] == "40.0 ± 42.4 (1 diverged)" and cells[0][-4:] == ["-"] * 4
     by_epoch, _ = draw_learning(result).axes
     assert [line.get_xydata().tolist() for line in by_epoch.lines] == [[[1, 65], [2, 70]]]
+    del scratch["diverged"], ssl["diverged"]  # as results were before divergence was counted
+    assert comparison_table(result)[1][0][1] == "40.0 ± 42.4"
 
 
 def test_what_another_process_is_at_is_left_to_it_until_it_is_done(tmp_path, monkeypatch):
@@ -208,21 +210,35 @@ def test_a_comparison_continues_and_grows_and_its_table_follows_from_the_logs(
 def test_training_that_diverges_does_not_end_the_comparison(
     tmp_path, compilation_cache, monkeypatch
 ):
-    train = finetune.run
+    train, started = finetune.run, []
 
     def diverge(config, folder, *arguments, **options):
+        started.append(folder.relative_to(tmp_path).as_posix())
         if config.model.lsa:
             raise TrainingDivergedError("the loss became nan at step 3 (epoch 1)")
         return train(config, folder, *arguments, **options)
 
     monkeypatch.setattr(finetune, "run", diverge)
+    monkeypatch.setattr(pretrain, "run", diverge)
+    variants = {"compare__variants": "scratch,lsa,ssl+lsa", "compare__seeds": "0"}
     with quick_compilation(compilation_cache):
-        assert compare(tmp_path, compare__variants="scratch,lsa", compare__seeds="0") == 0
-    scratch, lsa = read_json(tmp_path / "result.json")["runs"]
-    assert (scratch["diverged"], lsa["diverged"], lsa["test_top1"]) == (False, True, 10)
+        assert compare(tmp_path, **variants) == 0
+        assert started == [
+            "scratch/seed-0/finetune",
+            "lsa/seed-0/finetune",
+            "ssl+lsa/seed-0/pretrain",
+        ]
+        (tmp_path / "result.json").unlink()
+        monkeypatch.undo()
+        assert compare(tmp_path, **variants) == 0  # nothing is trained again
+    runs = read_json(tmp_path / "result.json")["runs"]
+    assert [(r["test_top1"] == 10, r["diverged"]) for r in runs] == [
+        *((False, False), (True, True), (True, True))
+    ]
     with open(tmp_path / "runs.csv") as file:
-        assert [r["steps"] for r in csv.DictReader(file)] == ["18", ""]
+        assert [r["steps"] for r in csv.DictReader(file)] == ["18", "", ""]
     assert "(1 diverged)" in (tmp_path / "report.html").read_text()
+    assert not (tmp_path / "ssl+lsa/seed-0/finetune").exists()
 
 
 def test_two_names_for_the_same_training_are_refused(tmp_path, capsys):

@@ -8,10 +8,11 @@ import shlex
 import pytest
 
 from smallvit_jax.command_line import load_config, read_flags, resolve
-from smallvit_jax.config import MODELS, dataset_names, default_config, leaves
+from smallvit_jax.config import MODELS, default_config, leaves
 from smallvit_jax.errors import UserError
 from smallvit_jax.finetune import make_schedule
 from smallvit_jax.inputs import model_options
+from smallvit_jax.presets import dataset_names
 from smallvit_jax.validation import validate
 
 ROOT = pathlib.Path(__file__).parents[1]

@@ -2,21 +2,20 @@
 
 import csv
 
-import numpy as np
 import pytest
 
-from smallvit_jax import finetune
+from smallvit_jax import finetune, pretrain
 from smallvit_jax.data_efficiency import draw_curve, summarize
 from tests.tiny_jobs import quick_compilation, read_json, run_job
 
 COMPARISON = {
-    "data_efficiency__fractions": "0.25",
-    "data_efficiency__seeds": "0,1",
+    "data_efficiency__fractions": "0.25,0.5",
+    "data_efficiency__seeds": "1",
     "pretrain__epochs": 1,
     "pretrain__knn_every": 0,
     "finetune__epochs": 1,
 }
-TRAININGS = [(seed, 0.25, way) for seed in (0, 1) for way in ("pretrained", "scratch")]
+TRAININGS = [(1, f, way) for f in (0.25, 0.5) for way in ("pretrained", "scratch")]
 
 
 def test_the_curve_has_mean_and_deviation_over_seeds():
@@ -51,11 +50,13 @@ def test_a_comparison_continues_and_ends_with_its_curve(
     with quick_compilation(compilation_cache):
         monkeypatch.setattr(finetune, "run", stop_at_the_third)
         assert run_job("data_efficiency", workdir, **COMPARISON) == 130
-        assert started == [*("seed-0/finetune-25", "seed-0/scratch-25", "seed-1/finetune-25")]
-        kept = (workdir / "seed-0/finetune-25/result.json").stat().st_mtime_ns
+        assert started == [
+            f"seed-1/{name}" for name in ("finetune-25", "scratch-25", "finetune-50")
+        ]
+        kept = (workdir / "seed-1/finetune-25/result.json").stat().st_mtime_ns
         monkeypatch.undo()
         assert run_job("data_efficiency", workdir, **COMPARISON) == 0
-        assert (workdir / "seed-0/finetune-25/result.json").stat().st_mtime_ns == kept
+        assert (workdir / "seed-1/finetune-25/result.json").stat().st_mtime_ns == kept
         capsys.readouterr()
         assert run_job("data_efficiency", workdir, **COMPARISON) == 0
     assert "done already" in capsys.readouterr().out
@@ -63,19 +64,41 @@ def test_a_comparison_continues_and_ends_with_its_curve(
     result = read_json(workdir / "result.json")
     assert [(r["seed"], r["fraction"], r["way"]) for r in result["runs"]] == TRAININGS
     # 144 digits: a quarter of the labels, but every image without labels.
-    assert {r["fraction"]: r["labels"] for r in result["runs"]} == {0.25: 36}
-    for seed in (0, 1):
-        folder = workdir / f"seed-{seed}"
-        assert read_json(folder / "pretrain/result.json")["images"] == 144
-        tuned = read_json(folder / "finetune-25/result.json")
-        assert (tuned["init_from"], tuned["seed"]) == (str(folder / "pretrain"), seed)
-        assert read_json(folder / "scratch-25/result.json")["init_from"] == ""
+    assert {r["fraction"]: r["labels"] for r in result["runs"]} == {0.25: 36, 0.5: 72}
+    folder = workdir / "seed-1"
+    assert read_json(folder / "pretrain/result.json")["images"] == 144
+    tuned = read_json(folder / "finetune-25/result.json")
+    assert (tuned["init_from"], tuned["seed"]) == (str(folder / "pretrain"), 1)
+    assert read_json(folder / "scratch-25/result.json")["init_from"] == ""
     top1 = [r["test_top1"] for r in result["runs"]]
-    assert result["curve"][0]["pretrained"] == pytest.approx(np.mean(top1[::2]))
+    assert [point["pretrained"] for point in result["curve"]] == pytest.approx(top1[::2])
     with open(workdir / "data_efficiency.csv") as file:
         written = list(csv.DictReader(file))
     assert [float(row["test_top1"]) for row in written] == top1
     assert (workdir / "data_efficiency.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_every_seed_pretrains_once_and_tunes_from_there(tmp_path, monkeypatch):
+    """The grid of trainings, with stages that train nothing."""
+    done = []
+
+    def stage(config, folder, data_dir, init_from=None):
+        name, seed = folder.relative_to(tmp_path).as_posix(), config.seed
+        done.append((name, config.dataset.label_fraction, init_from and init_from.name))
+        figures = {"labelled_images": 10, "test_top1": seed + 50.0, "best_on_test_top1": 60.0}
+        return figures | {"steps": 3, "seconds": 1.0}
+
+    monkeypatch.setattr(finetune, "run", stage)
+    monkeypatch.setattr(pretrain, "run", stage)
+    changes = {"data_efficiency__fractions": "0.5", "data_efficiency__seeds": "3,5"}
+    assert run_job("data_efficiency", tmp_path, **(COMPARISON | changes)) == 0
+    assert done == [
+        *(("seed-3/pretrain", 1, None), ("seed-3/finetune-50", 0.5, "pretrain")),
+        *(("seed-3/scratch-50", 0.5, None), ("seed-5/pretrain", 1, None)),
+        *(("seed-5/finetune-50", 0.5, "pretrain"), ("seed-5/scratch-50", 0.5, None)),
+    ]
+    (point,) = read_json(tmp_path / "result.json")["curve"]
+    assert (point["pretrained"], point["pretrained_sd"]) == (54, pytest.approx(2**0.5))
 
 
 def test_the_comparison_chooses_the_labels_itself(tmp_path, capsys):

@@ -78,7 +78,7 @@ def test_every_part_sets_fields_that_there_are(name):
         ("scratch+ssl", 'cannot be both "scratch" and "ssl"'),
         (
             "conv+pretrain.epochs=3",
-            'sets pretrain.epochs, but does not pre-train; add the part "ssl"',
+            'but does not pre-train; add the part "ssl" or leave the field out',
         ),
         (
             "impulse3+mimetic",

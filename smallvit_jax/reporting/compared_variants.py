@@ -55,7 +55,8 @@ def _best(result: Row) -> list[Part]:
         "FLOP are 2 per multiplication and addition of the matrix products and convolutions of one "
         "image's forward pass. Times are of training alone, without evaluations, checkpoints and "
         "compiling; those to an accuracy include pre-training, and are “-” where a seed did "
-        "not reach it.",
+        "not reach it. Training that diverged counts with the accuracy of guessing and has no "
+        "time.",
     ]
 
 
@@ -64,8 +65,8 @@ def _learning(result: Row) -> list[Part]:
         Picture(
             "learning",
             draw_learning(result),
-            "Test accuracy while training with labels, as the mean over seeds; on the right over "
-            "the time that training took, pre-training included.",
+            "Test accuracy while training with labels, as the mean over seeds that did not "
+            "diverge; on the right over the time that training took, pre-training included.",
             wide=True,
         )
     ]
@@ -107,7 +108,8 @@ def with_deviation(row: Row, name: str) -> str:
 
 
 def _diverged(row: Row) -> str:
-    return f" ({row['diverged']} diverged)" if row["diverged"] else ""
+    count = row.get("diverged")  # older results have none
+    return f" ({count} diverged)" if count else ""
 
 
 def _seconds(row: Row) -> float | None:
@@ -154,7 +156,7 @@ def draw_learning(result: Row) -> Figure:
     names = [row["variant"] for row in result["comparison"]]
     for name, color in zip(names, colors_of(len(names)), strict=True):
         runs = [run for run in result["runs"] if run["variant"] == name]
-        curves = [np.array(run["curve"]) for run in runs if not run["diverged"]]
+        curves = [np.array(run["curve"]) for run in runs if run["curve"]]
         if not curves:
             continue
         epochs, seconds, top1 = np.mean(curves, axis=0).T

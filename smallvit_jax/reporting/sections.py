@@ -80,7 +80,7 @@ def headline(run: Run) -> dict[str, str]:
         corrupted = evaluated.result.get("corruptions", {})
         found["error on corrupted images"] = corrupted.get("mce15", corrupted.get("mean_error"))
     if "pretrain" in run.stages:
-        found["kNN after pre-training"] = run.stages["pretrain"].result["knn_after"]
+        found["kNN after pre-training"] = run.stages["pretrain"].result.get("knn_after")
     tiles = {name: f"{value:.1f} %" for name, value in found.items() if value is not None}
     tiles["time"] = duration(sum(s.result.get("seconds", 0) for s in run.stages.values()))
     return tiles
@@ -100,7 +100,7 @@ def _pretraining(run: Run) -> list[Part]:
     if stage is not None:
         epochs, top1 = stage.series("knn", "top1")
         if len(epochs) > 1:
-            raw = stage.result["knn_raw_pixels"]
+            raw = stage.result.get("knn_raw_pixels")
             parts += [
                 "Accuracy of a nearest-neighbour classifier on features that no label has touched: "
                 f"{top1[0]:.1f} % before pre-training, {top1[-1]:.1f} % after it"

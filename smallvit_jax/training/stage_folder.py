@@ -79,9 +79,18 @@ def holds_work(folder: Path) -> bool:
     Damaged checkpoints count, half-written ones do not: a run that was killed while it wrote its
     first one begins anew.
     """
-    return any(folder.rglob("result.json")) or any(
-        _is_checkpoint(path.name) for path in folder.rglob("checkpoints/*")
-    )
+    seen = set()
+    for name, folders, files in os.walk(folder, followlinks=True):
+        if (real := os.path.realpath(name)) in seen:  # links may lead in circles
+            folders.clear()
+            continue
+        seen.add(real)
+        checkpoints = Path(name).name == "checkpoints"
+        if "result.json" in files or (checkpoints and any(map(_is_checkpoint, folders))):
+            return True
+        if checkpoints:
+            folders.clear()  # what is inside them is orbax's
+    return False
 
 
 def holds_checkpoint(folder: Path) -> bool:
@@ -107,7 +116,9 @@ def locked(folder: Path) -> Iterator[None]:
         except UserError as error:
             refusal = error
     if not everywhere(refusal is None):
-        raise refusal or UserError(f"the first process cannot work in {folder}")
+        in_use = not everywhere(not isinstance(refusal, FolderInUseError))
+        kind = FolderInUseError if in_use else UserError  # the same one in every process
+        raise refusal or kind(f"the first process cannot work in {folder}")
     try:
         yield
     finally:

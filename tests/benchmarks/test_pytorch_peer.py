@@ -39,8 +39,9 @@ def tiny_peer(family, **options):
     return MODELS[family](**{k: v for k, v in TINY[family].items() if k != "init"}, **options)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("family", TINY)
+@pytest.mark.parametrize(
+    "family", ["vit", *(pytest.param(name, marks=pytest.mark.slow) for name in ("swin", "cait"))]
+)
 def test_two_steps_of_pretraining_agree(family):
     steps = make_steps(family, "pretrain", BATCH, "float32", **TINY[family])
     backbone = create_model(family, image_size=32, **TINY[family])
