@@ -3,7 +3,6 @@
 import ml_collections
 
 from smallvit_jax.config import CONVNETS, default_config, leaves
-from smallvit_jax.data.datasets import FOLDER
 from smallvit_jax.errors import UserError, did_you_mean
 from smallvit_jax.field_rules import Rule, rules
 
@@ -158,6 +157,8 @@ def _has_batch_norm(config: ml_collections.ConfigDict) -> bool:
 
 
 def _check_root(config: ml_collections.ConfigDict) -> None:
+    from smallvit_jax.data.datasets import FOLDER  # brings NumPy, which --help does without
+
     dataset = config.dataset
     if dataset.root and dataset.name != FOLDER:
         raise UserError(

@@ -89,7 +89,9 @@ def test_what_it_cannot_do_is_one_sentence(recipe, tmp_path, capsys, job, fields
     assert sentence in error and "Traceback" not in error
 
 
-@pytest.mark.parametrize("model", ["resnet18", "efficientnet_b0"])
+@pytest.mark.parametrize(
+    "model", [pytest.param("resnet18", marks=pytest.mark.slow), "efficientnet_b0"]
+)
 def test_training_from_scratch(model, tmp_path, monkeypatch):
     # Of seven stages the first two, which are of both kinds.
     monkeypatch.setattr(efficientnet, "STAGES", efficientnet.STAGES[:2])
