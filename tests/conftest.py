@@ -22,12 +22,6 @@ SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
 jax.config.update("jax_default_matmul_precision", "highest")
 
 
-def pytest_collection_modifyitems(items):
-    """Whole jobs come before the parts in subfolders: files that take minutes would otherwise be
-    begun last, when the other process has nothing left to do."""
-    items.sort(key=lambda item: len(item.path.parts))
-
-
 @pytest.fixture(scope="session")
 def golden():
     """Returns a reader of `tests/golden/NAME.json`."""
