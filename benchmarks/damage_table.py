@@ -21,11 +21,11 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.kill_campaign import compare
-from smallvit_jax.training.environment import environment
-from smallvit_jax.training.stage_folder import locked
+from smallvit_jax.workdir.environment import environment
+from smallvit_jax.workdir.ownership import locked
+from tests.checkpoints.cases import flip_stored_array, largest_file
 from tests.data.tiny_tfds import encode, tiny_images, write_tfds
-from tests.tiny_jobs import command, quick_compilation, run_job
-from tests.training.checkpoint_cases import flip_stored_array, largest_file
+from tests.support.tiny_jobs import command, quick_compilation, run_job
 
 SETTINGS = {
     "dataset__name": "cifar10",
@@ -104,7 +104,7 @@ def no_dataset(run: Path) -> tuple[int, list[str]]:
     data = Path(os.environ["TFDS_DATA_DIR"])
     data.rename(f"{data}_gone")
     try:
-        from smallvit_jax.inputs import _load_split_once
+        from smallvit_jax.plans.data_and_model import _load_split_once
 
         _load_split_once.cache_clear()
         return again(run)

@@ -23,9 +23,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from smallvit_jax.training.environment import environment
-from smallvit_jax.training.logs import print_table
-from tests.tiny_jobs import checkpoint_steps, finish, read_checkpoint, read_json, start_job
+from smallvit_jax.process.terminal import print_table
+from smallvit_jax.workdir.environment import environment
+from tests.support.tiny_jobs import checkpoint_steps, finish, read_checkpoint, read_json, start_job
 
 CASES = tuple(itertools.product(("pretrain", "finetune", "recipe"), ("device", "host")))
 # 144 images in 12 batches an epoch; checkpoints every 5 steps, so mostly within an epoch.

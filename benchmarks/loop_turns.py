@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 from benchmarks.synthetic_data import write_cifar10
 from benchmarks.timing import Run
-from smallvit_jax import finetune, pretrain
+from smallvit_jax.jobs import finetune, pretrain
 
 Turn = Callable[[], None]
 """Ends the contender's turn and returns when its next one begins."""

@@ -24,11 +24,11 @@ from benchmarks.timing import interleaved_rates, steps_for, summarize, summarize
 from benchmarks.training_steps import TrainingSteps, make_config, make_steps, unrolled_loops
 from smallvit_jax.config import default_config
 from smallvit_jax.data.batches import BatchOrder
-from smallvit_jax.data.placement import make_source
 from smallvit_jax.evaluation.flops import matmul_flops
-from smallvit_jax.training.environment import environment
-from smallvit_jax.training.runtime import keep_freed_memory
-from smallvit_jax.training.sharding import make_mesh
+from smallvit_jax.process.runtime import keep_freed_memory
+from smallvit_jax.process.sharding import make_mesh
+from smallvit_jax.training.placement import make_source
+from smallvit_jax.workdir.environment import environment
 
 PHOTOGRAPHS = 1000  # of 256 pixels per side that the host path is measured with: 200 MB
 _KEYS = 16  # different random choices that a measurement goes through

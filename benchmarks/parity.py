@@ -17,18 +17,18 @@ import numpy as np
 
 from smallvit_jax.config import default_config
 from smallvit_jax.models import TRANSFORMERS, create_model
-from smallvit_jax.training import runtime
-from smallvit_jax.training.environment import environment
+from smallvit_jax.process import runtime
+from smallvit_jax.workdir.environment import environment
 from tests.augment.recorded_cases import names, our_image, recorded_image
-from tests.differences import Differences
-from tests.golden_formulas import GOLDEN, read_golden
 from tests.models.reference_models import (
     RESOLUTIONS,
     filled_model,
     multi_crop_difference,
     output_differences,
 )
-from tests.reference_traces import (
+from tests.support.differences import Differences
+from tests.support.golden_formulas import GOLDEN, read_golden
+from tests.support.reference_traces import (
     finetuning_differences,
     make_pretraining_step,
     pretraining_differences,

@@ -11,14 +11,17 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from smallvit_jax import finetune, finetune_step, inputs, pretrain, pretrain_step
 from smallvit_jax.augment.finetune import augment_batch
 from smallvit_jax.augment.views import multi_crop
 from smallvit_jax.config import default_config
 from smallvit_jax.data.datasets import get_dataset
+from smallvit_jax.jobs import finetune, pretrain
 from smallvit_jax.models import create_model
 from smallvit_jax.models.parameters import Functional
-from smallvit_jax.training import runtime
+from smallvit_jax.objectives import dino as pretrain_step
+from smallvit_jax.objectives import supervised as finetune_step
+from smallvit_jax.plans import data_and_model as inputs
+from smallvit_jax.process import runtime
 from smallvit_jax.training.optimizers import make_optimizer
 
 STAGES = ("pretrain", "finetune")

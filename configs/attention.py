@@ -12,7 +12,7 @@ Expected accuracy: none; the numbers in `result.json` are entropy, spread and ma
 """
 
 from smallvit_jax.config import default_config
-from smallvit_jax.presets import set_dataset
+from smallvit_jax.config.presets import set_dataset
 
 
 def get_config(argument: str = "cifar10"):

@@ -16,7 +16,7 @@ epochs of pre-training are too few to help; 40 give 46 % (--config.pretrain.epoc
 """
 
 from smallvit_jax.config import default_config
-from smallvit_jax.presets import set_dataset_and_size
+from smallvit_jax.config.presets import set_dataset_and_size
 
 
 def get_config(argument: str = "cifar10"):

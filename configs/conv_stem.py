@@ -20,8 +20,8 @@ Expected accuracy: not measured; the paper reports top-1 errors on ImageNet of 2
 """
 
 from smallvit_jax.config import default_config
+from smallvit_jax.config.presets import set_dataset
 from smallvit_jax.errors import UserError, did_you_mean
-from smallvit_jax.presets import set_dataset
 
 SIZES = {
     "1gf": {"width": 192, "heads": 3, "mlp_ratio": 3.0, "depth": 11},

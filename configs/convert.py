@@ -17,7 +17,7 @@ Expected accuracy: that of the weights, which are the same.
 """
 
 from smallvit_jax.config import default_config
-from smallvit_jax.presets import set_dataset
+from smallvit_jax.config.presets import set_dataset
 
 
 def get_config(argument: str = "cifar10"):

@@ -13,8 +13,8 @@ Expected accuracy: not measured yet; for such recipes on cifar10 others report 9
 """
 
 from smallvit_jax.config import CONVNETS, default_config
+from smallvit_jax.config.presets import set_model_and_dataset
 from smallvit_jax.errors import UserError
-from smallvit_jax.presets import set_model_and_dataset
 
 
 def get_config(argument: str = "resnet56,cifar10"):

@@ -10,7 +10,7 @@ Expected accuracy: what the checkpoint's own `result.json` says.
 """
 
 from smallvit_jax.config import default_config
-from smallvit_jax.presets import set_dataset
+from smallvit_jax.config.presets import set_dataset
 
 
 def get_config(argument: str = "cifar10"):

@@ -11,7 +11,7 @@ model and 93.58 % from scratch (the best epoch on the test set).
 """
 
 from smallvit_jax.config import default_config
-from smallvit_jax.presets import set_model_and_dataset
+from smallvit_jax.config.presets import set_model_and_dataset
 
 
 def get_config(argument: str = "vit,cifar10"):

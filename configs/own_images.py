@@ -12,8 +12,8 @@ against 74 % from scratch.
 """
 
 from smallvit_jax.config import default_config
+from smallvit_jax.config.presets import set_dataset
 from smallvit_jax.errors import UserError
-from smallvit_jax.presets import set_dataset
 
 
 def get_config(argument: str = ""):

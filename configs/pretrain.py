@@ -10,7 +10,7 @@ Expected accuracy (kNN on the teacher's features): not measured yet.
 """
 
 from smallvit_jax.config import default_config
-from smallvit_jax.presets import set_model_and_dataset
+from smallvit_jax.config.presets import set_model_and_dataset
 
 
 def get_config(argument: str = "vit,cifar10"):

@@ -14,7 +14,7 @@ Expected accuracy: not measured yet; the paper finds more settings near the best
 """
 
 from smallvit_jax.config import default_config
-from smallvit_jax.presets import set_dataset_and_size
+from smallvit_jax.config.presets import set_dataset_and_size
 
 
 def get_config(argument: str = "cifar10"):

@@ -18,8 +18,8 @@ __all__ = [
 _LAZY = {
     "UserError": "smallvit_jax.errors",
     "create_model": "smallvit_jax.models",
-    "load_checkpoint": "smallvit_jax.loading",
-    "load_predictor": "smallvit_jax.predictor",
+    "load_checkpoint": "smallvit_jax.checkpoints.loading",
+    "load_predictor": "smallvit_jax.evaluation.predictor",
 }
 
 

@@ -10,9 +10,9 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-from smallvit_jax import command_line
-from smallvit_jax.program import run_program
-from smallvit_jax.validation import validate
+from smallvit_jax.command import flags as command_line
+from smallvit_jax.config.check import validate
+from smallvit_jax.process.program import run_program
 from smallvit_jax.version import __version__
 
 TRAINING = ("pretrain", "finetune", "recipe", "compare", "sweep")  # jobs that end with a report
@@ -26,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         when_interrupted="the same command continues from the last checkpoint",
     )
     if code and "jax" in sys.modules:
-        from smallvit_jax.training.runtime import leave_processes
+        from smallvit_jax.process.runtime import leave_processes
 
         leave_processes(code)
     return code
@@ -37,7 +37,7 @@ def _run(flags: command_line.Flags, words: Sequence[str]) -> None:
         print(f"smallvit_jax {__version__}")
         return
     if flags.help:
-        from smallvit_jax.command_help import help_text
+        from smallvit_jax.command.help import help_text
 
         config = command_line.load_config(flags.config) if flags.config else None
         print(help_text(config, flags.config))
@@ -45,14 +45,14 @@ def _run(flags: command_line.Flags, words: Sequence[str]) -> None:
     config, workdir, data_dir = command_line.resolve(flags)
     validate(config)
     # Imported only now: JAX takes seconds, and neither --help nor a mistake should wait for it.
-    from smallvit_jax.training.runtime import join_processes, keep_freed_memory
+    from smallvit_jax.process.runtime import join_processes, keep_freed_memory
 
     keep_freed_memory()
     join_processes(config.runtime.distributed)
-    job = importlib.import_module(f"smallvit_jax.{config.job}")
+    job = importlib.import_module(f"smallvit_jax.jobs.{config.job}")
     job.run(config, workdir, data_dir)
     if config.job in TRAINING and config.report.at_end:
-        from smallvit_jax.report import write_at_end
+        from smallvit_jax.jobs.report import write_at_end
 
         write_at_end(workdir, data_dir, words)
 

@@ -9,7 +9,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 import jax
 import pytest
 
-from tests.golden_formulas import read_golden
+from tests.support.golden_formulas import read_golden
 
 # Ignored where tests are started in the background of a script; the programs that tests start and
 # interrupt would inherit that.
@@ -37,6 +37,6 @@ def compilation_cache(tmp_path_factory):
 @pytest.fixture(scope="session")
 def tiny_recipe(tmp_path_factory, compilation_cache):
     """A finished recipe on a few digits; tests may read its folder but not change it."""
-    from tests.tiny_jobs import finish_tiny_recipe
+    from tests.support.tiny_jobs import finish_tiny_recipe
 
     return finish_tiny_recipe(tmp_path_factory.mktemp("runs") / "recipe", compilation_cache)

@@ -7,8 +7,8 @@ import pytest
 
 from smallvit_jax.config import CONVNETS, TRANSFORMERS, default_config, leaves
 from smallvit_jax.data.datasets import DATASETS
-from smallvit_jax.inputs import model_options
-from smallvit_jax.variants import PARTS
+from smallvit_jax.jobs.variants import PARTS
+from smallvit_jax.plans.data_and_model import model_options
 
 TEXT = pathlib.Path(__file__).parents[1] / "docs" / "coming_from_the_reference.md"
 

@@ -12,8 +12,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import UInt8
 
-from smallvit_jax.data.progress import progress
 from smallvit_jax.errors import UserError
+from smallvit_jax.process.terminal import progress
 
 MOST_NAMES = 30  # of files that a sentence lists
 # What file managers leave behind; files and folders whose name begins with a dot are hidden.

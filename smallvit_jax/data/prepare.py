@@ -21,7 +21,7 @@ from smallvit_jax.data.builders import own_builder
 from smallvit_jax.data.datasets import DATASETS, DatasetSpec, get_dataset
 from smallvit_jax.data.tfds_directory import check_prepared, data_root, quiet_tfds
 from smallvit_jax.errors import UserError
-from smallvit_jax.program import run_program
+from smallvit_jax.process.program import run_program
 
 _NETWORK_SECONDS = 15
 

@@ -16,8 +16,8 @@ import numpy as np
 from jaxtyping import Int32, UInt8
 
 from smallvit_jax.data.datasets import DatasetSpec
-from smallvit_jax.data.progress import progress
 from smallvit_jax.errors import UserError, did_you_mean
+from smallvit_jax.process.terminal import progress
 
 _RECORDS_AT_ONCE = 1000
 _COPY_AGAIN = "delete the dataset and copy or prepare it again"

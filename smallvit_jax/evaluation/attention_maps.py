@@ -15,7 +15,7 @@ from smallvit_jax.errors import UserError
 from smallvit_jax.evaluation.forward import Forward
 from smallvit_jax.models import abstract_model
 from smallvit_jax.models.parameters import Functional, get_arrays, set_arrays
-from smallvit_jax.training.sharding import make_mesh
+from smallvit_jax.process.sharding import make_mesh
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -9,7 +9,7 @@ from jaxtyping import Float, UInt8
 
 from smallvit_jax.augment.finetune import evaluation_batch
 from smallvit_jax.models.parameters import Arrays, Functional
-from smallvit_jax.training.sharding import split_batch
+from smallvit_jax.process.sharding import split_batch
 
 
 class Forward:

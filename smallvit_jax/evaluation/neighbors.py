@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from smallvit_jax.data.progress import progress
+from smallvit_jax.process.terminal import progress
 
 
 def knn_accuracy(

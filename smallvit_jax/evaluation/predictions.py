@@ -13,7 +13,7 @@ from jaxtyping import Float, UInt8
 from smallvit_jax.augment.finetune import evaluation_batch
 from smallvit_jax.evaluation.forward import forward_all
 from smallvit_jax.models.parameters import Functional, get_arrays
-from smallvit_jax.training.sharding import make_mesh
+from smallvit_jax.process.sharding import make_mesh
 
 Images = UInt8[np.ndarray, "count side side 3"]
 Outputs = tuple[Float[np.ndarray, "count classes"] | None, Float[np.ndarray, "count width"]]

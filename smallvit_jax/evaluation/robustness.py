@@ -11,7 +11,6 @@ import jax
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
-from smallvit_jax.data.progress import progress
 from smallvit_jax.data.reading import DatasetInfo
 from smallvit_jax.data.subsets import stratified_order
 from smallvit_jax.errors import UserError
@@ -26,7 +25,7 @@ from smallvit_jax.evaluation.corruptions import (
 from smallvit_jax.evaluation.corruptions.cache import CorruptionCache
 from smallvit_jax.evaluation.corruptions.generated import corrupted_splits
 from smallvit_jax.evaluation.corruptions.published import NAMES, Published, find_published
-from smallvit_jax.training.logs import format_table
+from smallvit_jax.process.terminal import format_table, progress
 
 _SUBSET_SEED = 0  # whatever the run's, so that runs are judged on the same images
 

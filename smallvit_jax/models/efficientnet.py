@@ -9,7 +9,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from smallvit_jax.errors import UserError
-from smallvit_jax.models.convolution import (
+from smallvit_jax.models.convnet import (
     ConvNet,
     ConvNorm,
     Maps,

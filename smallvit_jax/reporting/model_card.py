@@ -4,11 +4,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from smallvit_jax.checkpoints.lookup import FOLDER
 from smallvit_jax.data.datasets import DATASETS
 from smallvit_jax.errors import UserError
 from smallvit_jax.reporting.runs import COMMAND
-from smallvit_jax.training import logs
-from smallvit_jax.training.checkpoint_lookup import FOLDER
+from smallvit_jax.workdir import records
 
 _FAMILIES = {"vit": "vision transformer (ViT)", "swin": "Swin transformer", "cait": "CaiT"}
 _MOST_CLASSES = 200  # named in full
@@ -68,14 +68,14 @@ def read_origin(checkpoint: Path, step: int) -> Origin:
 
 def _result(folder: Path) -> dict[str, Any]:
     try:
-        return logs.read_result(folder) or {}
+        return records.read_result(folder) or {}
     except UserError:
         return {}
 
 
 def _config(folder: Path) -> dict[str, Any]:
     try:
-        return logs.read_config(folder) or {}
+        return records.read_config(folder) or {}
     except UserError:
         return {}
 

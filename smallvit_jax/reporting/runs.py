@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 
 from smallvit_jax.config import default_config, leaves
 from smallvit_jax.errors import UserError
-from smallvit_jax.training import logs
+from smallvit_jax.workdir import metrics, records
 
 # In the order they are told of. Folders of a recipe, and the job of a stage that stands alone.
 STAGES = ("pretrain", "finetune", "scratch", "evaluate")
@@ -73,7 +73,7 @@ class Predictions:
 def read_run(folder: Path) -> Run:
     """Reads a workdir; raises UserError where it holds no finished stage."""
     folder = Path(folder)
-    result, config = logs.read_result(folder) or {}, logs.read_config(folder)
+    result, config = records.read_result(folder) or {}, records.read_config(folder)
     job = result.get("job")
     if job in STAGES:
         stages = {job: _read_stage(job, folder)}
@@ -101,10 +101,10 @@ def read_command(folder: Path) -> str | None:
 
 
 def _read_stage(name: str, folder: Path) -> Stage | None:
-    result = logs.read_result(folder)
+    result = records.read_result(folder)
     if result is None:
         return None
-    return Stage(name, folder, result, logs.read_metrics(folder))
+    return Stage(name, folder, result, metrics.read_metrics(folder))
 
 
 def _with_defaults(fields: dict[str, Any]) -> ml_collections.ConfigDict:

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from smallvit_jax import inputs
+from smallvit_jax.plans import data_and_model as inputs
 from smallvit_jax.reporting import figures, model_sections
 from smallvit_jax.reporting.page import Code, Part, Picture, Section, Table
 from smallvit_jax.reporting.runs import NAMES, Run, Stage, changed_fields, read_predictions

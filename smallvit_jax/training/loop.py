@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from smallvit_jax.data.placement import Source
 from smallvit_jax.errors import UserError
+from smallvit_jax.training.placement import Source
 
 Schedule = dict[str, np.ndarray]
 Metrics = dict[str, np.ndarray]

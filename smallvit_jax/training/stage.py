@@ -10,17 +10,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from smallvit_jax.data.placement import Source
+from smallvit_jax.checkpoints.format import flatten, read_meta
+from smallvit_jax.checkpoints.store import CheckpointStore
 from smallvit_jax.errors import UserError
-from smallvit_jax.interruption import Interrupted, StopRequest
-from smallvit_jax.training import logs
-from smallvit_jax.training.checkpoint_format import flatten, read_meta
-from smallvit_jax.training.checkpoints import CheckpointStore
-from smallvit_jax.training.files import StorageError
+from smallvit_jax.process.others import everywhere
+from smallvit_jax.process.signals import Interrupted, StopRequest
 from smallvit_jax.training.loop import Metrics, Schedule, StepFunction, diverged, train
-from smallvit_jax.training.processes import everywhere
+from smallvit_jax.training.placement import Source
 from smallvit_jax.training.progress import Progress
-from smallvit_jax.training.stage_folder import check_folder, locked
+from smallvit_jax.workdir import metrics, records
+from smallvit_jax.workdir.files import StorageError
+from smallvit_jax.workdir.ownership import check_folder, locked
 
 Evaluations = Mapping[str, Mapping[str, float]]
 """Figures by split, for example {"test": {"top1": 97.1}}."""
@@ -108,7 +108,7 @@ def run_stage(
         keep_best = stage.best_split is not None
         with CheckpointStore(stage.folder / "checkpoints", keep_best=keep_best) as store:
             try:
-                logs.write_config(stage.folder, stage.config)
+                records.write_config(stage.folder, stage.config)
                 return _continue(stage, store, state, source, key, how)
             except StorageError as error:
                 raise UserError(f"{error}; {store.last_good()}") from error
@@ -139,7 +139,7 @@ def _continue(
         active=active,
     )
     with (
-        logs.RunLog(stage.folder, restored_step=restored_step, active=active) as log,
+        metrics.RunLog(stage.folder, restored_step=restored_step, active=active) as log,
         progress,
         StopRequest(progress.note) as stop,
     ):
@@ -188,7 +188,7 @@ class _Records:
         self,
         stage: Stage,
         store: CheckpointStore,
-        log: logs.RunLog,
+        log: metrics.RunLog,
         progress: Progress,
         stop: StopRequest,
         started: float,

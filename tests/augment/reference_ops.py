@@ -4,7 +4,7 @@ import functools
 
 import numpy as np
 
-from tests.golden_formulas import GOLDEN, read_golden
+from tests.support.golden_formulas import GOLDEN, read_golden
 
 CIFAR10_MEAN, CIFAR10_STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 

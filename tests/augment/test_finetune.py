@@ -9,7 +9,7 @@ from smallvit_jax.augment import geometry
 from smallvit_jax.augment.finetune import AugmentSettings, augment_batch, evaluation_batch
 from smallvit_jax.config import default_config
 from smallvit_jax.data.datasets import get_dataset
-from smallvit_jax.finetune import augment_settings
+from smallvit_jax.jobs.finetune import augment_settings
 from tests.augment.reference_ops import (
     CIFAR10_MEAN,
     CIFAR10_STD,

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from smallvit_jax.augment.mixing import cut_box, cutmix, mix_batch, mixup
-from tests.golden_formulas import image_batch
+from tests.support.golden_formulas import image_batch
 
 PERMUTATION = jnp.array([2, 0, 3, 1])
 mix_jitted = jax.jit(mix_batch, static_argnums=(3, 4, 5))

@@ -9,8 +9,8 @@ import pytest
 from benchmarks import measure
 from benchmarks.training_steps import make_steps, unrolled_loops
 from tests.benchmarks.tiny import TINY
-from tests.reference_traces import quick_jit
-from tests.tiny_jobs import quick_compilation
+from tests.support.reference_traces import quick_jit
+from tests.support.tiny_jobs import quick_compilation
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ from smallvit_jax.interop import torch_weights
 from smallvit_jax.models import create_model
 from smallvit_jax.models.heads import ProjectionHead, ViewNetwork
 from smallvit_jax.models.parameters import set_arrays
-from tests.reference_traces import quick_jit
+from tests.support.reference_traces import quick_jit
 
 torch = pytest.importorskip("torch")
 peer = pytest.importorskip("benchmarks.pytorch_peer")

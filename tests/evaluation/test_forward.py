@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from smallvit_jax.evaluation.forward import forward_all
-from smallvit_jax.training.sharding import make_mesh
+from smallvit_jax.process.sharding import make_mesh
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (23, 3, 3, 3), dtype=np.uint8)
 

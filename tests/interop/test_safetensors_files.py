@@ -8,15 +8,15 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from smallvit_jax import load_checkpoint, load_predictor
+from smallvit_jax.checkpoints.store import read_params_and_meta
 from smallvit_jax.errors import UserError
 from smallvit_jax.interop.safetensors_files import read_file, read_model
 from smallvit_jax.interop.torch_weights import state_dict
 from smallvit_jax.main import main
 from smallvit_jax.models import create_model
 from smallvit_jax.models.parameters import get_arrays
-from smallvit_jax.training.checkpoints import read_params_and_meta
-from tests.tiny_checkpoint import CLASSES, MEAN, STD, TINY, draw_images, save_checkpoint
-from tests.tiny_jobs import ROOT, read_json
+from tests.support.tiny_checkpoint import CLASSES, MEAN, STD, TINY, draw_images, save_checkpoint
+from tests.support.tiny_jobs import ROOT, read_json
 
 
 def convert(source, workdir, *flags, dataset="cifar10") -> int:

@@ -12,7 +12,7 @@ from smallvit_jax.interop.torch_files import infer_model, read_file
 from smallvit_jax.interop.torch_weights import load_state_dict, state_dict
 from smallvit_jax.main import main
 from smallvit_jax.models import create_model, resolve_options
-from tests.golden_formulas import fill
+from tests.support.golden_formulas import fill
 
 torch = pytest.importorskip("torch")
 

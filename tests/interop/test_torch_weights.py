@@ -8,8 +8,8 @@ from smallvit_jax.interop.torch_files import infer_model
 from smallvit_jax.interop.torch_weights import load_state_dict, state_dict
 from smallvit_jax.models import create_model
 from smallvit_jax.models.parameters import get_arrays
-from tests.golden_formulas import fill
-from tests.tiny_jobs import SMALLEST
+from tests.support.golden_formulas import fill
+from tests.support.tiny_jobs import SMALLEST
 
 
 @pytest.fixture(scope="module")

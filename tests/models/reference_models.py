@@ -8,9 +8,9 @@ from flax import nnx
 from smallvit_jax.interop.torch_weights import load_state_dict, state_dict
 from smallvit_jax.models import create_model
 from smallvit_jax.models.parameters import get_arrays
-from tests.differences import Differences
-from tests.golden_formulas import fill, image_batch
-from tests.reference_traces import fill_weights, l2, quick_jit, view_network
+from tests.support.differences import Differences
+from tests.support.golden_formulas import fill, image_batch
+from tests.support.reference_traces import fill_weights, l2, quick_jit, view_network
 
 # How far float32 may be from the recording; the tokens' norms relative.
 OUTPUT_LIMITS = {

@@ -6,7 +6,7 @@ from flax import nnx
 
 from smallvit_jax.models import abstract_model
 from smallvit_jax.models.parameters import get_arrays, set_arrays
-from tests.golden_formulas import hashed, read_golden
+from tests.support.golden_formulas import hashed, read_golden
 
 TOLERANCE = 1e-5
 _CASES = read_golden("spt_lsa")

@@ -11,11 +11,11 @@ from flax import nnx
 from smallvit_jax.errors import UserError
 from smallvit_jax.models import abstract_model, create_model, resolve_options
 from smallvit_jax.models.batch_norm import EPSILON
-from smallvit_jax.models.convolution import he_normal
+from smallvit_jax.models.convnet import he_normal
 from smallvit_jax.models.efficientnet import InvertedBlock
 from smallvit_jax.models.parameters import Functional, get_arrays
 from smallvit_jax.models.resnet import BasicBlock
-from tests.tiny_jobs import quick_compilation
+from tests.support.tiny_jobs import quick_compilation
 
 MODE = {"train": False, "record": False}
 

@@ -10,7 +10,7 @@ from smallvit_jax.interop.torch_weights import load_state_dict, state_dict
 from smallvit_jax.models import create_model
 from smallvit_jax.models.heads import ProjectionHead, ViewNetwork
 from smallvit_jax.models.parameters import Functional
-from tests.golden_formulas import array, fill, image_batch
+from tests.support.golden_formulas import array, fill, image_batch
 
 
 def filled_head(features: int, out_dim: int) -> ProjectionHead:

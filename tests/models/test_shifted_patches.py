@@ -12,9 +12,9 @@ from smallvit_jax.models import create_model, resolve_options
 from smallvit_jax.models.initializers import get_scheme
 from smallvit_jax.models.parameters import get_arrays
 from smallvit_jax.models.shifted_patches import ShiftedMerging, ShiftedPatches, shifted_copies
-from tests.golden_formulas import hashed
 from tests.models.spt_lsa_cases import added_parameters, check, fill, read_case
-from tests.reference_traces import quick_jit
+from tests.support.golden_formulas import hashed
+from tests.support.reference_traces import quick_jit
 
 OPTIONS = {"dtype": jnp.float32, "rngs": nnx.Rngs(0)}
 NAMES = {

@@ -10,8 +10,8 @@ from smallvit_jax.errors import UserError
 from smallvit_jax.models import abstract_model, create_model, resolve_options
 from smallvit_jax.models.parameters import Functional, get_arrays, set_arrays
 from smallvit_jax.models.stems import ConvStack, conv_stack, make_stem
-from tests.golden_formulas import hashed, read_golden
-from tests.tiny_jobs import SMALLEST
+from tests.support.golden_formulas import hashed, read_golden
+from tests.support.tiny_jobs import SMALLEST
 
 CASES = read_golden("conv_stem")["cases"]
 IMAGES = jnp.asarray(hashed("input:img", (3, 16, 16, 3), 1.0))

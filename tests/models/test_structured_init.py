@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from smallvit_jax.config.rules import rules
 from smallvit_jax.errors import UserError
-from smallvit_jax.field_rules import rules
 from smallvit_jax.models import abstract_model, create_model, impulse, resolve_options
 from smallvit_jax.models.heads import ProjectionHead
 from smallvit_jax.models.initializers import SCHEMES

@@ -9,7 +9,7 @@ from smallvit_jax.interop.torch_weights import load_state_dict, state_dict
 from smallvit_jax.models import create_model
 from smallvit_jax.models.layers import resize_position_embedding
 from smallvit_jax.models.parameters import get_arrays
-from tests.golden_formulas import fill, image_batch
+from tests.support.golden_formulas import fill, image_batch
 
 TOLERANCE = 1e-5
 

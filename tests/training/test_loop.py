@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from smallvit_jax.data.batches import BatchOrder
-from smallvit_jax.data.placement import make_source
+from smallvit_jax.process.sharding import make_mesh, replicate
 from smallvit_jax.training import loop
-from smallvit_jax.training.sharding import make_mesh, replicate
+from smallvit_jax.training.placement import make_source
 
 STEPS_PER_EPOCH, EPOCHS = 4, 5
 TOTAL = STEPS_PER_EPOCH * EPOCHS

@@ -14,14 +14,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from smallvit_jax.checkpoints.store import CheckpointStore, read_params_and_meta
 from smallvit_jax.data.batches import BatchOrder
-from smallvit_jax.data.placement import make_source
 from smallvit_jax.errors import UserError
+from smallvit_jax.process.sharding import make_mesh, replicate
 from smallvit_jax.training import stage as stages
-from smallvit_jax.training.checkpoints import CheckpointStore, read_params_and_meta
 from smallvit_jax.training.loop import TrainingDivergedError
-from smallvit_jax.training.sharding import make_mesh, replicate
-from tests.tiny_jobs import checkpoint_steps, read_metrics
+from smallvit_jax.training.placement import make_source
+from tests.support.tiny_jobs import checkpoint_steps, read_metrics
 
 STEPS_PER_EPOCH, EPOCHS = 4, 5
 TOTAL = STEPS_PER_EPOCH * EPOCHS
@@ -193,7 +193,7 @@ def test_weights_that_a_step_spoils_are_not_saved(tmp_path):
 LIVE = """
     import sys, time
     from pathlib import Path
-    from smallvit_jax.training.stage_folder import locked
+    from smallvit_jax.workdir.ownership import locked
 
     with locked(Path(sys.argv[1])):
         print("locked", flush=True)

@@ -10,8 +10,8 @@ from pathlib import Path
 import tensorflow_datasets as tfds
 
 from smallvit_jax.data.builders.original import Layout, Original
-from smallvit_jax.data.progress import progress
 from smallvit_jax.errors import UserError
+from smallvit_jax.process.terminal import progress
 
 _IMAGES_AT_ONCE = 256
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 
-from smallvit_jax.data.progress import progress
 from smallvit_jax.errors import UserError
+from smallvit_jax.process.terminal import progress
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,71 @@
+"""Which step folder a path means, and which step of several is the best."""
+
+import contextlib
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+from smallvit_jax.checkpoints import format as layout
+from smallvit_jax.checkpoints.format import DamagedCheckpointError
+from smallvit_jax.errors import UserError, did_you_mean
+
+FOLDER = "checkpoints"  # of a stage folder
+
+
+def find_step(path: Path, which: str) -> Path:
+    """The step folder meant by a path."""
+    if which not in ("latest", "best"):
+        raise UserError(f'which is "latest" or "best", not {which!r}')
+    if not path.exists():
+        siblings = path.parent.iterdir() if path.parent.is_dir() else ()
+        hint = did_you_mean(path.name, [sibling.name for sibling in siblings])
+        raise UserError(f"there is no {path}{hint}; give the folder of a run or of its checkpoint")
+    if not path.is_dir():
+        raise UserError(f"{path} is a file; give the folder of a run or of its checkpoint")
+    folder = path / FOLDER if (path / FOLDER).is_dir() else path
+    present = sorted(entry.name for entry in folder.iterdir())
+    steps = all_steps(folder)
+    if not steps:
+        if path.name.isdecimal() or not set(present).isdisjoint(layout.ITEMS):
+            return path
+        stages = [entry.name for entry in path.iterdir() if (entry / FOLDER).is_dir()]
+        if stages:
+            raise UserError(
+                f"{path} holds several stages; give one of them: "
+                f"{', '.join(str(path / stage) for stage in sorted(stages))}"
+            )
+        found = f"only {', '.join(present[:4])}" if present else "nothing"
+        raise UserError(
+            f"{folder} has no finished checkpoint (it holds {found}); give a stage folder whose "
+            f"{FOLDER}/ has one, or wait until the run has saved one"
+        )
+    if which == "latest":
+        return folder / str(max(steps))
+    best = best_step(accuracies(folder))
+    if best is None:
+        raise UserError(
+            f"no checkpoint in {folder} has a held-out accuracy to choose the best by; take the "
+            "latest, or train with dataset.validation_fraction above 0"
+        )
+    return folder / str(best)
+
+
+def all_steps(folder: Path) -> list[int]:
+    """The steps a checkpoints folder holds, sound or not, oldest first."""
+    return sorted(int(e.name) for e in folder.iterdir() if e.name.isdecimal() and e.is_dir())
+
+
+def accuracies(folder: Path) -> dict[int, float | None]:
+    """The held-out accuracy that each readable step recorded, if any."""
+    found = {}
+    for step in all_steps(folder):
+        with contextlib.suppress(DamagedCheckpointError, UserError):
+            found[step] = layout.read_meta(folder / str(step))["metrics"].get("accuracy")
+    return found
+
+
+def best_step(accuracy: Mapping[int, float | None]) -> int | None:
+    """The step of the highest accuracy, of equals the newest; NaN is never best."""
+    judged = [(value, step) for step, value in accuracy.items() if value is not None]
+    judged = [(value, step) for value, step in judged if not math.isnan(value)]
+    return max(judged)[1] if judged else None

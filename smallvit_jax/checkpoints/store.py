@@ -1,0 +1,313 @@
+"""Checkpoints: written in the background, checked on the way back, never given up silently.
+
+orbax's CheckpointManager does the writing and the tidying up. This module adds what it lacks: it
+keeps the newest and the best, notices damage and goes back to the newest sound step, fits a state
+to whatever devices there are, and says what is wrong in one sentence.
+"""
+
+import contextlib
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from smallvit_jax.checkpoints import format as layout
+from smallvit_jax.checkpoints import lookup as lookup
+from smallvit_jax.checkpoints.format import DamagedCheckpointError, ForeignCheckpointError
+from smallvit_jax.errors import UserError
+from smallvit_jax.process.others import everywhere, lost_another_process
+from smallvit_jax.workdir.environment import bit_changes, environment
+from smallvit_jax.workdir.files import is_disk_full, make_folder, storage_error
+
+_DAMAGED = ".corrupt"  # ending of a step that was set aside
+
+
+class CheckpointStore:
+    """The checkpoints of one training stage: `directory/<step>/{state,params,meta}`.
+
+    Keeps the two newest; with `keep_best` also the one with the highest `metrics["accuracy"]`
+    (of equals the newest). `warn` takes one sentence at a time; by default it prints to stderr.
+    With several processes each one calls every method; they share the file system.
+    """
+
+    def __init__(
+        self,
+        directory: str | os.PathLike,
+        *,
+        keep_best: bool,
+        warn: Callable[[str], None] | None = None,
+    ):
+        self.directory = make_folder(directory)
+        self._keep_best = keep_best
+        self._warn = warn or _print_warning
+        self._accuracy = lookup.accuracies(self.directory) if keep_best else {}
+        self._open()
+
+    def _open(self) -> None:
+        import orbax.checkpoint as ocp
+
+        layout.quiet_orbax()
+        self._manager = ocp.CheckpointManager(
+            self.directory,
+            options=ocp.CheckpointManagerOptions(
+                preservation_policy=_NewestAndBest(self._accuracy),
+                cleanup_tmp_directories=True,
+                lightweight_initialize=True,  # else one torn file stops it from opening
+                # Else a save that fails at once leaves a thread that waits for five minutes.
+                async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
+            ),
+        )
+
+    def latest_step(self) -> int | None:
+        """The newest step, finished or still being written; None if there is none."""
+        return self._manager.latest_step()
+
+    def save(
+        self,
+        step: int,
+        state: Any,
+        params: Mapping[str, Any],
+        meta: Mapping[str, Any],
+        metrics: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Copies the arrays to the host and writes them in the background.
+
+        On return the arrays may be donated. The newest step is not written twice.
+
+        Args:
+          step: how many training steps are done; higher than that of any checkpoint before.
+          state: everything needed to continue, any pytree of arrays and numbers.
+          params: what is needed to use the model, by dotted path.
+          meta: JSON values; `metrics`, the environment and the digests are added.
+          metrics: held-out figures of this step; `accuracy` decides what is best.
+
+        Raises:
+          UserError: this or the previous save failed, most often because the disk is full.
+        """
+        import orbax.checkpoint as ocp
+
+        self.wait()
+        latest = self.latest_step()
+        if step == latest:
+            return
+        if latest is not None and step < latest:
+            raise ValueError(f"step {step} comes before the newest checkpoint, step {latest}")
+        arrays = {
+            "state": layout.to_host(layout.flatten(state)),
+            "params": layout.to_host(layout.flatten(params)),
+        }
+        sealed = layout.seal(meta, step, metrics or {}, arrays)
+        if self._keep_best:
+            self._accuracy[step] = sealed["metrics"].get("accuracy")
+        stored = {name: layout.storable(item) for name, item in arrays.items()}
+        stored = {name: ocp.args.PyTreeSave(item) for name, item in stored.items() if item}
+        try:
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(meta=ocp.args.JsonSave(sealed), **stored),
+                force=True,
+            )
+        except Exception as error:
+            if lost_another_process(error):
+                raise
+            raise self._failure(error) from error
+
+    def wait(self) -> None:
+        """Returns once the last save is on disk; raises UserError if it failed."""
+        try:
+            self._manager.wait_until_finished()
+        except Exception as error:
+            if lost_another_process(error):
+                raise
+            raise self._failure(error) from error
+
+    def _failure(self, error: Exception) -> UserError:
+        """The sentence for a failed save; leaves the store as if that save had never begun."""
+        if jax.process_count() == 1:  # of several, the others are not here to open it together
+            with contextlib.suppress(Exception):  # the same failure once more
+                self._manager.close()
+            self._open()
+        left = self.last_good()
+        if is_disk_full(error):
+            return UserError(f"{storage_error(error, self.directory)}; {left}")
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        return UserError(
+            f"no checkpoint could be written to {self.directory} ({reason[0][:200]}); mend that "
+            f"and run the same command again; {left}"
+        )
+
+    def last_good(self) -> str:
+        """Which checkpoint there is to go on from, in a few words."""
+        with contextlib.suppress(Exception):  # what is being written counts when it is there
+            self._manager.wait_until_finished()
+        steps = lookup.all_steps(self.directory)
+        if not steps:
+            return "there is no checkpoint yet"
+        return f"the last good checkpoint is step {steps[-1]}"
+
+    def restore(self, template: Any, step: int | None = None) -> tuple[int, Any] | None:
+        """Reads the newest sound checkpoint, or the given step; None if there has never been one.
+
+        Newer steps that are damaged or of another run are renamed to `<step>.corrupt`, with a
+        warning. A change of versions or devices since then gives a warning too: the run goes on,
+        but with other bits.
+
+        Args:
+          template: a state with the wanted structure, shapes, dtypes and shardings; arrays,
+            ShapeDtypeStructs or numbers. It is not changed.
+          step: one step, instead of the newest.
+
+        Raises:
+          UserError: no checkpoint is sound, or it does not fit the template.
+        """
+        self.wait()
+        steps = lookup.all_steps(self.directory)
+        if step is not None and step not in steps:
+            raise UserError(f"{self.directory} has no step {step}; it has {_listed(steps)}")
+        unusable: dict[int, DamagedCheckpointError | ForeignCheckpointError] = {}
+        for candidate in reversed(steps) if step is None else [step]:
+            folder = self.directory / str(candidate)
+            try:
+                state, meta = self._read_state(folder, template)
+            except (DamagedCheckpointError, ForeignCheckpointError) as error:
+                unusable[candidate] = error
+                continue
+            self._set_aside(unusable, candidate)
+            changes = bit_changes(meta["environment"], environment())
+            if changes:
+                self._tell(
+                    f"{folder} was written under other conditions ({', '.join(changes)}), so the "
+                    "run goes on from it but not bit for bit as it would have"
+                )
+            return candidate, state
+        for error in unusable.values():
+            if isinstance(error, ForeignCheckpointError):
+                raise error
+        if step is not None:
+            raise UserError(f"{self.directory / str(step)} is damaged ({unusable[step]})")
+        self._refuse_if_any(unusable)
+        return None
+
+    def _refuse_if_any(self, damaged: Mapping[int, Exception]) -> None:
+        """Beginning anew over a run whose checkpoints are all damaged is the user's to decide."""
+        causes = [f"step {step}: {cause}" for step, cause in damaged.items()]
+        causes += sorted(path.name for path in self.directory.glob(f"*{_DAMAGED}*"))
+        if causes:
+            raise UserError(
+                f"every checkpoint in {self.directory} is damaged ({'; '.join(causes)}); put a "
+                "sound copy there, or remove the folder to begin anew"
+            )
+
+    def _read_state(self, folder: Path, template: Any) -> tuple[Any, dict[str, Any]]:
+        """Reads and places a state; all processes agree on whether it can be used."""
+        problem, arrays, meta = None, {}, {}
+        leaves = layout.flatten(template)
+        try:
+            meta = layout.read_meta(folder)
+            layout.check_fits(meta["arrays"]["state"], leaves, str(folder))
+            arrays = layout.read_arrays(folder, "state", meta)
+        except (DamagedCheckpointError, ForeignCheckpointError) as error:
+            problem = error
+        except PermissionError as error:
+            raise UserError(f"{folder} cannot be read (permission denied)") from error
+        if not everywhere(problem is None):
+            raise problem or DamagedCheckpointError("another process cannot read it")
+        placed = [layout.place(arrays[name], like) for name, like in leaves.items()]
+        return jax.tree.unflatten(jax.tree.structure(template), placed), meta
+
+    def _set_aside(self, unusable: Mapping[int, Exception], good: int) -> None:
+        """Renames steps; left in place they would count as the newest for good."""
+        if not unusable:
+            return
+        self._manager.close()
+        for step, error in unusable.items():
+            folder = self.directory / str(step)
+            target = folder.with_name(folder.name + _DAMAGED)
+            while target.exists():
+                target = target.with_name(target.name + "+")
+            what = f"is damaged ({error})"
+            if isinstance(error, ForeignCheckpointError):
+                what = f"is not of this run ({error.cause})"
+            self._tell(f"{folder} {what}: set aside as {target.name}, using {good}")
+            if jax.process_index() == 0:
+                folder.rename(target)
+            self._accuracy.pop(step, None)
+        everywhere(True)
+        self._open()
+
+    def _tell(self, sentence: str) -> None:
+        if jax.process_index() == 0:
+            self._warn(sentence)
+
+    def close(self) -> None:
+        """Waits for the last save; raises UserError if it failed."""
+        try:
+            self.wait()
+        finally:
+            self._manager.close()
+
+    def __enter__(self) -> "CheckpointStore":
+        return self
+
+    def __exit__(self, kind, error, trace) -> None:
+        try:
+            self.close()
+        except UserError as failure:
+            if error is None:
+                raise
+            self._tell(str(failure))
+
+
+class _NewestAndBest:
+    """orbax's preservation policy, with the accuracies taken from `meta`.
+
+    orbax's own BestN reads them from a further file per step when it opens, and stops if one of
+    them is torn; with its max_to_keep the best push out the newest.
+    """
+
+    def __init__(self, accuracy: Mapping[int, float | None]):
+        self._accuracy = accuracy
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        steps = [checkpoint.step for checkpoint in checkpoints]
+        best = lookup.best_step({step: self._accuracy.get(step) for step in steps})
+        kept = {*sorted(steps)[-2:], best}
+        return [step in kept for step in steps]
+
+
+def read_params_and_meta(
+    path: str | os.PathLike, which: str = "latest", item: str = "params"
+) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Reads what is needed to use a model, on any number of devices, without its training state.
+
+    Args:
+      path: a stage folder, its `checkpoints` folder, or one step in that.
+      which: of several steps the "latest", or the "best" by held-out accuracy.
+      item: "state" reads everything needed to continue instead.
+
+    Returns the arrays by dotted path, and `meta`. Raises UserError for a path without a sound
+    checkpoint.
+    """
+    folder = Path(path).absolute()
+    try:
+        folder = lookup.find_step(folder, which)
+        meta = layout.read_meta(folder)
+        return layout.read_arrays(folder, item, meta), meta
+    except DamagedCheckpointError as error:
+        others = [n for n in lookup.all_steps(folder.parent) if str(n) != folder.name]
+        remedy = f"try {_listed(others)} beside it" if others else "no other step is beside it"
+        raise UserError(f"the checkpoint {folder} is damaged ({error}); {remedy}") from error
+    except PermissionError as error:
+        raise UserError(f"{folder} cannot be read (permission denied)") from error
+
+
+def _listed(steps: Sequence[int]) -> str:
+    return f"step {', '.join(map(str, steps))}" if steps else "none"
+
+
+def _print_warning(sentence: str) -> None:
+    print(f"warning: {sentence}", file=sys.stderr, flush=True)

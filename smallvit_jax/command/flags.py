@@ -1,0 +1,322 @@
+"""The command line: words → flags → (config, workdir, data_dir), every mistake one sentence.
+
+    python -m smallvit_jax.main --config FILE[:ARGUMENT] --workdir FOLDER [--data_dir FOLDER]
+                                [--config.FIELD=VALUE ...]
+
+Parsed here rather than by ml_collections' `config_flags`, which shows tracebacks for most
+mistakes and takes `--config.flag false` for true.
+"""
+
+import dataclasses
+import difflib
+import importlib.util
+import inspect
+import math
+import pathlib
+import re
+import textwrap
+import traceback
+
+import ml_collections
+
+from smallvit_jax.config import COUNTS, default_config, leaves
+from smallvit_jax.config.check import TYPE_NAMES, check_fields, field_type
+from smallvit_jax.errors import UserError, did_you_mean
+
+FLAGS = ("--config", "--workdir", "--data_dir", "--help", "--version")
+
+
+@dataclasses.dataclass
+class Flags:
+    """The words of the command line, sorted but not yet interpreted."""
+
+    config: str | None = None
+    workdir: str | None = None
+    data_dir: str | None = None
+    overrides: dict[str, str] = dataclasses.field(default_factory=dict)
+    help: bool = False
+    version: bool = False
+
+
+def read_flags(argv: list[str]) -> Flags:
+    """Sorts the words after the program's name; raises UserError for words that do not fit.
+
+    When help is asked for, everything but the config file is passed over.
+    """
+    if "--help" in argv or "-h" in argv:
+        return Flags(help=True, config=_value_after("--config", argv))
+    if "--version" in argv:
+        return Flags(version=True)
+    flags, words, before = Flags(), list(argv), ""
+    while words:
+        word = words.pop(0)
+        name, equals, value = word.partition("=")
+        _check_flag(name, word, before)
+        if not equals:
+            if not words or words[0].startswith("--"):
+                raise UserError(_missing_value(name))
+            value = words.pop(0)
+        _store(flags, name, value)
+        before = f"{name} {value}"
+    return flags
+
+
+def resolve(flags: Flags) -> tuple[ml_collections.ConfigDict, pathlib.Path, str | None]:
+    """Returns the overridden, not yet validated config, the workdir and the data folder.
+
+    Raises UserError for a config file, a field or a folder that is not as it should be.
+    """
+    if flags.config is None:
+        raise UserError(
+            f"--config is missing: name a config file, as in --config configs/quickstart.py"
+            f"{_present()}"
+        )
+    config = load_config(flags.config)
+    for path, text in flags.overrides.items():
+        override(config, path, text)
+    return config, _workdir(flags.workdir), _data_dir(flags.data_dir)
+
+
+def load_config(file_and_argument: str) -> ml_collections.ConfigDict:
+    """Returns what `get_config` of "FILE" or "FILE:ARGUMENT" returns; raises UserError."""
+    path, argument = _split(file_and_argument)
+    if not path.is_file():
+        raise UserError(_no_such_config(path))
+    try:
+        spec = importlib.util.spec_from_file_location("smallvit_jax_config_file", path)
+        if spec is None:
+            raise UserError(f'--config: "{path}" is not a Python file; its name must end in .py')
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        get_config = getattr(module, "get_config", None)
+        if not callable(get_config):
+            raise UserError(f'--config: "{path}" defines no function get_config')
+        takes_argument = bool(inspect.signature(get_config).parameters)
+        if argument is not None and not takes_argument:
+            raise UserError(f'--config: "{path}" takes no argument; leave ":{argument}" away')
+        config = get_config() if argument is None else get_config(argument)
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"--config: {_place(error, path)}: {_summary(error)}") from error
+    if not isinstance(config, ml_collections.ConfigDict):
+        raise UserError(
+            f'--config: get_config of "{path}" returned {type(config).__name__}; it must return '
+            "default_config() of smallvit_jax.config with its changes"
+        )
+    check_fields(config)
+    return config
+
+
+def override(config: ml_collections.ConfigDict, path: str, text: str) -> None:
+    """Sets the field at a dotted path from its text; raises UserError."""
+    *groups, name = path.split(".")
+    holder = config
+    for group in groups:
+        holder = holder.get(group) if isinstance(holder, ml_collections.ConfigDict) else None
+    if not isinstance(holder, ml_collections.ConfigDict) or name not in holder:
+        raise UserError(f'--config.{path}: there is no field "{path}"{_suggest(path)}')
+    if isinstance(holder[name], ml_collections.ConfigDict):
+        fields = list(leaves(holder[name]))
+        raise UserError(
+            f"--config.{path}: a group takes no value; its fields are {', '.join(fields)}, as in "
+            f"--config.{path}.{fields[0]}=VALUE"
+        )
+    holder[name] = parse_value(path, text)
+
+
+def parse_value(path: str, text: str) -> object:
+    """Returns a field's text as the declared type; raises UserError.
+
+    bool: true/false, yes/no, 1/0. int: also 1e3, as it is whole. float: finite. tuple:
+    0.5,1.0 or (0.5,1.0). "none" where the declared default is none.
+    """
+    defaults = default_config()
+    declared, default = field_type(path, defaults), leaves(defaults)[path]
+    optional = default is None
+    if optional and text.strip().lower() == "none":
+        return None
+    try:
+        if declared is tuple:
+            element = type(default[0]) if default else int if path in COUNTS else float
+            return _read_tuple(text.strip(), element)
+        return _READERS[declared](text)
+    except ValueError:
+        expected = TYPE_NAMES[declared] + (" or none" if optional else "")
+        raise UserError(f'--config.{path} must be {expected}, not "{text}"') from None
+
+
+def _read_bool(word: str) -> bool:
+    if word.lower() in ("true", "yes", "1"):
+        return True
+    if word.lower() in ("false", "no", "0"):
+        return False
+    raise ValueError(word)
+
+
+def _read_int(word: str) -> int:
+    try:
+        return int(word)
+    except ValueError:
+        number = float(word)
+        if not number.is_integer() or abs(number) > 2**53:
+            raise
+        return int(number)
+
+
+def _read_float(word: str) -> float:
+    number = float(word)
+    if not math.isfinite(number):
+        raise ValueError(word)
+    return number
+
+
+def _read_tuple(word: str, element: type) -> tuple:
+    inside = re.fullmatch(r"\((.*)\)|([^()]*)", word)
+    if inside is None:
+        raise ValueError(word)
+    items = inside[1] if inside[1] is not None else inside[2]
+    return tuple(_READERS[element](item) for item in items.strip().removesuffix(",").split(","))
+
+
+_READERS = {bool: _read_bool, int: _read_int, float: _read_float, str: str}
+
+
+def _value_after(name: str, argv: list[str]) -> str | None:
+    for word, following in zip(argv, [*argv[1:], "--"], strict=True):
+        if word.startswith(f"{name}="):
+            return word.removeprefix(f"{name}=")
+        if word == name and not following.startswith("-"):
+            return following
+    return None
+
+
+def _check_flag(name: str, word: str, before: str) -> None:
+    if name in FLAGS or name.startswith("--config."):
+        return
+    if not word.startswith("-"):
+        place = f' after "{before}"' if before else ""
+        raise UserError(
+            f'unexpected word "{word}"{place}: every setting is written --name=value, in quotes '
+            "when it has spaces"
+        )
+    hint = did_you_mean(name, FLAGS) or _suggest(name.lstrip("-"), prefix="--config.")
+    raise UserError(f"unknown flag {name}{hint}; --help lists all")
+
+
+def _missing_value(name: str) -> str:
+    path = name.removeprefix("--config.")
+    if isinstance(leaves(default_config()).get(path), bool):
+        return f"{name} needs a value: write {name}=true or {name}=false"
+    return f"{name} needs a value, as in {name}=VALUE"
+
+
+def _store(flags: Flags, name: str, value: str) -> None:
+    if name.startswith("--config."):
+        path = name.removeprefix("--config.")
+        if path in flags.overrides:
+            raise UserError(f"{name} is given twice; keep one")
+        flags.overrides[path] = value
+        return
+    field = name.removeprefix("--")
+    if field in ("help", "version"):
+        raise UserError(f"{name} takes no value; write it alone")
+    if getattr(flags, field) is not None:
+        raise UserError(f"{name} is given twice; keep one")
+    if not value.strip():
+        raise UserError(f"{name} is empty; give it a value, as in {name}=VALUE")
+    setattr(flags, field, value)
+
+
+def _suggest(path: str, prefix: str = "") -> str:
+    """Names the fields closest to a wrong path: by the whole path, then by the last name."""
+    known = list(leaves(default_config()))
+    last_names = {field: field.rpartition(".")[2] for field in known}
+    close = difflib.get_close_matches(path, known, n=1)
+    close_name = difflib.get_close_matches(path.rpartition(".")[2], set(last_names.values()), n=1)
+    close += [field for field in known if [last_names[field]] == close_name and field not in close]
+    if not close:
+        return ""
+    return " (did you mean " + " or ".join(f'"{prefix}{field}"' for field in close[:3]) + "?)"
+
+
+def _split(file_and_argument: str) -> tuple[pathlib.Path, str | None]:
+    # The file ends at ".py", so that folders with a colon in their name work too.
+    match = re.fullmatch(r"(.*?\.py)(?::(.*))?", file_and_argument)
+    file, argument = match.groups() if match else (file_and_argument.partition(":")[0], None)
+    return _expand(file), argument
+
+
+def _expand(text: str) -> pathlib.Path:
+    """Replaces a leading ~ or ~user."""
+    try:
+        return pathlib.Path(text).expanduser()
+    except RuntimeError as error:
+        raise UserError(f'"{text}" begins with the home of no known user; write it out') from error
+
+
+def _no_such_config(path: pathlib.Path) -> str:
+    what = f'"{path}" is a folder' if path.is_dir() else f'there is no file "{path}"'
+    folders = (path if path.is_dir() else path.parent, _configs_folder())
+    files = {file.stem: file for folder in folders if folder for file in folder.glob("*.py")}
+    close = difflib.get_close_matches(path.stem, files, n=1)
+    hint = f' (did you mean "{files[close[0]]}"?)' if close else ""
+    return f"--config: {what}{hint}{_present()}"
+
+
+def _configs_folder() -> pathlib.Path | None:
+    """Returns the `configs/` of the working folder, else of the checkout in use, else None."""
+    checkout = pathlib.Path(__file__).resolve().parents[2]
+    if pathlib.Path("configs/quickstart.py").is_file():
+        return pathlib.Path("configs")
+    return checkout / "configs" if (checkout / "configs/quickstart.py").is_file() else None
+
+
+def _present() -> str:
+    folder = _configs_folder()
+    if folder is None:
+        return (
+            "; configs/ comes with a checkout of the repository, not with an installed wheel: run "
+            "from a checkout, or give the path of a config file of your own"
+        )
+    return f"; in {folder}/ are {', '.join(sorted(file.name for file in folder.glob('*.py')))}"
+
+
+def _place(error: Exception, path: pathlib.Path) -> str:
+    """Returns "FILE:LINE" of an error, the line being the innermost one inside the file."""
+    if isinstance(error, SyntaxError) and error.filename:
+        return f"{error.filename}:{error.lineno}"
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [frame.lineno for frame in frames if frame.filename == str(path.absolute())]
+    return f"{path}:{lines[-1]}" if lines else str(path)
+
+
+def _summary(error: Exception) -> str:
+    words = " ".join(str(error.msg if isinstance(error, SyntaxError) else error).split())
+    return textwrap.shorten(f"{type(error).__name__}: {words}", 200, placeholder=" ...")
+
+
+def _workdir(text: str | None) -> pathlib.Path:
+    if text is None:
+        raise UserError(
+            "--workdir is missing: name the folder that the run writes to, as in --workdir runs/x"
+        )
+    if "://" in text:
+        raise UserError(f'--workdir must be a folder on this machine, not "{text}"')
+    path = _expand(text)
+    existing = next((part for part in (path, *path.parents) if part.exists()), path)
+    if existing.exists() and not existing.is_dir():
+        raise UserError(f'--workdir: "{existing}" is a file; name a folder')
+    return path
+
+
+def _data_dir(text: str | None) -> str | None:
+    if text is None:
+        return None
+    path = _expand(text)
+    if not path.is_dir():
+        raise UserError(
+            f'--data_dir: there is no folder "{path}"; name the one that holds the prepared '
+            "TFDS datasets"
+        )
+    return str(path)

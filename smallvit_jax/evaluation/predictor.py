@@ -1,0 +1,170 @@
+"""A trained model on new images: class probabilities and features."""
+
+import dataclasses
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from smallvit_jax.checkpoints.loading import load_with_meta
+from smallvit_jax.data.datasets import DATASETS
+from smallvit_jax.data.image_files import (
+    FILES_WORTH_A_BAR,
+    decode_images,
+    find_images,
+    judge_unreadable,
+)
+from smallvit_jax.errors import UserError
+from smallvit_jax.evaluation.predictions import make_predictor
+from smallvit_jax.process.terminal import progress
+
+_FILES_AT_ONCE = 2000  # decoded at a time, so that memory does not grow with a folder
+
+Source = (
+    str | os.PathLike | Sequence[str | os.PathLike] | UInt8[np.ndarray, "images height width 3"]
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Prediction:
+    """What an image shows: the most probable classes with their probabilities, highest first.
+
+    `name` is the file, relative to the folder that was given, or the image's number in an array.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    probabilities: tuple[float, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Outputs:
+    """Some images' names, logits (None without a classifier) and features; files that could not
+    be read, with the reason, are not among them."""
+
+    names: list[str]
+    logits: Float[np.ndarray, "images classes"] | None
+    features: Float[np.ndarray, "images width"]
+    unreadable: list[tuple[Path, str]]
+
+
+class Predictor:
+    """A checkpoint ready for images: `predict` and `embed`.
+
+    Both take an image file, a folder of them (nested or not), a list of files, or a uint8 array
+    [images, height, width, 3]. Files become squares as the dataset's did: the shorter side is
+    scaled to the model's size and the middle is cut out, or the whole image is squeezed; arrays are
+    scaled whole. Files that are no images are left out with a warning that names them.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike,
+        which: str = "latest",
+        batch_size: int = 500,
+        dtype: Any = jnp.float32,
+    ):
+        model, self.meta = load_with_meta(path, which, dtype)
+        self._path = path
+        self._outputs_of = make_predictor(model, self.meta, batch_size)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """In the order of the logits; empty for a model without a classifier."""
+        return tuple(self.meta["class_names"]) if self.meta["model"]["num_classes"] else ()
+
+    def predict(self, source: Source, top: int = 5) -> list[Prediction]:
+        """The `top` most probable classes of each image.
+
+        Raises `UserError` for a model without a classifier and where there is no image to read.
+        """
+        if not self.class_names:
+            raise UserError(
+                f"{self._path} holds no classifier, only features; fine-tune it first, or use the "
+                'job "embed" for its features'
+            )
+        found: list[Prediction] = []
+        for part in self.outputs(source):
+            probabilities = np.asarray(jax.nn.softmax(part.logits, axis=-1))
+            best = np.argsort(-probabilities, axis=1, kind="stable")[:, :top]
+            for name, row, order in zip(part.names, probabilities, best, strict=True):
+                classes = tuple(self.class_names[i] for i in order)
+                found.append(Prediction(name, classes, tuple(row[order].tolist())))
+        return found
+
+    def embed(self, source: Source) -> tuple[Float[np.ndarray, "images width"], list[str]]:
+        """The features of each image, float32, and the images' names.
+
+        Raises `UserError` where there is no image to read.
+        """
+        parts = list(self.outputs(source))
+        features = np.concatenate([part.features for part in parts])
+        return features, [name for part in parts for name in part.names]
+
+    def outputs(self, source: Source) -> Iterator[Outputs]:
+        """What the model says, some images at a time; warns of unreadable files at the end."""
+        if isinstance(source, np.ndarray):
+            yield from self._of_array(source)
+            return
+        paths, names = _list_files(source)
+        unreadable: list[tuple[Path, str]] = []
+        spec = DATASETS.get(self.meta["dataset"])
+        squeeze = spec is not None and spec.squeezed
+        size = spec.stored_size if squeeze else self.meta["model"]["image_size"]
+        with progress("images", len(paths), worth_a_bar=FILES_WORTH_A_BAR) as advance:
+            for start in range(0, len(paths), _FILES_AT_ONCE):
+                some = paths[start : start + _FILES_AT_ONCE]
+                files = decode_images(some, size, squeeze)
+                unreadable += files.unreadable
+                if files.kept:
+                    logits, features = self._outputs_of(files.images)
+                    kept = [names[start + i] for i in files.kept]
+                    yield Outputs(kept, logits, features, files.unreadable)
+                advance(len(some))
+        judge_unreadable(unreadable, len(paths), 1.0, _shown(source))
+
+    def _of_array(self, images: np.ndarray) -> Iterator[Outputs]:
+        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3 or not len(images):
+            raise UserError(
+                f"images are {images.dtype} of shape {images.shape}; give uint8 [images, height, "
+                "width, 3]"
+            )
+        logits, features = self._outputs_of(images)
+        yield Outputs([str(i) for i in range(len(images))], logits, features, [])
+
+
+def load_predictor(
+    path: str | os.PathLike,
+    which: str = "latest",
+    batch_size: int = 500,
+    dtype: Any = jnp.float32,
+) -> Predictor:
+    """Returns the model of a checkpoint as a `Predictor`.
+
+    `path` and `which` are those of `load_checkpoint`; `batch_size` counts over all devices, and
+    `dtype` is what the model computes in. Raises `UserError` where there is no sound checkpoint.
+    """
+    return Predictor(path, which, batch_size, dtype)
+
+
+def _list_files(source) -> tuple[list[Path], list[str]]:
+    """The files and their names: relative to a folder, else as they were given."""
+    if isinstance(source, str | os.PathLike):
+        root = Path(source).expanduser()
+        paths = find_images(root)
+        if root.is_dir():
+            return paths, [path.relative_to(root).as_posix() for path in paths]
+        return paths, [root.name]
+    paths = [Path(path).expanduser() for path in source]
+    if not paths:
+        raise UserError("the list of images is empty; name at least one file")
+    return paths, [str(path) for path in source]
+
+
+def _shown(source) -> str:
+    return str(source) if isinstance(source, str | os.PathLike) else "the list"

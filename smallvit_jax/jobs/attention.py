@@ -1,0 +1,212 @@
+"""Attention maps of a checkpoint as pictures and numbers."""
+
+import re
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from smallvit_jax.checkpoints.loading import load_with_meta
+from smallvit_jax.data.image_files import find_images, read_images, read_size
+from smallvit_jax.data.subsets import stratified_order
+from smallvit_jax.errors import UserError
+from smallvit_jax.evaluation.attention_maps import (
+    Box,
+    Images,
+    Maps,
+    attention_maps,
+    describe,
+    draw_attention,
+    masked_image,
+    mass_in_box,
+    mass_mask,
+)
+from smallvit_jax.plans import data_and_model as inputs
+from smallvit_jax.process import runtime
+from smallvit_jax.process.terminal import print_table
+from smallvit_jax.workdir.files import make_folder
+from smallvit_jax.workdir.ownership import check_folder
+from smallvit_jax.workdir.records import write_config, write_result
+
+_SIDE = 224  # pixels per side that single pictures have at least
+
+
+class Pictures(NamedTuple):
+    """The images to look at, and the boxes of those that have one."""
+
+    images: Images
+    names: list[str]
+    boxes: list[Box | None]
+
+
+def run(config: ConfigDict, workdir: Path, data_dir: str | None) -> dict[str, Any]:
+    """Draws `config.attention.checkpoint`'s attention and returns what is in `result.json`.
+
+    Writes `attention.png`, a grid of all images, and single pictures in `maps/`, at the trained
+    size and, as `attention_enlarged.png`, at `config.attention.enlarge` times that.
+    """
+    started = time.monotonic()
+    used = {k: config[k].to_dict() for k in ("dataset", "attention", "runtime")}
+    used["seed"] = config.seed
+    check_folder(workdir, used)
+    runtime.prepare(config.runtime.precision, config.runtime.compilation_cache)
+    a = config.attention
+    loaded = {_title(path): load_with_meta(path) for path in (a.checkpoint, a.beside) if path}
+    trained = next(iter(loaded.values()))[1]["model"]["image_size"]
+    pictures = _choose_pictures(config, data_dir, loaded, trained * a.enlarge)
+    result: dict[str, Any] = {
+        "job": "attention",
+        "images": len(pictures.names),
+        "names": pictures.names,
+    }
+    scales = {"": 1} if a.enlarge == 1 else {"": 1, "_enlarged": a.enlarge}
+    for suffix, scale in scales.items():
+        maps = {
+            title: attention_maps(
+                *(model, meta, pictures.images),
+                image_size=meta["model"]["image_size"] * scale,
+                block=a.block,
+            )
+            for title, (model, meta) in loaded.items()
+        }
+        figures = {title: _figures(m, pictures.boxes) for title, m in maps.items()}
+        result[f"figures{suffix}"] = figures
+        if jax.process_index() == 0:
+            _write_pictures(make_folder(workdir), suffix, pictures, maps, a.mass)
+    result["seconds"] = round(time.monotonic() - started, 1)
+    write_config(workdir, used)
+    result = write_result(workdir, result)
+    _show(result, workdir)
+    return result
+
+
+def _title(path: str) -> str:
+    """The last two parts of a checkpoint's path tell run and stage."""
+    return "/".join(Path(path).absolute().parts[-2:])
+
+
+def _choose_pictures(config: ConfigDict, data_dir: str | None, loaded, size: int) -> Pictures:
+    """Files that the user names, else test images of as many classes as there can be."""
+    a = config.attention
+    if a.input:
+        folder, paths = Path(a.input).expanduser(), find_images(Path(a.input))
+        boxes = _read_boxes(Path(a.boxes).expanduser()) if a.boxes else {}
+        if boxes:
+            paths = [path for path in paths if path.name in boxes]
+            if not paths:
+                raise UserError(f"attention.boxes={a.boxes} names no file of {a.input}")
+        read = read_images(
+            paths[: a.images], size, unreadable_fraction=1.0, what=f"attention.input={a.input}"
+        )
+        if not read.kept:
+            raise UserError(f"attention.input={a.input} has no image that can be read")
+        kept = [paths[i] for i in read.kept]
+        names = [str(p.relative_to(folder)) if folder.is_dir() else p.name for p in kept]
+        return Pictures(read.images, names, [_box_in_crop(p, boxes.get(p.name)) for p in kept])
+    for title, (_, meta) in loaded.items():
+        if meta["dataset"] != config.dataset.name:
+            raise UserError(
+                f"{title} is a model of {meta['dataset']}, and the images would be "
+                f"{config.dataset.name}'s; set --config.dataset.name={meta['dataset']} or "
+                "attention.input"
+            )
+    data = inputs.load_data(config, data_dir, size // a.enlarge)
+    chosen = stratified_order(data.test.labels, config.seed)[: a.images]
+    classes = [data.info.class_names[label] for label in data.test.labels[chosen]]
+    names = [f"{name} {index}" for name, index in zip(classes, chosen, strict=True)]
+    return Pictures(data.test.images[chosen], names, [None] * len(chosen))
+
+
+def _read_boxes(path: Path) -> dict[str, tuple[int, int, int, int]]:
+    """Boxes in pixels by file name: the first four whole numbers in a row behind it."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"attention.boxes={path} cannot be read ({error})") from error
+    boxes = {}
+    for line in lines:
+        match = re.match(
+            r"\W*([^\s,;\"]+\.\w+)\b.*?[\s,;](\d+)[\s,;]+(\d+)[\s,;]+(\d+)[\s,;]+(\d+)", line
+        )
+        if match:
+            boxes[Path(match[1]).name] = tuple(map(int, match.groups()[1:]))
+    if not boxes:
+        raise UserError(
+            f"attention.boxes={path} has no line with a file name and four whole numbers: left, "
+            "top, right, bottom"
+        )
+    return boxes
+
+
+def _box_in_crop(path: Path, box: tuple[int, int, int, int] | None) -> Box | None:
+    """A box as parts of the square that is cut from the middle of a file's image."""
+    size = read_size(path)
+    if box is None or size is None:
+        return None
+    side, middle = min(size), (max(size) - min(size)) / 2
+    left, top = (middle, 0) if size[0] > size[1] else (0, middle)
+    within = [(box[0] - left), (box[1] - top), (box[2] - left), (box[3] - top)]
+    return tuple(float(np.clip(edge / side, 0, 1)) for edge in within)
+
+
+def _figures(maps: Maps, boxes: list[Box | None]) -> dict[str, Any]:
+    """What the maps hold, as numbers; `box_area` is what even attention would put into boxes."""
+    figures: dict[str, Any] = {"grid": list(maps.shape[2:]), **describe(maps)}
+    inside = [
+        (float(mass_in_box(m.mean(axis=0), box)), (box[2] - box[0]) * (box[3] - box[1]))
+        for m, box in zip(maps, boxes, strict=True)
+        if box is not None
+    ]
+    if inside:
+        mass, area = np.mean(inside, axis=0) * 100
+        figures |= {"boxes": len(inside), "mass_in_box": float(mass), "box_area": float(area)}
+    return figures
+
+
+def _write_pictures(
+    folder: Path, suffix: str, pictures: Pictures, maps: dict[str, Maps], mass: float
+) -> None:
+    grid = draw_attention(pictures.images, maps, mass=mass, names=pictures.names)
+    grid.savefig(folder / f"attention{suffix}.png", dpi=150)
+    single = make_folder(folder / "maps")
+    for number, title in enumerate(maps):
+        for i, (name, image) in enumerate(zip(pictures.names, pictures.images, strict=True)):
+            stem = f"{i:03d}_{re.sub(r'[^A-Za-z0-9]+', '_', Path(name).stem).strip('_')}"
+            stem += f"_model{number + 1}" if len(maps) > 1 else ""
+            heads = maps[title][i]
+            mean = heads.mean(axis=0)
+            _save(single / f"{stem}_mean{suffix}.png", _colored(mean))
+            _save(single / f"{stem}_mask{suffix}.png", masked_image(image, mass_mask(mean, mass)))
+            for head, values in enumerate(heads):
+                _save(single / f"{stem}_head{head + 1}{suffix}.png", _colored(values))
+
+
+def _colored(values: np.ndarray) -> np.ndarray:
+    """A map in viridis, from its lowest to its highest value, uint8."""
+    from matplotlib import colormaps
+
+    low, high = values.min(), values.max()
+    return colormaps["viridis"]((values - low) / max(high - low, 1e-12), bytes=True)[..., :3]
+
+
+def _save(path: Path, picture: np.ndarray) -> None:
+    """Writes a picture, its pixels as blocks large enough to look at."""
+    from PIL import Image
+
+    scale = max(1, -(-_SIDE // picture.shape[0]))
+    Image.fromarray(picture.repeat(scale, axis=0).repeat(scale, axis=1)).save(path)
+
+
+def _show(result: dict[str, Any], workdir: Path) -> None:
+    rows = [("", "entropy", "spread", "in box", "box area")]
+    for kind, text in (("figures", "trained size"), ("figures_enlarged", "enlarged")):
+        for title, figures in result.get(kind, {}).items():
+            cells = [f"{np.mean(figures[name]):.2f}" for name in ("entropy", "spread")]
+            boxes = [figures.get(name) for name in ("mass_in_box", "box_area")]
+            cells += ["-" if value is None else f"{value:.1f} %" for value in boxes]
+            rows.append((f"{title}, {text}", *cells))
+    print_table(f"attention on {result['images']} images, mean over heads", rows)
+    print(f"  pictures: {workdir}/attention.png, each map: {workdir}/maps")

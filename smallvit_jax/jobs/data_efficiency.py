@@ -1,0 +1,177 @@
+"""How accuracy grows with the number of labels: the recipe against training from scratch."""
+
+import csv
+import io
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from smallvit_jax.jobs import finetune, pretrain
+from smallvit_jax.plans import data_and_model as inputs
+from smallvit_jax.process.terminal import print_table
+from smallvit_jax.workdir.files import write_atomically
+from smallvit_jax.workdir.ownership import finished_result, locked
+from smallvit_jax.workdir.records import write_config, write_result
+
+WAYS = {"pretrained": "pre-trained and fine-tuned", "scratch": "from scratch"}
+
+
+def run(config: ConfigDict, workdir: Path, data_dir: str | None) -> dict[str, Any]:
+    """Trains at every fraction of the labels and returns what is in `workdir/result.json`.
+
+    Each seed pre-trains once, on all images, in `seed-S/pretrain`; from there, and from scratch, it
+    fine-tunes for equally many epochs on each of `config.data_efficiency.fractions` of the labels,
+    in `seed-S/finetune-F` and `seed-S/scratch-F` (F in percent). Smaller fractions are parts of
+    larger ones. Runs that are done are not repeated, one that was interrupted continues. Writes
+    `data_efficiency.csv` (a row for each training) and `data_efficiency.png` beside the result.
+    """
+    used = config.to_dict()
+    if done := finished_result(workdir, used):
+        print(f"the comparison is done already: {workdir}")
+        _show(done, workdir)
+        return done
+    _check_plans(config, data_dir)
+    with locked(workdir):
+        write_config(workdir, used)
+        rows = [
+            row
+            for seed in config.data_efficiency.seeds
+            for row in _run_seed(config, seed, workdir / f"seed-{seed}", data_dir)
+        ]
+        result = {
+            "job": "data_efficiency",
+            "dataset": config.dataset.name,
+            "curve": summarize(rows),
+            "runs": rows,
+            "seconds": round(sum(row["seconds"] for row in rows), 1),
+        }
+        if jax.process_index() == 0:
+            write_atomically(workdir / "data_efficiency.csv", _as_csv(rows))
+            title = f"{config.dataset.name}, {config.model.name}"
+            draw_curve(result["curve"], title).savefig(workdir / "data_efficiency.png", dpi=150)
+        result = write_result(workdir, result)
+    _show(result, workdir)
+    return result
+
+
+def summarize(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Mean and standard deviation of the test accuracy over seeds, by fraction and way.
+
+    The deviation is the sample's (n - 1), None for a single seed.
+    """
+    curve = []
+    for fraction in sorted({row["fraction"] for row in rows}):
+        here = [row for row in rows if row["fraction"] == fraction]
+        point: dict[str, Any] = {"fraction": fraction, "labels": here[0]["labels"]}
+        for way in WAYS:
+            values = [row["test_top1"] for row in here if row["way"] == way]
+            point[way] = float(np.mean(values))
+            point[f"{way}_sd"] = float(np.std(values, ddof=1)) if len(values) > 1 else None
+        curve.append(point)
+    return curve
+
+
+def draw_curve(curve: list[dict[str, Any]], title: str):
+    """Test accuracy over the number of labels, as a matplotlib Figure; bars are one deviation."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    labels = [point["labels"] for point in curve]
+    for (way, name), color, marker in zip(
+        WAYS.items(), ("#0072b2", "#d55e00"), ("o", "s"), strict=True
+    ):
+        deviations = [point[f"{way}_sd"] or 0.0 for point in curve]
+        axes.errorbar(
+            labels,
+            [point[way] for point in curve],
+            deviations if any(deviations) else None,
+            label=name,
+            color=color,
+            marker=marker,
+            capsize=3,
+        )
+    ticks = [f"{point['labels']:,}\n{point['fraction']:.0%}" for point in curve]
+    axes.set_xticks(labels, ticks)
+    axes.set_xlim(left=0)
+    axes.set_xlabel("labelled images")
+    axes.set_ylabel("test accuracy in %")
+    axes.set_title(title)
+    axes.grid(alpha=0.3)
+    axes.legend(loc="lower right")
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def _variant(config: ConfigDict, seed: int, fraction: float) -> ConfigDict:
+    """The config of one training."""
+    variant = config.copy_and_resolve_references()
+    variant.seed, variant.dataset.label_fraction = seed, fraction
+    return variant
+
+
+def _check_plans(config: ConfigDict, data_dir: str | None) -> None:
+    """Raises `UserError` for what would only fail hours later."""
+    for seed in config.data_efficiency.seeds:
+        for fraction in config.data_efficiency.fractions:
+            variant = _variant(config, seed, fraction)
+            data = inputs.load_data(variant, data_dir)
+            finetune.plan(variant, data)
+        pretrain.plan(variant, data)
+
+
+def _run_seed(
+    config: ConfigDict, seed: int, folder: Path, data_dir: str | None
+) -> list[dict[str, Any]]:
+    """The results of one seed, a row for each training."""
+    rows = []
+    pretrained = pretrain.run(_variant(config, seed, 1.0), folder / "pretrain", data_dir)
+    for fraction in config.data_efficiency.fractions:
+        variant = _variant(config, seed, fraction)
+        for way, name in (("pretrained", "finetune"), ("scratch", "scratch")):
+            result = finetune.run(
+                variant,
+                folder / f"{name}-{100 * fraction:g}",
+                data_dir,
+                init_from=folder / "pretrain" if way == "pretrained" else None,
+            )
+            rows.append(
+                {
+                    "seed": seed,
+                    "fraction": fraction,
+                    "labels": result["labelled_images"],
+                    "way": way,
+                    "test_top1": result["test_top1"],
+                    "best_on_test_top1": result["best_on_test_top1"],
+                    "steps": result["steps"],
+                    "seconds": result["seconds"],
+                }
+            )
+    rows[0]["seconds"] = round(rows[0]["seconds"] + pretrained["seconds"], 1)
+    return rows
+
+
+def _as_csv(rows: list[dict[str, Any]]) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def _show(result: dict[str, Any], workdir: Path) -> None:
+    table = [("labels", *WAYS.values())]
+    for point in result["curve"]:
+        cells = [_with_deviation(point[way], point[f"{way}_sd"]) for way in WAYS]
+        table.append((f"{point['labels']:,} ({point['fraction']:.0%})", *cells))
+    print_table(f"test accuracy on {result['dataset']} in %", table)
+    print(f"  curve: {workdir}/data_efficiency.png, each run: {workdir}/data_efficiency.csv")
+
+
+def _with_deviation(mean: float, deviation: float | None) -> str:
+    return f"{mean:.1f}" if deviation is None else f"{mean:.1f} ± {deviation:.1f}"

@@ -1,0 +1,48 @@
+"""Features of a folder of images, for other programs to work with."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from smallvit_jax.evaluation.predictor import load_predictor
+from smallvit_jax.process import runtime
+from smallvit_jax.workdir.files import make_folder, write_arrays
+from smallvit_jax.workdir.ownership import check_folder
+from smallvit_jax.workdir.records import write_config, write_result
+
+
+def run(config: ConfigDict, workdir: Path, data_dir: str | None) -> dict[str, Any]:
+    """Writes `embeddings.npz` into `workdir` and returns what is in `result.json`.
+
+    The file has `features` [images, width], float32, and `names` [images], text; it loads without
+    pickle.
+    """
+    del data_dir  # the images are files
+    p = config.predict
+    used = {k: config[k].to_dict() for k in ("predict", "runtime")}
+    check_folder(workdir, used)
+    dtype = runtime.prepare(config.runtime.precision, config.runtime.compilation_cache)
+    predictor = load_predictor(p.checkpoint, batch_size=p.batch_size, dtype=dtype)
+    started = time.monotonic()
+    features, names = predictor.embed(p.input)
+    seconds = time.monotonic() - started
+    target = workdir / "embeddings.npz"
+    if jax.process_index() == 0:
+        write_arrays(make_folder(workdir) / target.name, {"features": features, "names": names})
+    write_config(workdir, used)
+    result = {
+        "job": "embed",
+        "checkpoint": p.checkpoint,
+        "checkpoint_step": predictor.meta["step"],
+        "input": p.input,
+        "images": len(names),
+        "width": features.shape[1],
+        "file": target.name,
+        "seconds": round(seconds, 1),
+        "images_per_second": round(len(names) / seconds, 1),
+    }
+    print(f"{len(names):,} images, {features.shape[1]} features each: {target}")
+    return write_result(workdir, result)

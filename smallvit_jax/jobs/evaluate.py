@@ -1,0 +1,208 @@
+"""Evaluation of a checkpoint on a dataset's test split, from `params` and `meta` alone."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+from ml_collections import ConfigDict
+
+from smallvit_jax.checkpoints.loading import load_with_meta
+from smallvit_jax.errors import UserError
+from smallvit_jax.evaluation import accuracy, robustness
+from smallvit_jax.evaluation.calibration import calibration
+from smallvit_jax.evaluation.forward import Forward
+from smallvit_jax.evaluation.linear_probe import linear_probe
+from smallvit_jax.evaluation.neighbors import knn_accuracy, knn_sweep
+from smallvit_jax.evaluation.predictions import make_predictor
+from smallvit_jax.models.parameters import Functional, get_arrays
+from smallvit_jax.plans import data_and_model as inputs
+from smallvit_jax.process import runtime
+from smallvit_jax.process.sharding import make_mesh
+from smallvit_jax.process.terminal import print_table
+from smallvit_jax.workdir.files import make_folder, write_arrays
+from smallvit_jax.workdir.ownership import check_folder
+from smallvit_jax.workdir.records import write_config, write_result
+
+SHOWN_CLASSES = 3  # best and worst ones in the table on the screen
+
+
+def run(
+    config: ConfigDict, workdir: Path, data_dir: str | None, checkpoint: Path | None = None
+) -> dict[str, Any]:
+    """Evaluates `config.evaluate.checkpoint` and returns what is in `workdir/result.json`.
+
+    A classifier is judged by its accuracy, calibration, confusions and errors on corrupted images,
+    and the features of any model by their nearest neighbours and a linear probe, both taught by all
+    training images with a label. `predictions.npz` beside the result holds what the model said of
+    each test image. `checkpoint` is the stage that a recipe evaluates, in place of the config's
+    field.
+    """
+    started = time.monotonic()
+    used = {k: config[k].to_dict() for k in ("dataset", "evaluate", "runtime")}
+    used["seed"] = config.seed
+    if checkpoint is not None:
+        used["evaluate"]["checkpoint"] = f"../{checkpoint.name}"  # wherever the recipe's folder is
+    check_folder(workdir, used)
+    dtype = runtime.prepare(config.runtime.precision, config.runtime.compilation_cache)
+    source = checkpoint or config.evaluate.checkpoint
+    model, meta = load_with_meta(source, dtype=dtype)
+    data = _load_data(config, data_dir, meta, source)
+    figures, outputs = evaluate_model(config, model, meta, data, data_dir)
+    result = {
+        "job": "evaluate",
+        "dataset": data.info.name,
+        "seed": config.seed,
+        "checkpoint": str(source),
+        "checkpoint_step": meta["step"],
+        "test_images": len(data.test.labels),
+        **figures,
+    }
+    result["seconds"] = round(time.monotonic() - started, 1)
+    if jax.process_index() == 0:
+        write_arrays(make_folder(workdir) / "predictions.npz", outputs)
+    write_config(workdir, used)
+    result = write_result(workdir, result)
+    if config.job == "evaluate":
+        _show(result, f"{source} on {data.info.name}")
+    return result
+
+
+def _load_data(
+    config: ConfigDict, data_dir: str | None, meta: dict[str, Any], source: str | Path
+) -> inputs.Data:
+    """The dataset, which must be what the model was made for and have labels to test on."""
+    if meta["dataset"] != config.dataset.name:
+        raise UserError(
+            f"evaluate.checkpoint={source} is of a model of {meta['dataset']}, and this run "
+            f"evaluates on {config.dataset.name}; set --config.dataset.name={meta['dataset']}"
+        )
+    data = inputs.load_data(config, data_dir, meta["model"]["image_size"])
+    inputs.check_same_classes(meta, data.info, f"evaluate.checkpoint={source}")
+    if not len(data.test.labels) or (data.test.labels < 0).any():
+        raise UserError(
+            f"the test images of {data.info.name} have no labels to evaluate on; give a dataset "
+            "that has"
+        )
+    return data
+
+
+def evaluate_model(
+    config: ConfigDict,
+    model: nnx.Module,
+    meta: dict[str, Any],
+    data: inputs.Data,
+    data_dir: str | None,
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """All figures of a model, and arrays by name: `features` [images, width], `labels` [images]
+    and, of a classifier, `probabilities` [images, classes] of the test split."""
+    corrupted = None
+    if config.evaluate.corruptions.kinds and meta["model"]["num_classes"]:
+        corrupted = robustness.corrupted_images(  # finds what is missing before work begins
+            config.evaluate.corruptions,
+            images=data.test.images,
+            labels=data.test.labels,
+            dataset=data.info,
+            data_dir=data_dir,
+        )
+    bank = data.train.take(data.subsets.unlabelled)
+    bank = bank.take((bank.labels >= 0).nonzero()[0])
+    predict = make_predictor(model, meta, config.evaluate.batch_size)
+    logits, features = predict(data.test.images)
+    outputs = {"features": features, "labels": data.test.labels}
+    figures: dict[str, Any] = {}
+    if logits is not None:
+        probabilities = np.asarray(jax.nn.softmax(logits, axis=-1))
+        outputs["probabilities"] = probabilities
+        figures |= _classifier_figures(logits, probabilities, data)
+    if len(bank.labels):
+        figures |= _feature_figures(config, model, meta, data, bank, predict, features)
+    if corrupted is not None:
+        figures["corruptions"] = robustness.corruption_errors(
+            corrupted, lambda images: predict(images)[0]
+        )
+    return figures, outputs
+
+
+def _classifier_figures(logits, probabilities, data: inputs.Data) -> dict[str, Any]:
+    labels = data.test.labels
+    named = accuracy.classification_figures(logits, labels)
+    confusion = accuracy.confusion_matrix(logits, labels)
+    calibrated = calibration(probabilities, labels)
+    return {
+        **{f"test_{name}": value for name, value in named.items()},
+        "ece": calibrated["ece"],
+        "calibration": calibrated["bins"],
+        "per_class": accuracy.per_class_accuracy(confusion, data.info.class_names),
+        "confusion": confusion,
+    }
+
+
+def _feature_figures(
+    config: ConfigDict, model, meta, data: inputs.Data, bank: inputs.Split, predict, features
+) -> dict[str, Any]:
+    """Nearest neighbours and the linear probe."""
+    e, classes = config.evaluate, data.info.num_classes
+    known = (predict(bank.images)[1], bank.labels, features, data.test.labels)
+    figures = {
+        "knn_images": len(bank.labels),
+        "knn_top1": knn_accuracy(
+            *known, num_classes=classes, k=e.knn_neighbors, temperature=e.knn_temperature
+        ),
+        "knn_sweep": knn_sweep(
+            *known,
+            num_classes=classes,
+            neighbors=e.knn_sweep_neighbors,
+            temperatures=e.knn_sweep_temperatures,
+        ),
+    }
+    if e.probe_blocks:
+        described = Forward(
+            Functional(model),
+            "block_features",
+            arguments=(e.probe_blocks,),
+            image_size=meta["model"]["image_size"],
+            mean=meta["mean"],
+            std=meta["std"],
+            batch_size=e.batch_size,
+            mesh=make_mesh(),
+        )
+        arrays = get_arrays(model)
+        figures["linear_probe"] = linear_probe(
+            *(described(arrays, bank.images), bank.labels),
+            *(described(arrays, data.test.images), data.test.labels),
+            num_classes=classes,
+            epochs=e.probe_epochs,
+            learning_rates=e.probe_learning_rates,
+            seed=config.seed,
+        )
+    return figures
+
+
+def _show(result: dict[str, Any], title: str) -> None:
+    """A table that fits a screen; everything is in result.json."""
+    names = {
+        "test_top1": "top-1 accuracy",
+        "test_top5": "top-5 accuracy",
+        "test_loss": "loss",
+        "ece": "calibration error",
+        "knn_top1": "kNN accuracy",
+    }
+    rows = [(text, f"{result[name]:.2f}") for name, text in names.items() if name in result]
+    if sweep := result.get("knn_sweep"):
+        best = max(sweep, key=lambda row: row["top1"])
+        setting = f"k {best['neighbors']}, temperature {best['temperature']:g}"
+        rows.append((f"best kNN accuracy of {len(sweep)} ({setting})", f"{best['top1']:.2f}"))
+    if probe := result.get("linear_probe"):
+        rows.append((f"linear probe (rate {probe['learning_rate']:g})", f"{probe['top1']:.2f}"))
+    classes = [entry for entry in result.get("per_class", []) if entry["images"]]
+    classes.sort(key=lambda entry: entry["top1"])
+    if len(classes) > 2 * SHOWN_CLASSES:
+        for kind, some in (("worst", classes[:SHOWN_CLASSES]), ("best", classes[-SHOWN_CLASSES:])):
+            text = ", ".join(f"{entry['name']} {entry['top1']:.1f}" for entry in some)
+            rows.append((f"{kind} classes: {text}", ""))
+    print_table(title, rows)
+    if "corruptions" in result:
+        print(robustness.error_table(result["corruptions"]))

@@ -1,0 +1,176 @@
+"""How easily variants are trained: random learning rates and weight decays, and their errors.
+
+The experiment of "Early Convolutions Help Transformers See Better" (arXiv 2106.14881, section 5.3)
+at a size of one's own: the more of the random settings come close to the best one, the less the
+choice of them matters.
+"""
+
+import shutil
+import zlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from smallvit_jax.errors import UserError
+from smallvit_jax.jobs import finetune
+from smallvit_jax.jobs.compare import (
+    Row,
+    Training,
+    as_csv,
+    chance,
+    check_plans,
+    run_each,
+    run_or_diverge,
+)
+from smallvit_jax.jobs.variants import Variant, read_variants
+from smallvit_jax.process.terminal import print_table
+from smallvit_jax.workdir.files import write_atomically
+from smallvit_jax.workdir.ownership import finished_result
+from smallvit_jax.workdir.records import write_config, write_result
+
+OPTIMIZERS = ("adamw", "sgd")
+_DRAWN = {f"finetune.optimizer.{name}" for name in ("name", "lr", "weight_decay")}
+NEAR = 4.0  # points of error above the best that the paper's text counts as near
+
+
+def run(config: ConfigDict, workdir: Path, data_dir: str | None) -> dict[str, Any]:
+    """Trains every variant with random settings and returns what is in `workdir/result.json`.
+
+    For AdamW and for SGD, `config.sweep.settings` pairs of learning rate and weight decay are
+    drawn, log-uniform in the ranges of `config.sweep`; each of `config.sweep.variants` is trained
+    with all of them, in `VARIANT/OPTIMIZER/setting-N/finetune`. Training that diverges counts with
+    the error of guessing. Runs that are done are not repeated, with more settings or variants only
+    what is new is trained, and the same command given twice at once shares the work. Only figures
+    are kept, not weights. Writes `sweep.csv`, also on the way, and `sweep.png` beside the result.
+    """
+    s = config.sweep
+    variants = read_variants(s.variants)
+    asked = {"variants": [variant.name for variant in variants], "settings": s.settings}
+    used = {k: config[k].to_dict() for k in ("dataset", "model", "finetune", "runtime")}
+    used["seed"] = config.seed
+    used["sweep"] = {k: v for k, v in s.items() if k not in asked}
+    done = finished_result(workdir, used)
+    if done and all(done[key] == value for key, value in asked.items()):
+        print(f"the sweep is done already: {workdir}")
+        _show(done, workdir)
+        return done
+    for variant in variants:
+        if variant.pretrains:
+            raise UserError(
+                f'sweep.variants has "{variant.name}", but a sweep trains with labels alone; leave '
+                "ssl out"
+            )
+        for field in _DRAWN & variant.own.keys():
+            raise UserError(
+                f'sweep.variants has "{variant.name}", but a sweep draws {field} itself; leave it '
+                "out"
+            )
+    trainings = [
+        _training(config, variant, optimizer, number, workdir)
+        for number in range(s.settings)  # outside, so that what is there early is comparable
+        for variant in variants
+        for optimizer in OPTIMIZERS
+    ]
+    check_plans(trainings[: len(variants) * len(OPTIMIZERS)], data_dir)
+    guessing = chance(config, data_dir)
+    write_config(workdir, used)
+    for rows in run_each(trainings, lambda training: _train(training, data_dir, guessing)):
+        if jax.process_index() == 0:
+            write_atomically(workdir / "sweep.csv", as_csv(rows))
+    result = {
+        "job": "sweep",
+        "dataset": config.dataset.name,
+        "seed": config.seed,
+        **asked,
+        "about": {variant.name: variant.about for variant in variants},
+        "sweep": summarize(rows),
+        "runs": rows,
+        "seconds": round(sum(row["seconds"] for row in rows), 1),
+    }
+    if jax.process_index() == 0:
+        from smallvit_jax.reporting.sweep_page import draw_sweep
+
+        draw_sweep(result).savefig(workdir / "sweep.png", dpi=150)
+    result = write_result(workdir, result)
+    _show(result, workdir)
+    return result
+
+
+def draw_setting(config: ConfigDict, optimizer: str, number: int) -> tuple[float, float]:
+    """Learning rate and weight decay of a setting: a function of seed, optimiser and number, the
+    same for all variants."""
+    s = config.sweep
+    ranges = (s[f"{optimizer}_lr"], s[f"{optimizer}_weight_decay"])
+    random = np.random.default_rng([config.seed, zlib.crc32(optimizer.encode()), number])
+    low, high = np.log(ranges).T
+    lr, decay = np.exp(random.uniform(low, high))
+    return float(lr), float(decay)
+
+
+def _training(
+    config: ConfigDict, variant: Variant, optimizer: str, number: int, workdir: Path
+) -> Training:
+    own = variant.config(config, config.seed)
+    lr, decay = draw_setting(config, optimizer, number)
+    o = own.finetune.optimizer
+    o.name, o.lr, o.weight_decay = optimizer, lr, decay
+    return Training(
+        name=f"{variant.name}, {optimizer}, learning rate {lr:.2g}, weight decay {decay:.2g}",
+        variant=variant,
+        seed=config.seed,
+        config=own,
+        folder=workdir / variant.name / optimizer / f"setting-{number:03}",
+    )
+
+
+def _train(training: Training, data_dir: str | None, guessing: float) -> Row:
+    o = training.config.finetune.optimizer
+    stage = training.folder / "finetune"
+    result = run_or_diverge(finetune.run, training.config, stage, data_dir)
+    shutil.rmtree(stage / "checkpoints", ignore_errors=True)
+    return {
+        "variant": training.variant.name,
+        "optimizer": o.name,
+        "setting": int(training.folder.name.removeprefix("setting-")),
+        "lr": o.lr,
+        "weight_decay": o.weight_decay,
+        "error": 100 - result.get("test_top1", guessing),
+        "diverged": "diverged" in result,
+        "seconds": result["seconds"],
+    }
+
+
+def summarize(rows: Sequence[Row]) -> list[Row]:
+    """For each variant and optimiser: the least and the median error in %, the setting of the
+    least, and the share in % of settings whose error is at most `NEAR` points above it."""
+    found = []
+    for variant, optimizer in dict.fromkeys((row["variant"], row["optimizer"]) for row in rows):
+        here = [r for r in rows if (r["variant"], r["optimizer"]) == (variant, optimizer)]
+        errors = np.array([row["error"] for row in here])
+        best = here[int(errors.argmin())]
+        found.append(
+            {
+                "variant": variant,
+                "optimizer": optimizer,
+                "settings": len(here),
+                "best_error": best["error"],
+                "median_error": float(np.median(errors)),
+                "near_best": float(np.mean(errors <= best["error"] + NEAR) * 100),
+                "diverged": sum(row["diverged"] for row in here),
+                "best_lr": best["lr"],
+                "best_weight_decay": best["weight_decay"],
+            }
+        )
+    return found
+
+
+def _show(result: Mapping[str, Any], workdir: Path) -> None:
+    from smallvit_jax.reporting.sweep_page import sweep_table
+
+    head, rows = sweep_table(result)
+    print_table(f"test error on {result['dataset']} in %", [head, *rows])
+    print(f"  each setting: {workdir}/sweep.csv, distribution of errors: {workdir}/sweep.png")

@@ -1,0 +1,125 @@
+"""The state and the step of fine-tuning: losses, gradients and optimiser."""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from smallvit_jax.models.parameters import Arrays, Functional
+from smallvit_jax.objectives.relative_location import Drloc
+from smallvit_jax.training.accumulation import mean_over_parts
+
+
+class FinetuneState(NamedTuple):
+    """Everything that fine-tuning needs to continue."""
+
+    step: Int[Array, ""]
+    params: Arrays
+    buffers: Arrays
+    optimizer: Any
+
+
+def smoothed_cross_entropy(
+    logits: Float[Array, "batch classes"], labels: Int[Array, " batch"], smoothing: float
+) -> Float[Array, " batch"]:
+    """Cross-entropy with `smoothing` of each target spread evenly over all classes."""
+    targets = optax.smooth_labels(jax.nn.one_hot(labels, logits.shape[-1]), smoothing)
+    return optax.softmax_cross_entropy(logits, targets)
+
+
+def mixed_loss(
+    logits: Float[Array, "batch classes"],
+    labels: Int[Array, " batch"],
+    other_labels: Int[Array, " batch"],
+    share: Float[Array, ""],
+    smoothing: float,
+) -> Float[Array, ""]:
+    """Mean loss of images of which `share` shows `labels` and the rest `other_labels`."""
+    first = smoothed_cross_entropy(logits, labels, smoothing).mean()
+    second = smoothed_cross_entropy(logits, other_labels, smoothing).mean()
+    return share * first + (1 - share) * second
+
+
+def update(
+    state: FinetuneState,
+    images: Float[Array, "batch height width 3"],
+    labels: Int[Array, " batch"],
+    other_labels: Int[Array, " batch"],
+    share: Float[Array, ""],
+    key: jax.Array | None,
+    schedule: dict[str, Float[Array, ""]],
+    *,
+    model: Functional,
+    optimizer: optax.GradientTransformationExtraArgs,
+    label_smoothing: float,
+    accumulate: int = 1,
+    drloc: Drloc | None = None,
+) -> tuple[FinetuneState, dict[str, Float[Array, ""]]]:
+    """One step from augmented, perhaps mixed images.
+
+    `key` is of the drop path; None switches it off. `schedule` holds this step's
+    `learning_rate` and `weight_decay`. The accuracy among the metrics is against `labels`, mixed
+    or not, as in finetune.py:352-376. The batch is taken in `accumulate` parts, one after another.
+    With `drloc` that loss is added, times the schedule's `drloc_weight`; it needs the `key` too.
+    """
+    schedule = dict(schedule)
+    drloc_weight = schedule.pop("drloc_weight", None)
+
+    def means_of(part, key):
+        images, labels, other_labels = part
+
+        def loss_of(params):
+            rngs = None if key is None else nnx.Rngs(key)  # NNX wants it made inside the gradient
+            forward = functools.partial(model, params, state.buffers, images, train=True, rngs=rngs)
+            if drloc is None:
+                logits, buffers = forward()
+            else:
+                (logits, grid), buffers = forward(method="logits_and_grid")
+            losses = {"loss": mixed_loss(logits, labels, other_labels, share, label_smoothing)}
+            if drloc is not None:
+                losses["drloc"] = drloc(params, grid, key)
+                losses["loss"] += drloc_weight * losses["drloc"]
+            return losses["loss"], (losses, logits, buffers)
+
+        (_, (losses, logits, buffers)), gradients = jax.value_and_grad(loss_of, has_aux=True)(
+            state.params
+        )
+        accuracy = jnp.mean(logits.argmax(axis=-1) == labels, dtype=jnp.float32) * 100
+        return (losses, gradients, accuracy), buffers
+
+    (losses, gradients, accuracy), buffers = mean_over_parts(
+        means_of, accumulate, (images, labels, other_labels), key
+    )
+    updates, optimizer_state = optimizer.update(
+        gradients, state.optimizer, state.params, **schedule
+    )
+    metrics = losses | {
+        "accuracy": accuracy,
+        "gradient_norm": optax.tree.norm(gradients),
+    }
+    new_state = FinetuneState(
+        step=state.step + 1,
+        params=optax.apply_updates(state.params, updates),
+        buffers=buffers,
+        optimizer=optimizer_state,
+    )
+    return new_state, metrics
+
+
+def initial_state(
+    model: Functional,
+    optimizer: optax.GradientTransformationExtraArgs,
+    drloc: Drloc | None = None,
+) -> FinetuneState:
+    """The state before the first step."""
+    params = model.trainable | (drloc.params if drloc else {})
+    return FinetuneState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        buffers=model.buffers,
+        optimizer=optimizer.init(params),
+    )

@@ -1,0 +1,100 @@
+"""How every command of the package ends: an exit code, and one sentence if something is wrong."""
+
+import errno
+import signal
+import sys
+import traceback
+import warnings
+from collections.abc import Callable
+
+from smallvit_jax.errors import UserError
+from smallvit_jax.process.signals import Interrupted, exit_code, raising_interrupted
+from smallvit_jax.version import __version__
+
+
+def run_program(body: Callable[[], None], *, when_interrupted: str) -> int:
+    """Runs a command's body and returns the exit code.
+
+    0 when it is done, 2 after a mistake that the user can mend (one line on stderr), 130 when
+    interrupted by SIGINT and 143 by SIGTERM (the line ends with `when_interrupted`), 141 when the
+    reader of its output has gone, 75 when another process of the run has ended, 1 after an error of
+    the program's own (with its traceback).
+    """
+    warnings.formatwarning = _format_warning
+    try:
+        with raising_interrupted():
+            body()
+        return 0
+    except Interrupted as stop:
+        saved = f"; {stop}" if str(stop) else ""
+        by = signal.Signals(stop.signum).name
+        return _fail(exit_code(stop.signum), f"interrupted by {by}{saved}; {when_interrupted}")
+    except UserError as error:
+        return _fail(2, str(error))
+    except KeyboardInterrupt:
+        return _fail(130, f"interrupted; {when_interrupted}")
+    except BrokenPipeError:  # as `| head` does
+        sys.stdout = None  # nothing to flush at exit
+        return 141
+    except Exception as error:
+        if sentence := _disk_problem(error) or _memory_problem(error):
+            return _fail(2, sentence)
+        if _lost_another_process(error):
+            reason = str(error).strip().splitlines()[0][:200]
+            return _fail(
+                75,
+                f"another process of this run has ended, and says why itself ({reason}); start all "
+                f"of them again: {when_interrupted}",
+            )
+        traceback.print_exc()
+        return _fail(
+            1, f"this is a bug in smallvit_jax {__version__}; please report the lines above"
+        )
+
+
+def _disk_problem(error: Exception) -> str | None:
+    """Returns the sentence for a full disk or a path that cannot be used, else None."""
+    if not isinstance(error, OSError):
+        return None
+    place = f' at "{error.filename}"' if error.filename else ""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"no space left on the disk{place}; free some and run the same command again"
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS) and place:
+        return f"not permitted to read or write{place}; choose another folder or change its rights"
+    if error.errno in (errno.ENOTDIR, errno.EEXIST) and place:
+        return f"a file is in the way{place}; choose another folder"
+    if error.errno == errno.ENAMETOOLONG:
+        return f"the name is too long{place}; choose a shorter one"
+    return None
+
+
+def _memory_problem(error: Exception) -> str | None:
+    """Returns the sentence for memory that does not suffice, on the host or a device, else None."""
+    if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
+        return (
+            "out of memory; for the same training in less of it, set runtime.accumulate=2 (or "
+            "more) and runtime.remat=true, or runtime.data_placement=host; else lower "
+            "pretrain.batch_size, finetune.batch_size or evaluate.batch_size, or choose a smaller "
+            "model"
+        )
+    return None
+
+
+def _lost_another_process(error: Exception) -> bool:
+    if "jax" not in sys.modules:  # and with it all that could have lost one
+        return False
+    from smallvit_jax.process.others import lost_another_process
+
+    return lost_another_process(error)
+
+
+def _format_warning(message, category, *where, **more) -> str:
+    """A warning meant for the user is one sentence; others keep the place they come from."""
+    if category is UserWarning:
+        return f"warning: {message}\n"
+    return f"{where[0]}:{where[1]}: {category.__name__}: {message}\n"
+
+
+def _fail(code: int, sentence: str) -> int:
+    print(f"error: {' '.join(sentence.split())}", file=sys.stderr)
+    return code

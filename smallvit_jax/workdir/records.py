@@ -1,0 +1,79 @@
+"""A stage's `config.json` and `result.json`."""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from smallvit_jax.errors import UserError
+from smallvit_jax.workdir.environment import environment
+from smallvit_jax.workdir.files import make_folder, strict_json, write_atomically
+
+
+def write_config(stage_dir: str | os.PathLike, config: Mapping[str, Any]) -> None:
+    """Writes a stage's `config.json` from nested dicts; of several processes the first does."""
+    if jax.process_index():
+        return
+    write_atomically(make_folder(stage_dir) / "config.json", strict_json(config, indent=2) + "\n")
+
+
+def read_config(stage_dir: str | os.PathLike) -> dict[str, Any] | None:
+    """Reads a stage's `config.json`; None if there is none, UserError if it is damaged."""
+    return _read_json(Path(stage_dir) / "config.json")
+
+
+def config_differences(
+    old: Mapping[str, Any], new: Mapping[str, Any], defaults: Mapping[str, Any] | None = None
+) -> list[tuple[str, Any, Any]]:
+    """The fields in which two configs differ: (dotted name, old value, new value).
+
+    Tuples and lists are the same, as they are in JSON. A field that the old one lacks counts as its
+    entry in `defaults`, by dotted name; other missing fields count as None.
+    """
+    before, after = _leaves(old), _leaves(new)
+    added = after.keys() & (defaults or {}).keys() - before.keys()
+    before |= {name: json.loads(strict_json(defaults[name])) for name in sorted(added)}
+    names = [*before, *(name for name in after if name not in before)]
+    return [
+        (name, before.get(name), after.get(name))
+        for name in names
+        if before.get(name) != after.get(name)
+    ]
+
+
+def _leaves(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    leaves: dict[str, Any] = {}
+    for name, value in config.items():
+        if isinstance(value, Mapping):
+            leaves |= _leaves(value, f"{prefix}{name}.")
+        else:
+            leaves[prefix + name] = json.loads(strict_json(value))
+    return leaves
+
+
+def write_result(stage_dir: str | os.PathLike, result: Mapping[str, Any]) -> dict[str, Any]:
+    """Writes a stage's `result.json` and returns what `read_result` will.
+
+    Versions, devices and threads are added to the figures. Of several processes the first writes.
+    """
+    text = strict_json({**result, "environment": environment()}, indent=2) + "\n"
+    if jax.process_index() == 0:
+        write_atomically(make_folder(stage_dir) / "result.json", text)
+    return json.loads(text)
+
+
+def read_result(stage_dir: str | os.PathLike) -> dict[str, Any] | None:
+    """Reads a stage's `result.json`; None if there is none, UserError if it is damaged."""
+    return _read_json(Path(stage_dir) / "result.json")
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (ValueError, OSError) as error:
+        raise UserError(f"{path} cannot be read ({error}); remove or restore it") from error

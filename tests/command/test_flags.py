@@ -1,0 +1,312 @@
+"""Every way of writing a command line: what it becomes, or the one sentence that it ends with."""
+
+import os
+import pathlib
+import subprocess
+import sys
+import types
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import smallvit_jax
+from smallvit_jax.command.flags import load_config, parse_value, read_flags, resolve
+from smallvit_jax.config import default_config, leaves
+from smallvit_jax.config.check import show, validate
+from smallvit_jax.errors import UserError
+from smallvit_jax.main import main
+from smallvit_jax.version import __version__
+
+ROOT = pathlib.Path(__file__).parents[2]
+RECIPE = ["--config", "configs/recipe.py", "--workdir", "runs/x"]
+
+
+@pytest.fixture(autouse=True)
+def _in_checkout(monkeypatch):
+    monkeypatch.chdir(ROOT)
+
+
+def config_of(*words):
+    config, _, _ = resolve(read_flags([*RECIPE, *words]))
+    validate(config)
+    return config
+
+
+def error_of(capsys, *words):
+    """Runs main, which must fail as after a user's mistake, and returns its one line."""
+    assert main(list(words)) == 2
+    output, error = capsys.readouterr()
+    assert output == ""
+    assert error.startswith("error: ") and error.count("\n") == 1
+    return error.strip()
+
+
+def write_config(folder, *body, head="from smallvit_jax.config import default_config"):
+    path = folder / "mine.py"
+    path.write_text("\n".join([head, "def get_config():", *(f"    {line}" for line in body)]))
+    return str(path)
+
+
+def test_flags_with_equals_and_with_spaces():
+    words = ["--workdir=~/a b", "--config=configs/recipe.py:vit,digits", "--data_dir", str(ROOT)]
+    fields = ["--config.pretrain.epochs", "3", "--config.finetune.optimizer.lr=2e-3"]
+    config, workdir, data_dir = resolve(read_flags([*words, *fields]))
+    assert (config.dataset.name, config.pretrain.epochs) == ("digits", 3)
+    assert config.finetune.optimizer.lr == 0.002
+    assert workdir == pathlib.Path.home() / "a b"
+    assert data_dir == str(ROOT)
+
+
+def test_data_dir_is_none_unless_given():
+    assert resolve(read_flags(RECIPE))[2] is None
+
+
+@pytest.mark.parametrize(
+    ("path", "text", "value"),
+    [
+        ("seed", "7", 7),
+        ("seed", "1e3", 1000),
+        ("runtime.checkpoint_every", "1_000", 1000),
+        ("finetune.optimizer.lr", "3", 3.0),
+        ("recipe.from_scratch", "true", True),
+        ("recipe.from_scratch", "Yes", True),
+        ("recipe.from_scratch", "1", True),
+        ("pretrain.teacher.drop_path", "false", False),
+        ("pretrain.teacher.drop_path", "no", False),
+        ("pretrain.teacher.drop_path", "0", False),
+        ("model.width", "64", 64),
+        ("model.width", "none", None),
+        ("model.width", "None", None),
+        ("pretrain.views.global_scale", "0.5,1", (0.5, 1.0)),
+        ("pretrain.views.global_scale", "(0.5, 1.0)", (0.5, 1.0)),
+        ("pretrain.views.global_scale", "none", None),
+        ("finetune.augment.erase_area", "(0.1,0.2,)", (0.1, 0.2)),
+        ("runtime.compilation_cache", "", ""),
+        ("finetune.init_from", "none", "none"),
+        ("finetune.init_from", "a=b", "a=b"),
+    ],
+)
+def test_value_of_each_type(path, text, value):
+    parsed = parse_value(path, text)
+    assert parsed == value and type(parsed) is type(value)
+    assert leaves(config_of("--config.job=finetune", f"--config.{path}={text}"))[path] == value
+    assert leaves(config_of("--config.job=finetune", f"--config.{path}", text))[path] == value
+
+
+@pytest.mark.parametrize(
+    ("path", "text"),
+    [
+        ("seed", "1.5"),
+        ("seed", "true"),
+        ("seed", "none"),
+        ("seed", ""),
+        ("seed", "1e99"),
+        ("seed", "nan"),
+        ("model.width", "wide"),
+        ("finetune.optimizer.lr", "nan"),
+        ("finetune.optimizer.lr", "inf"),
+        ("finetune.optimizer.lr", "1e999"),
+        ("finetune.optimizer.lr", "0,1"),
+        ("recipe.from_scratch", "2"),
+        ("recipe.from_scratch", "none"),
+        ("pretrain.views.blur", "a,b,c"),
+        ("pretrain.views.blur", "(1,1,1"),
+        ("pretrain.views.blur", ""),
+        ("pretrain.views.blur", "none"),
+    ],
+)
+def test_value_of_the_wrong_type(capsys, path, text):
+    error = error_of(capsys, *RECIPE, f"--config.{path}={text}")
+    assert f"--config.{path} must be " in error and f'not "{text}"' in error
+
+
+@pytest.mark.parametrize("path", list(leaves(default_config())))
+def test_every_default_can_be_typed(path):
+    value = leaves(default_config())[path]
+    assert parse_value(path, value if isinstance(value, str) else show(value)) == value
+
+
+@given(st.floats(allow_nan=False, allow_infinity=False), st.integers(-(10**30), 10**30))
+def test_numbers_survive_the_command_line(real, whole):
+    assert parse_value("finetune.optimizer.lr", repr(real)) == real
+    assert parse_value("seed", str(whole)) == whole
+
+
+@given(st.text(max_size=12))
+def test_no_text_does_worse_than_a_sentence(text):
+    for path in ("seed", "finetune.optimizer.lr", "recipe.from_scratch", "pretrain.views.blur"):
+        try:
+            parsed = parse_value(path, text)
+        except UserError:
+            continue
+        assert type(parsed) is type(leaves(default_config())[path])
+
+
+@pytest.mark.parametrize(
+    ("words", "parts"),
+    [
+        ([], ["--config is missing", "quickstart.py"]),
+        (["--config", "configs/recipe.py"], ["--workdir is missing"]),
+        (["--config"], ["--config needs a value"]),
+        (["--config", "--workdir", "x"], ["--config needs a value"]),
+        (["--config="], ["--config is empty"]),
+        ([*RECIPE, "--workdir", "y"], ["--workdir is given twice"]),
+        ([*RECIPE, "--workdri=3"], ["unknown flag --workdri", '"--workdir"']),
+        ([*RECIPE, "--data-dir=."], ["unknown flag --data-dir", '"--data_dir"']),
+        ([*RECIPE, "--pretrain.epochs=3"], ["unknown flag", '"--config.pretrain.epochs"']),
+        ([*RECIPE, "stray"], ['unexpected word "stray" after "--workdir runs/x"']),
+        ([*RECIPE, "--config.seed=1", "--config.seed=1"], ["--config.seed is given twice"]),
+        ([*RECIPE, "--config.seed"], ["--config.seed needs a value"]),
+        ([*RECIPE, "--config.recipe.from_scratch"], ["from_scratch=true or --config.recipe"]),
+        ([*RECIPE, "--config.recipe.from_scratch", "--config.seed=1"], ["from_scratch=true"]),
+        ([*RECIPE, "--config.pretain.epochs=3"], ['no field "pretain.epochs"', "pretrain.epochs"]),
+        ([*RECIPE, "--config.epochs=3"], ['"finetune.epochs" or "pretrain.epochs"']),
+        ([*RECIPE, "--config.seed.x=1"], ['no field "seed.x"', '"seed"']),
+        ([*RECIPE, "--config.=1"], ['no field ""']),
+        ([*RECIPE, "--config.model=vit"], ["a group takes no value", "depth, drop_path, heads"]),
+        ([*RECIPE, "--config.seed", "-1"], ["seed is -1"]),
+        ([*RECIPE, "--data_dir=no/where"], ['no folder "no/where"']),
+        (["--config=configs/recipe.py", "--workdir=setup.py"], ['"setup.py" is a file']),
+        (["--config=configs/recipe.py", "--workdir=setup.py/x/y"], ['"setup.py" is a file']),
+        (["--config=configs/recipe.py", "--workdir=gs://a/b"], ["on this machine", "gs://a/b"]),
+    ],
+)
+def test_mistakes_in_flags(capsys, words, parts):
+    error = error_of(capsys, *words)
+    assert all(part in error for part in parts), error
+
+
+@pytest.mark.parametrize(
+    ("file", "parts"),
+    [
+        ("configs/recipie.py", ['no file "configs/recipie.py"', '"configs/recipe.py"']),
+        ("recipe:vit,cifar10", ['no file "recipe"', 'did you mean "configs/recipe.py"']),
+        ("configs", ['"configs" is a folder', "pretrain.py"]),
+        ("LICENSE", ["must end in .py"]),
+        ("smallvit_jax/errors.py", ["defines no function get_config"]),
+        ("configs/quickstart.py:vit", ["takes no argument", '":vit"']),
+        ("configs/recipe.py:vit", ["MODEL,DATASET", '"vit"']),
+        ("configs/recipe.py:", ["MODEL,DATASET"]),
+        ("configs/recipe.py:vti,cifar10", ['no model "vti" (did you mean "vit"?)']),
+        ("configs/recipe.py:vit,cifar-10", ['no dataset "cifar-10" (did you mean "cifar10"?)']),
+        ("configs/evaluate.py:digit", ['no dataset "digit" (did you mean "digits"?)']),
+    ],
+)
+def test_mistakes_in_the_config_flag(capsys, file, parts):
+    error = error_of(capsys, "--config", file, "--workdir", "runs/x")
+    assert all(part in error for part in parts), error
+
+
+def test_missing_configs_folder_of_an_installed_wheel(capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    error = error_of(capsys, "--config", "configs/recipe.py", "--workdir", "x")
+    assert f'"{ROOT}/configs/recipe.py"' in error  # a checkout is in use: it names its own
+    monkeypatch.setattr(
+        "smallvit_jax.command.flags.__file__", str(tmp_path / "lib/smallvit_jax/command/flags.py")
+    )
+    error = error_of(capsys, "--config", "configs/recipe.py", "--workdir", "x")
+    assert "comes with a checkout of the repository, not with an installed wheel" in error
+
+
+@pytest.mark.parametrize(
+    ("body", "parts"),
+    [
+        (["return 1 +"], [":3: SyntaxError"]),
+        (["config = default_config()", "config.model.widht = 3"], [":4: AttributeError", "widht"]),
+        (["config = default_config()", "config.seed = 'x'"], [":4: TypeError"]),
+        (["raise ValueError('first\\nsecond')"], [":3: ValueError: first second"]),
+        (["return 1"], ["returned int"]),
+        (["config = default_config().unlock()", "del config.seed", "return config"], ["seed"]),
+        (["return default_config().unlock().update(x=1)"], ["returned NoneType"]),
+        (
+            ["config = default_config().unlock()", "config.modle = 1", "return config"],
+            ['has no field "modle"'],
+        ),
+    ],
+)
+def test_mistakes_in_a_config_file(capsys, tmp_path, body, parts):
+    path = write_config(tmp_path, *body)
+    error = error_of(capsys, "--config", path, "--workdir", str(tmp_path))
+    assert all(part in error for part in parts), error
+    assert "UserError" not in error
+
+
+def test_a_config_file_of_ones_own_in_a_folder_with_a_colon(tmp_path):
+    folder = tmp_path / "a:b"
+    folder.mkdir()
+    path = write_config(folder, "config = default_config()", "config.seed = 5", "return config")
+    assert load_config(path).seed == 5
+
+
+def test_help_and_version(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"smallvit_jax {__version__}\n"
+    assert main(["-h"]) == 0
+    assert "pretrain.epochs=200 " in capsys.readouterr().out
+    assert main(["--config=configs/quickstart.py", "--wrong", "stray", "--help"]) == 0
+    assert "pretrain.epochs=60 " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("words", [["--help"], ["--config", "configs/recipe.py", "--help"]])
+def test_help_imports_nothing_heavy(words):
+    program = (
+        "import sys; from smallvit_jax.main import main; code = main(sys.argv[1:]); "
+        "heavy = {'jax', 'flax', 'optax', 'orbax', 'sklearn', 'matplotlib', 'tensorflow_datasets'};"
+        "sys.exit(code or ', '.join(heavy & set(sys.modules)) or 0)"
+    )
+    environment = os.environ | {"PYTHONPATH": str(pathlib.Path(smallvit_jax.__path__[0]).parent)}
+    done = subprocess.run(
+        [sys.executable, "-c", program, *words], capture_output=True, text=True, env=environment
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def give_job(monkeypatch, run):
+    """Puts a stand-in for the job "recipe" where main looks for it."""
+    job = types.ModuleType("smallvit_jax.jobs.recipe")
+    job.run = run
+    monkeypatch.setitem(sys.modules, "smallvit_jax.jobs.recipe", job)
+
+
+def test_main_runs_the_job_with_what_was_asked(monkeypatch, tmp_path):
+    def run(config, workdir, data_dir):
+        workdir.mkdir(parents=True)
+        (workdir / "result").write_text(f"{config.pretrain.epochs} {data_dir}")
+
+    give_job(monkeypatch, run)
+    words = ["--config=configs/recipe.py", f"--workdir={tmp_path / 'a' / 'b'}"]
+    assert main([*words, f"--data_dir={tmp_path}", "--config.pretrain.epochs=4"]) == 0
+    assert (tmp_path / "a/b/result").read_text() == f"4 {tmp_path}"
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "sentence"),
+    [
+        (UserError("no such thing"), 2, "error: no such thing\n"),
+        (OSError(28, "No space left on device", "x/y"), 2, 'no space left on the disk at "x/y"'),
+        (OSError(28, "No space left on device"), 2, "no space left on the disk;"),
+        (PermissionError(13, "Permission denied", "x/y"), 2, 'read or write at "x/y"'),
+        (OSError(30, "Read-only file system", "x/y"), 2, 'read or write at "x/y"'),
+        (KeyboardInterrupt(), 130, "error: interrupted"),
+    ],
+)
+def test_exit_code_and_one_line(monkeypatch, capsys, error, code, sentence):
+    def run(config, workdir, data_dir):
+        raise error
+
+    give_job(monkeypatch, run)
+    assert main(RECIPE) == code
+    output = capsys.readouterr().err
+    assert sentence in output and output.count("\n") == 1
+
+
+def test_an_unexpected_error_keeps_its_traceback(monkeypatch, capsys):
+    def run(config, workdir, data_dir):
+        raise FileNotFoundError(2, "No such file", "inner")
+
+    give_job(monkeypatch, run)
+    assert main(RECIPE) == 1
+    error = capsys.readouterr().err
+    assert "Traceback" in error and "FileNotFoundError" in error
+    assert error.splitlines()[-1].startswith(f"error: this is a bug in smallvit_jax {__version__}")

@@ -1,0 +1,133 @@
+"""What fields may hold, also for configs made in Python."""
+
+import pytest
+
+from smallvit_jax.command.help import field_comments
+from smallvit_jax.config import default_config, leaves
+from smallvit_jax.config.check import ANY_LENGTH, field_type, validate
+from smallvit_jax.config.rules import rules
+from smallvit_jax.errors import UserError
+
+
+def set_field(config, path, value):
+    *groups, name = path.split(".")
+    for group in groups:
+        config = config[group]
+    config[name] = value
+
+
+def error_of(**fields):
+    config = default_config()
+    for path, value in fields.items():
+        set_field(config, path.replace("__", "."), value)
+    with pytest.raises(UserError) as caught:
+        validate(config)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_the_defaults_are_valid():
+    validate(default_config())
+
+
+def test_every_field_has_a_rule_or_needs_none():
+    paths = ("init_from", "checkpoint", "source", "input", "beside", "boxes", "root", "runs")
+    values = leaves(default_config())
+    # The model and the table of parts tell.
+    free = {"attention.block", "compare.variants", "sweep.variants"}
+    free |= {path for path in values if field_type(path, default_config()) is bool}
+    free |= {path for path, value in values.items() if value == "" and path.split(".")[-1] in paths}
+    free |= {"runtime.compilation_cache", "evaluate.corruptions.cache"}
+    assert set(rules()) == set(values) - free
+
+
+def test_comments_name_every_choice():
+    comments = field_comments()
+    for path, rule in rules().items():
+        for name in rule.names:
+            assert name in comments[path], (path, name)
+
+
+@pytest.mark.parametrize("path", list(rules()))
+def test_values_that_no_field_takes(path):
+    default = leaves(default_config())[path]
+    declared = field_type(path, default_config())
+    if declared is str:
+        wrong = ["", "no such name"]
+    elif declared is tuple:
+        length = len(default or (0, 0))
+        wrong = [(), (-1.0,) * length, (float("nan"),) * length, ("a",) * length]
+        if path not in ANY_LENGTH:
+            wrong.append((0.1,) * (length + 1))
+    else:
+        wrong = [-1, True]
+        if declared is float:
+            wrong = [-1.0, float("nan"), float("inf")]
+        if default is not None:
+            wrong.append(None)
+    for value in wrong:
+        config = default_config()
+        set_field(config, path, value)
+        with pytest.raises(UserError, match=path.replace(".", r"\.")):
+            validate(config)
+
+
+@pytest.mark.parametrize(
+    ("path", "good", "bad"),
+    [
+        ("seed", [0, 2**32 - 1], [2**32]),
+        ("dataset.train_fraction", [1e-6, 1.0], [0.0, 1.01]),
+        ("dataset.validation_fraction", [0.0, 0.5], [1.0]),
+        ("model.drop_path", [0.0, 0.9], [1.0]),
+        ("pretrain.epochs", [1], [0]),
+        ("pretrain.views.local_crops", [0], [-1]),
+        ("pretrain.views.flip", [0.0, 1.0], [1.01]),
+        ("pretrain.views.global_scale", [(1.0, 1.0), (0.1, 0.2)], [(0.0, 1.0), (0.5, 0.4)]),
+        ("pretrain.views.jitter_strength", [(0.0, 2.0, 0.0, 0.5)], [(0.4, 0.4, 0.2, 0.6)]),
+        ("pretrain.teacher.temperature", [0.01], [0.0]),
+        ("finetune.augment.erase_area", [(0.5, 1.0)], [(0.5, 1.1)]),
+        ("finetune.augment.erase_aspect", [(0.3, 3.3)], [(0.0, 1.0)]),
+        ("finetune.optimizer.clip", [0.0], [-0.1]),
+        ("runtime.profile", [0], [-1]),
+    ],
+)
+def test_limits(path, good, bad):
+    for value in good:
+        config = default_config()
+        set_field(config, path, value)
+        validate(config)
+    for value in bad:
+        assert path in error_of(**{path: value})
+
+
+def test_sentences():
+    assert error_of(pretrain__epochs=0) == "pretrain.epochs is 0, but must be at least 1"
+    assert error_of(finetune__optimizer__name="adam") == (
+        'finetune.optimizer.name is "adam", but must be one of adamw, sgd, lars '
+        '(did you mean "adamw"?)'
+    )
+    assert error_of(pretrain__views__blur=(0.5,)) == (
+        "pretrain.views.blur is (0.5,), but must have 3 numbers like (1.0, 0.1, 0.5)"
+    )
+    assert error_of(seed=None) == "seed is none, but must be a whole number"
+
+
+def test_fields_that_contradict_each_other():
+    assert "pre-trains itself" in error_of(finetune__init_from="x")
+    assert "needs evaluate.checkpoint" in error_of(job="evaluate")
+    mix = {"finetune__augment__mixup_alpha": 0.0, "finetune__augment__cutmix_alpha": 0.0}
+    assert "both 0" in error_of(**mix)
+    config = default_config()
+    config.finetune.augment.update(mixup_alpha=0.0, cutmix_alpha=0.0, mix=0.0)
+    validate(config)
+
+
+def test_a_config_with_other_fields():
+    config = default_config().unlock()
+    config.finetune.epoch = 3
+    with pytest.raises(UserError, match=r'no field "finetune.epoch" \(did you mean "finetune.epo'):
+        validate(config)
+    config = default_config().unlock()
+    del config.finetune.epochs
+    with pytest.raises(UserError, match=r'lacks the field "finetune\.epochs"'):
+        validate(config)

@@ -1,0 +1,41 @@
+"""One step of each stage on real photographs, where there are some."""
+
+import math
+
+import pytest
+
+from tests.conftest import SHARED_DATA
+from tests.support.tiny_jobs import ROOT, main, quick_compilation, read_metrics
+
+PHOTOGRAPHS = SHARED_DATA / "tfds_small"
+
+
+@pytest.mark.skipif(not PHOTOGRAPHS.is_dir(), reason="no real images beside the checkout")
+def test_a_step_of_the_reference_recipe_with_a_shallow_model(tmp_path, compilation_cache):
+    fields = {
+        "dataset.train_fraction": 0.005,  # 10 images: one step an epoch
+        "model.depth": 2,  # the reference has 9: compilation takes a minute
+        "pretrain.epochs": 1,
+        "pretrain.batch_size": 8,
+        "pretrain.views.local_crops": 2,
+        "pretrain.knn_every": 0,
+        "finetune.epochs": 1,
+        "finetune.passes_per_epoch": 1,
+        "finetune.batch_size": 8,
+        "evaluate.batch_size": 100,
+        "runtime.compilation_cache": "",
+    }
+    arguments = [f"--config.{name}={value}" for name, value in fields.items()]
+    for job, more in (("pretrain", ""), ("finetune", tmp_path / "pretrain")):
+        command = [f"--config={ROOT}/configs/{job}.py:vit,cifar10", f"--workdir={tmp_path / job}"]
+        command += [f"--data_dir={PHOTOGRAPHS}", f"--config.finetune.init_from={more}"]
+        with quick_compilation(compilation_cache):
+            assert main([*command, *arguments]) == 0
+    for row in read_metrics(tmp_path / "pretrain", "train"):
+        assert math.isfinite(row["loss"]) and row["gradient_norm"] > 0
+        assert 0 < row["mutual_information"] < math.log(1024)
+        assert 0 < row["teacher_entropy"] < math.log(1024)
+    (row,) = read_metrics(tmp_path / "finetune", "train")
+    assert row["loss"] == pytest.approx(math.log(10), abs=0.5) and row["gradient_norm"] > 0
+    (row,) = read_metrics(tmp_path / "finetune", "test")
+    assert row["loss"] == pytest.approx(math.log(10), abs=0.5)

@@ -1,0 +1,135 @@
+"""The same jobs on one device and on eight simulated ones: the same training, up to rounding."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import smallvit_jax
+from smallvit_jax.command.flags import read_flags, resolve
+from smallvit_jax.jobs import pretrain
+from smallvit_jax.plans import data_and_model as inputs
+from tests.support.tiny_jobs import (
+    command,
+    finish,
+    quick_compilation,
+    read_checkpoint,
+    read_json,
+    read_metrics,
+    run_job,
+    start_job,
+)
+
+pytestmark = pytest.mark.multiprocess
+
+# SGD, whose steps are as large as the gradients: under Adam the sign of a gradient that is nothing
+# but rounding would move a weight as far as any other. Rates at which the weights move. Three steps
+# of pre-training: rounding grows with each, also between two ways of compiling for one device.
+CHANGES = {
+    "model__stem": "conv",  # with batch norm, whose statistics are those of all devices
+    "pretrain__epochs": 1,
+    "pretrain__batch_size": 48,
+    "pretrain__knn_every": 0,
+    "pretrain__head__batch_norm": True,
+    "pretrain__optimizer__name": "sgd",
+    "pretrain__optimizer__base_lr": 0.1,
+    "pretrain__optimizer__clip": 0.0,
+    "pretrain__optimizer__warmup_epochs": 0,
+    "pretrain__freeze_last_layer_epochs": 0,
+    "pretrain__teacher__momentum": 0.5,
+    "finetune__epochs": 1,
+    "finetune__optimizer__name": "sgd",
+    "finetune__optimizer__lr": 0.05,
+    "finetune__optimizer__warmup_epochs": 0,
+}
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory, compilation_cache):
+    """The folders of the same recipe on 1 and on 8 devices."""
+    folders = {n: tmp_path_factory.mktemp("sharding") / f"on_{n}" for n in (1, 8)}
+    process = start_job("recipe", folders[8], compilation_cache, devices=8, **CHANGES)
+    try:
+        with quick_compilation(compilation_cache):
+            assert run_job("recipe", folders[1], **CHANGES) == 0
+        finish(process)
+    finally:
+        process.kill()
+    return folders
+
+
+def assert_close(a, b, name: str, rel: float = 1e-4, noise: float = 5e-7) -> None:
+    """As a whole up to `rel`, and entries up to `noise`: some gradients are nothing but rounding,
+    as that of a bias in front of a batch norm."""
+    difference = np.linalg.norm(np.asarray(a, np.float64) - np.asarray(b, np.float64))
+    assert difference <= rel * np.linalg.norm(b) + noise * np.sqrt(np.size(b)), name
+
+
+@pytest.mark.parametrize("stage", ["pretrain", "finetune"])
+def test_every_steps_metrics_agree(runs, stage):
+    one, eight = (read_metrics(runs[n] / stage, "train") for n in (1, 8))
+    assert read_json(runs[8] / stage / "result.json")["environment"]["device_count"] == 8
+    assert len(one) == len(eight) == {"pretrain": 3, "finetune": 6}[stage]
+    for a, b in zip(one, eight, strict=True):
+        for name in a.keys() - {"split"}:
+            assert a[name] == pytest.approx(b[name], rel=1e-4, abs=1e-6), (a["step"], name)
+
+
+def test_pretraining_moves_the_weights_alike(runs):
+    """Student, teacher, centre, statistics of batch norm and momentum, over three steps."""
+    (one, _), (eight, _) = (read_checkpoint(runs[n] / "pretrain") for n in (1, 8))
+    start = fresh_student(runs[1] / "pretrain")
+    moved = 0
+    for network in ("student", "teacher"):
+        for name, value in start.items():
+            a, b = one[f"{network}.{name}"] - value, eight[f"{network}.{name}"] - value
+            assert_close(a, b, f"{network} {name}")
+            moved += np.linalg.norm(a) > 1e-3 * max(np.linalg.norm(value), 1)
+    assert moved > len(start)
+    assert_close(one["center"], eight["center"], "center")
+    # The last gradient has seen the rounding of all steps: of one device, compiled with and without
+    # optimisations, it differs by up to 3e-4.
+    for name in one:
+        if "buffers" in name or name.startswith("optimizer"):
+            assert_close(one[name], eight[name], name, rel=5e-4, noise=5e-6)
+    assert np.linalg.norm(one["center"]) > 1e-3
+    for network in ("student", "teacher"):
+        assert np.abs(one[f"{network}_buffers.backbone.patch_embed.norms.0.mean"]).max() > 1e-3
+
+
+def fresh_student(folder):
+    """The weights that pre-training began with."""
+    config, _, _ = resolve(read_flags(command("recipe", folder, **CHANGES)))
+    network, _ = pretrain.build_network(config, inputs.model_options(config), jnp.float32)
+    return jax.device_get(network.trainable)
+
+
+def test_finetuning_moves_the_weights_alike(runs):
+    (one, _), (eight, _) = (read_checkpoint(runs[n] / "finetune", "params") for n in (1, 8))
+    starts = [read_checkpoint(runs[n] / "pretrain", "params")[0] for n in (1, 8)]
+    for name in starts[0]:
+        a, b = one[name] - starts[0][name], eight[name] - starts[1][name]
+        assert_close(a, b, name)
+    assert_close(one["head.kernel"], eight["head.kernel"], "head.kernel")
+
+
+def test_a_checkpoint_written_on_eight_devices_loads_on_one(runs, tmp_path, compilation_cache):
+    images = np.random.default_rng(0).normal(size=(20, 16, 16, 3)).astype(np.float32)
+    one, eight = (smallvit_jax.load_checkpoint(runs[n] / "finetune") for n in (1, 8))
+    np.testing.assert_allclose(one(images), eight(images), rtol=1e-3, atol=1e-4)
+    changes = {"evaluate__checkpoint": runs[8] / "finetune"}
+    with quick_compilation(compilation_cache):
+        assert run_job("evaluate", tmp_path, **changes) == 0
+    there = read_json(runs[8] / "evaluate" / "result.json")
+    here = read_json(tmp_path / "result.json")
+    assert here["test_loss"] == pytest.approx(there["test_loss"], rel=1e-5)
+
+
+def test_a_checkpoint_written_on_one_device_loads_on_eight(runs, tmp_path, compilation_cache):
+    """Its pre-trained weights too: fine-tuning starts from them."""
+    changes = {"evaluate__checkpoint": runs[1] / "finetune"}
+    finish(start_job("evaluate", tmp_path, compilation_cache, devices=8, **changes))
+    there, here = (read_json(folder / "result.json") for folder in (runs[1] / "evaluate", tmp_path))
+    assert here["environment"]["device_count"] == 8
+    assert here["test_loss"] == pytest.approx(there["test_loss"], rel=1e-5)
+    assert here["knn_top1"] == pytest.approx(there["knn_top1"], abs=0.6)

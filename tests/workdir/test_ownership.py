@@ -1,0 +1,141 @@
+"""Whose a stage folder is."""
+
+import errno
+import fcntl
+
+import pytest
+
+from smallvit_jax.config import default_config
+from smallvit_jax.errors import UserError
+from smallvit_jax.workdir import records
+from smallvit_jax.workdir.ownership import (
+    check_folder,
+    finished_result,
+    holds_checkpoint,
+    holds_work,
+    locked,
+)
+
+CONFIG = {"seed": 0, "toy": {"size": 12}, "runtime": {"checkpoint_every": 6, "precision": "auto"}}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """The folder of a run that has saved a checkpoint."""
+    records.write_config(tmp_path, CONFIG)
+    (tmp_path / "checkpoints" / "6").mkdir(parents=True)
+    return tmp_path
+
+
+def test_a_new_folder_and_one_without_work_are_free(tmp_path):
+    assert finished_result(tmp_path / "new", CONFIG) is None
+    records.write_config(tmp_path, CONFIG)
+    assert finished_result(tmp_path, CONFIG | {"seed": 1}) is None
+
+
+def test_a_result_is_handed_back_and_nothing_is_written(folder):
+    assert finished_result(folder, CONFIG) is None
+    records.write_result(folder, {"figure": 3})
+    elsewhere = CONFIG | {"runtime": {"checkpoint_every": 3, "precision": "auto"}}
+    assert finished_result(folder, elsewhere)["figure"] == 3
+    assert records.read_config(folder) == CONFIG  # how it was done
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"toy": {"size": 13}}, "toy.size = 12, and this one has 13; repeat the old command"),
+        ({"toy": {"size": 13}, "seed": 1}, "seed = 0, and this one has 1 and 1 more fields differ"),
+        (
+            {"runtime": {"checkpoint_every": 3, "precision": "bfloat16"}},
+            "runtime.precision = auto, and this one has bfloat16;",
+        ),
+    ],
+)
+def test_work_of_another_config_is_refused(folder, changes, words):
+    with pytest.raises(UserError) as caught:
+        check_folder(folder, CONFIG | changes)
+    assert words in str(caught.value) and str(folder) in str(caught.value)
+
+
+def test_how_a_run_is_done_may_change(folder):
+    check_folder(folder, CONFIG | {"runtime": {"checkpoint_every": 3, "precision": "auto"}})
+
+
+def test_a_folder_whose_stages_hold_work_is_not_free(tmp_path):
+    records.write_config(tmp_path, CONFIG)
+    (tmp_path / "pretrain" / "checkpoints" / "6").mkdir(parents=True)
+    with pytest.raises(UserError, match="seed = 0, and this one has 1;"):
+        check_folder(tmp_path, CONFIG | {"seed": 1})
+
+
+def test_a_field_that_is_younger_than_the_run_had_its_default(tmp_path):
+    seed, epochs = default_config().seed, default_config().pretrain.epochs
+    records.write_config(tmp_path, {"dataset": {"name": "digits"}})
+    (tmp_path / "checkpoints" / "6").mkdir(parents=True)
+    now = {"dataset": {"name": "digits"}, "seed": seed, "pretrain": {"epochs": epochs}}
+    check_folder(tmp_path, now)
+    with pytest.raises(UserError, match=f"pretrain.epochs = {epochs}, and this one has 3;"):
+        check_folder(tmp_path, now | {"pretrain": {"epochs": 3}})
+
+
+@pytest.mark.parametrize(
+    ("jobs", "changed", "way_on"),
+    [
+        (["pretrain"], "pretrain", "--config.pretrain.init_from={folder} it starts"),
+        (["finetune"], "finetune", "--config.finetune.init_from={folder} it starts"),
+        (["pretrain", "finetune"], "pretrain", "--config.pretrain.init_from={folder}/pretrain it"),
+        (
+            ["pretrain", "finetune"],
+            "finetune",
+            "--config=configs/finetune.py and --config.finetune.init_from={folder}/pretrain it",
+        ),
+    ],
+)
+def test_a_refusal_names_the_way_on(tmp_path, jobs, changed, way_on):
+    """More epochs, for example, are a new run that starts from the weights of the old one."""
+    config = {job: {"epochs": 2} for job in jobs}
+    records.write_config(tmp_path, config)
+    stage = tmp_path / "pretrain" if jobs[1:] else tmp_path
+    (stage / "checkpoints" / "6").mkdir(parents=True)
+    with pytest.raises(UserError) as caught:
+        check_folder(tmp_path, config | {changed: {"epochs": 4}})
+    sentence = str(caught.value)
+    assert f"{changed}.epochs = 2, and this one has 4; repeat the old command" in sentence
+    assert "choose a new --workdir (with " + way_on.format(folder=tmp_path) in sentence
+
+
+def test_a_comparison_names_no_weights_to_start_from(tmp_path):
+    """It has as many as trainings, in folders below."""
+    config = {job: {"epochs": 2} for job in ("pretrain", "finetune")}
+    records.write_config(tmp_path, config)
+    records.write_result(tmp_path, {"job": "compare"})
+    with pytest.raises(UserError, match=r"choose a new --workdir$"):
+        check_folder(tmp_path, config | {"finetune": {"epochs": 4}})
+
+
+@pytest.mark.parametrize(
+    ("name", "counts"),
+    [("6", True), ("6.corrupt", True), ("6.corrupt+", True), ("6.orbax-checkpoint-tmp", False)],
+)
+def test_a_checkpoint_that_was_never_finished_is_no_work(tmp_path, name, counts):
+    """Else fine-tuning killed while it wrote its first one would go on from random weights."""
+    (tmp_path / "finetune/checkpoints" / name).mkdir(parents=True)
+    assert holds_work(tmp_path) is holds_work(tmp_path / "finetune") is counts
+
+
+def test_a_stage_in_a_subfolder_is_not_the_folders_own(tmp_path):
+    """Else fine-tuning in runs/x would take runs/x/pretrain for its own and load nothing."""
+    (tmp_path / "pretrain/checkpoints/6").mkdir(parents=True)
+    assert holds_work(tmp_path) and not holds_checkpoint(tmp_path)
+    assert holds_checkpoint(tmp_path / "pretrain")
+
+
+def test_a_file_system_without_locks_gives_a_warning(tmp_path, monkeypatch):
+    def no_locks(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    words = f"the file system of {tmp_path} has no locks"
+    with pytest.warns(UserWarning, match=words), locked(tmp_path):
+        pass
