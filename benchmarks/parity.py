@@ -16,7 +16,8 @@ import jax
 import numpy as np
 
 from smallvit_jax.config import default_config
-from smallvit_jax.models import TRANSFORMERS, create_model
+from smallvit_jax.config.choices import TRANSFORMERS
+from smallvit_jax.models import create_model
 from smallvit_jax.process import runtime
 from smallvit_jax.workdir.environment import environment
 from tests.augment.recorded_cases import names, our_image, recorded_image

@@ -12,7 +12,8 @@ Expected accuracy: not measured yet; for such recipes on cifar10 others report 9
 (resnet56), 93.6 % (resnet110) and 93.0 to 95 % (resnet18).
 """
 
-from smallvit_jax.config import CONVNETS, default_config
+from smallvit_jax.config import default_config
+from smallvit_jax.config.choices import CONVNETS
 from smallvit_jax.config.presets import set_model_and_dataset
 from smallvit_jax.errors import UserError
 

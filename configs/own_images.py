@@ -12,7 +12,7 @@ against 74 % from scratch.
 """
 
 from smallvit_jax.config import default_config
-from smallvit_jax.config.presets import set_dataset
+from smallvit_jax.config.presets import make_narrow, set_dataset
 from smallvit_jax.errors import UserError
 
 
@@ -24,14 +24,9 @@ def get_config(argument: str = ""):
         )
     config = default_config()
     config.job = "recipe"
+    make_narrow(config)  # a model that learns within minutes on a laptop
     set_dataset(config, f"folder:{argument}")
     config.recipe.from_scratch = True  # shows whether pre-training was worth it
-
-    # A model that learns within minutes without a GPU; at 64 pixels it sees 8 x 8 patches.
-    config.model.width = 64  # a third of the reference's, a ninth of its parameters per block
-    config.model.depth = 4  # the reference has 9 blocks
-    config.model.heads = 4  # 16 channels each, as in the reference
-    config.model.init = "fan_in"  # the reference's std of .02 collapses at this width
 
     pretrain = config.pretrain
     pretrain.epochs = 40
@@ -39,11 +34,6 @@ def get_config(argument: str = ""):
     pretrain.knn_every = 10
     pretrain.optimizer.base_lr = 8e-3  # 1e-3 at this batch size; the reference's would be 1e-5
     pretrain.optimizer.warmup_epochs = 4  # the reference's 30 would be most of the run
-    pretrain.teacher.temperature = 0.02  # the reference's .04 to .07 drift into uniform outputs
-    pretrain.teacher.warmup_temperature = 0.02  # no rise
-    pretrain.head.out_dim = 256  # prototypes for few kinds of image, not for 50,000 photographs
-    pretrain.head.hidden_dim = 128  # twice the width of the model
-    pretrain.head.bottleneck_dim = 64  # as wide as the model
 
     finetune = config.finetune
     finetune.epochs = 20

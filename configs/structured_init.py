@@ -17,13 +17,13 @@ with mimetic, and 2 to 4 points less with its plain initialisations (single runs
 """
 
 from smallvit_jax.config import default_config
+from smallvit_jax.config.choices import STRUCTURED_INITS
 from smallvit_jax.config.presets import set_dataset
 from smallvit_jax.data.datasets import DATASETS
 from smallvit_jax.errors import UserError, did_you_mean
-from smallvit_jax.models.initializers import STRUCTURED
 
 SIZES = {"tiny": {"depth": 12, "heads": 3, "mlp_ratio": 4.0}, "small": {}}
-INITS = (*STRUCTURED, "reference")
+INITS = (*STRUCTURED_INITS, "reference")
 
 
 def get_config(argument: str = "tiny,cifar10,impulse3"):

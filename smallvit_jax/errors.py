@@ -1,4 +1,6 @@
-"""The one exception for mistakes that a user can mend."""
+"""The one exception for mistakes that a user can fix, and the hints in its messages."""
+
+from collections.abc import Collection, Iterable
 
 
 class UserError(Exception):
@@ -9,7 +11,15 @@ class UserError(Exception):
     """
 
 
-def did_you_mean(word: str, known) -> str:
+def check_choice(what: str, name: object, choices: Collection[str]) -> None:
+    """Raises UserError if `name` is none of the choices; `what` is the field, or who asks."""
+    if name not in choices:
+        raise UserError(
+            f'{what} is "{name}"{did_you_mean(name, choices)}; choose one of {", ".join(choices)}'
+        )
+
+
+def did_you_mean(word: object, known: Iterable[str]) -> str:
     """Returns ' (did you mean "x"?)' for the closest entry of `known`, or an empty string."""
     import difflib
 

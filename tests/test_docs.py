@@ -5,7 +5,9 @@ import re
 
 import pytest
 
-from smallvit_jax.config import CONVNETS, TRANSFORMERS, default_config, leaves
+from smallvit_jax.config import default_config
+from smallvit_jax.config.choices import CONVNETS, TRANSFORMERS
+from smallvit_jax.config.tree import DEFAULTS
 from smallvit_jax.data.datasets import DATASETS
 from smallvit_jax.jobs.variants import PARTS
 from smallvit_jax.plans.data_and_model import model_options
@@ -55,7 +57,7 @@ def options(model: str, dataset: str, **fields) -> dict:
 
 
 def test_every_field_stands_there_once_with_its_value():
-    values = leaves(default_config())
+    values = DEFAULTS
     rows = [row for table in tables() for row in table if "field here" in row]
     named = {}
     for row in rows:

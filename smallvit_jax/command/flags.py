@@ -11,7 +11,6 @@ import dataclasses
 import difflib
 import importlib.util
 import inspect
-import math
 import pathlib
 import re
 import textwrap
@@ -19,8 +18,9 @@ import traceback
 
 import ml_collections
 
-from smallvit_jax.config import COUNTS, default_config, leaves
-from smallvit_jax.config.check import TYPE_NAMES, check_fields, field_type
+from smallvit_jax.config.check import check_fields
+from smallvit_jax.config.tree import FIELD_AT
+from smallvit_jax.config.values import set_from_text, suggest_field
 from smallvit_jax.errors import UserError, did_you_mean
 
 FLAGS = ("--config", "--workdir", "--data_dir", "--help", "--version")
@@ -73,7 +73,7 @@ def resolve(flags: Flags) -> tuple[ml_collections.ConfigDict, pathlib.Path, str 
         )
     config = load_config(flags.config)
     for path, text in flags.overrides.items():
-        override(config, path, text)
+        set_from_text(config, path, text)
     return config, _workdir(flags.workdir), _data_dir(flags.data_dir)
 
 
@@ -108,80 +108,6 @@ def load_config(file_and_argument: str) -> ml_collections.ConfigDict:
     return config
 
 
-def override(config: ml_collections.ConfigDict, path: str, text: str) -> None:
-    """Sets the field at a dotted path from its text; raises UserError."""
-    *groups, name = path.split(".")
-    holder = config
-    for group in groups:
-        holder = holder.get(group) if isinstance(holder, ml_collections.ConfigDict) else None
-    if not isinstance(holder, ml_collections.ConfigDict) or name not in holder:
-        raise UserError(f'--config.{path}: there is no field "{path}"{_suggest(path)}')
-    if isinstance(holder[name], ml_collections.ConfigDict):
-        fields = list(leaves(holder[name]))
-        raise UserError(
-            f"--config.{path}: a group takes no value; its fields are {', '.join(fields)}, as in "
-            f"--config.{path}.{fields[0]}=VALUE"
-        )
-    holder[name] = parse_value(path, text)
-
-
-def parse_value(path: str, text: str) -> object:
-    """Returns a field's text as the declared type; raises UserError.
-
-    bool: true/false, yes/no, 1/0. int: also 1e3, as it is whole. float: finite. tuple:
-    0.5,1.0 or (0.5,1.0). "none" where the declared default is none.
-    """
-    defaults = default_config()
-    declared, default = field_type(path, defaults), leaves(defaults)[path]
-    optional = default is None
-    if optional and text.strip().lower() == "none":
-        return None
-    try:
-        if declared is tuple:
-            element = type(default[0]) if default else int if path in COUNTS else float
-            return _read_tuple(text.strip(), element)
-        return _READERS[declared](text)
-    except ValueError:
-        expected = TYPE_NAMES[declared] + (" or none" if optional else "")
-        raise UserError(f'--config.{path} must be {expected}, not "{text}"') from None
-
-
-def _read_bool(word: str) -> bool:
-    if word.lower() in ("true", "yes", "1"):
-        return True
-    if word.lower() in ("false", "no", "0"):
-        return False
-    raise ValueError(word)
-
-
-def _read_int(word: str) -> int:
-    try:
-        return int(word)
-    except ValueError:
-        number = float(word)
-        if not number.is_integer() or abs(number) > 2**53:
-            raise
-        return int(number)
-
-
-def _read_float(word: str) -> float:
-    number = float(word)
-    if not math.isfinite(number):
-        raise ValueError(word)
-    return number
-
-
-def _read_tuple(word: str, element: type) -> tuple:
-    inside = re.fullmatch(r"\((.*)\)|([^()]*)", word)
-    if inside is None:
-        raise ValueError(word)
-    items = inside[1] if inside[1] is not None else inside[2]
-    return tuple(_READERS[element](item) for item in items.strip().removesuffix(",").split(","))
-
-
-_READERS = {bool: _read_bool, int: _read_int, float: _read_float, str: str}
-
-
 def _value_after(name: str, argv: list[str]) -> str | None:
     for word, following in zip(argv, [*argv[1:], "--"], strict=True):
         if word.startswith(f"{name}="):
@@ -200,13 +126,13 @@ def _check_flag(name: str, word: str, before: str) -> None:
             f'unexpected word "{word}"{place}: every setting is written --name=value, in quotes '
             "when it has spaces"
         )
-    hint = did_you_mean(name, FLAGS) or _suggest(name.lstrip("-"), prefix="--config.")
+    hint = did_you_mean(name, FLAGS) or suggest_field(name.lstrip("-"), prefix="--config.")
     raise UserError(f"unknown flag {name}{hint}; --help lists all")
 
 
 def _missing_value(name: str) -> str:
-    path = name.removeprefix("--config.")
-    if isinstance(leaves(default_config()).get(path), bool):
+    field = FIELD_AT.get(name.removeprefix("--config."))
+    if field is not None and field.type is bool:
         return f"{name} needs a value: write {name}=true or {name}=false"
     return f"{name} needs a value, as in {name}=VALUE"
 
@@ -226,18 +152,6 @@ def _store(flags: Flags, name: str, value: str) -> None:
     if not value.strip():
         raise UserError(f"{name} is empty; give it a value, as in {name}=VALUE")
     setattr(flags, field, value)
-
-
-def _suggest(path: str, prefix: str = "") -> str:
-    """Names the fields closest to a wrong path: by the whole path, then by the last name."""
-    known = list(leaves(default_config()))
-    last_names = {field: field.rpartition(".")[2] for field in known}
-    close = difflib.get_close_matches(path, known, n=1)
-    close_name = difflib.get_close_matches(path.rpartition(".")[2], set(last_names.values()), n=1)
-    close += [field for field in known if [last_names[field]] == close_name and field not in close]
-    if not close:
-        return ""
-    return " (did you mean " + " or ".join(f'"{prefix}{field}"' for field in close[:3]) + "?)"
 
 
 def _split(file_and_argument: str) -> tuple[pathlib.Path, str | None]:

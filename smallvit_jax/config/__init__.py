@@ -1,12 +1,5 @@
-"""The one config tree: its fields, their rules, and how a value given as text is read."""
+"""The config: every field declared once, with its default, its help and what it may hold."""
 
-from smallvit_jax.config.tree import (
-    CONVNETS,
-    COUNTS,
-    MODELS,
-    TRANSFORMERS,
-    default_config,
-    leaves,
-)
+from smallvit_jax.config.tree import default_config
 
-__all__ = ["CONVNETS", "COUNTS", "MODELS", "TRANSFORMERS", "default_config", "leaves"]
+__all__ = ["default_config"]

@@ -1,10 +1,14 @@
 """What several config files share: the names in their arguments, and sets of fields."""
 
+from collections.abc import Iterable
+
 from ml_collections import ConfigDict
 
-from smallvit_jax.config import MODELS
+from smallvit_jax.config.choices import MODELS
+from smallvit_jax.data.datasets import DATASETS, FOLDER
 from smallvit_jax.errors import UserError, did_you_mean
 
+DATASET_NAMES = (*DATASETS, FOLDER)
 _SMALL = ",small"
 
 
@@ -15,7 +19,7 @@ def set_model_and_dataset(config: ConfigDict, argument: str) -> None:
     no known model or dataset.
     """
     model, _, dataset = (part.strip() for part in argument.partition(","))
-    if not dataset or ("," in dataset and not dataset.startswith("folder:")):
+    if not dataset or ("," in dataset and not dataset.startswith(f"{FOLDER}:")):
         raise UserError(
             'the argument after the config file must be MODEL,DATASET like "vit,cifar10" or '
             f'"vit,folder:PATH", not "{argument}"'
@@ -28,23 +32,16 @@ def set_model_and_dataset(config: ConfigDict, argument: str) -> None:
 def set_dataset(config: ConfigDict, argument: str) -> None:
     """Sets what "DATASET" names, the argument of config files like `configs/evaluate.py`.
 
-    It is a name of the dataset table, or "folder:PATH" for images of one's own. Raises UserError
-    when it names no known dataset.
+    It is a name from the dataset table, or "folder:PATH" for your own images. Raises UserError when
+    it names no known dataset.
     """
     name, colon, root = argument.strip().partition(":")
-    if name != "folder":
+    if name != FOLDER:
         name, root = argument.strip(), ""
-    _check_name("dataset", name, dataset_names())
+    _check_name("dataset", name, DATASET_NAMES)
     if colon and not root:
         raise UserError(f'the argument "{argument}" names no folder; write folder:PATH')
     config.dataset.name, config.dataset.root = name, root
-
-
-def dataset_names() -> tuple[str, ...]:
-    """Returns the names in the dataset table, and the one of images of one's own."""
-    from smallvit_jax.data.datasets import DATASETS, FOLDER
-
-    return (*DATASETS, FOLDER)
 
 
 def set_dataset_and_size(config: ConfigDict, argument: str) -> None:
@@ -57,16 +54,29 @@ def set_dataset_and_size(config: ConfigDict, argument: str) -> None:
         make_small(config)
 
 
-def make_small(config: ConfigDict) -> None:
-    """Sets a tenth of the images and a vision transformer that learns from them within minutes on
-    a CPU, alike in pre-training and in fine-tuning."""
-    config.dataset.train_fraction = 0.1  # 5,000 images of CIFAR-10
-    config.compare.targets = (30.0, 40.0, 50.0)  # more is out of reach here
-
-    config.model.width = 64  # a third of the reference's
+def make_narrow(config: ConfigDict) -> None:
+    """Sets a ViT that trains within minutes without a GPU, and a projection head to match."""
+    config.model.width = 64  # a third of the reference's, a ninth of its parameters per block
     config.model.depth = 4  # the reference has 9 blocks
     config.model.heads = 4  # 16 channels each, as in the reference
-    config.model.init = "fan_in"  # the reference's std of .02 is too small for this width
+    config.model.init = "fan_in"  # the reference's std of .02 collapses at this width
+
+    pretrain = config.pretrain
+    pretrain.teacher.temperature = 0.02  # the reference's .04 to .07 drift into uniform outputs
+    pretrain.teacher.warmup_temperature = 0.02  # no rise
+    pretrain.head.out_dim = 256  # prototypes for some thousand images, not for 50,000
+    pretrain.head.hidden_dim = 128  # twice the width of the model
+    pretrain.head.bottleneck_dim = 64  # as wide as the model
+
+
+def make_small(config: ConfigDict) -> None:
+    """Sets a tenth of the images and a narrow model, for runs of minutes on a CPU.
+
+    Pre-training and fine-tuning have batches of the same size.
+    """
+    make_narrow(config)
+    config.dataset.train_fraction = 0.1  # 5,000 images of CIFAR-10
+    config.compare.targets = (30.0, 40.0, 50.0)  # more is out of reach here
 
     pretrain = config.pretrain
     pretrain.epochs = 5  # half of the time of an "ssl" variant
@@ -75,15 +85,10 @@ def make_small(config: ConfigDict) -> None:
     pretrain.optimizer.base_lr = 5e-3  # 1e-3 at this batch size
     pretrain.optimizer.warmup_epochs = 1
     pretrain.teacher.momentum = 0.99  # the reference's .996 averages over half of so short a run
-    pretrain.teacher.temperature = 0.02  # the reference's .04 to .07 drift into uniform outputs
-    pretrain.teacher.warmup_temperature = 0.02  # no rise
-    pretrain.head.out_dim = 256
-    pretrain.head.hidden_dim = 128  # twice the width of the model
-    pretrain.head.bottleneck_dim = 64  # as wide as the model
     pretrain.views.local_crops = 4  # half of the reference's
 
     finetune = config.finetune
-    finetune.epochs = 9  # few passes: weak augmentation is enough, and strong would be in the way
+    finetune.epochs = 9  # strong augmentation would hurt in so few passes
     finetune.passes_per_epoch = 1
     finetune.batch_size = 50  # 100 steps an epoch
     finetune.evaluate_every = 3  # 10,000 test images take as long as an epoch
@@ -93,7 +98,7 @@ def make_small(config: ConfigDict) -> None:
     finetune.augment.erase = 0.0
 
 
-def _check_name(kind: str, name: str, known: tuple[str, ...]) -> None:
+def _check_name(kind: str, name: str, known: Iterable[str]) -> None:
     if name not in known:
         raise UserError(
             f'there is no {kind} "{name}"{did_you_mean(name, known)}; known: {", ".join(known)}'

@@ -1,6 +1,14 @@
-"""Reading datasets, choosing subsets of them, ordering batches and keeping the images where steps
-need them."""
+"""Reading datasets, choosing subsets of them, and ordering batches."""
 
-from smallvit_jax.data.reading import DatasetInfo, load_split
+import importlib
 
 __all__ = ["DatasetInfo", "load_split"]
+
+_HOMES = {"DatasetInfo": "datasets", "load_split": "reading"}
+
+
+def __getattr__(name: str):
+    # Imported on first use: the config needs the dataset table without NumPy.
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -1,13 +1,14 @@
 """Ways to train that are compared, by name: parts with "+" between, like "ssl+conv"."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from smallvit_jax.command.flags import override
-from smallvit_jax.config import default_config, leaves
+from smallvit_jax.config import default_config
+from smallvit_jax.config.tree import FIELD_AT, get_value, set_value
+from smallvit_jax.config.values import set_from_text
 from smallvit_jax.errors import UserError, did_you_mean
 
 
@@ -83,9 +84,9 @@ class Variant:
                 _reset_model(config, part.family)
         fields = [field for part in self.parts for field in part.fields.items()]
         for path, value in sorted(fields, key=lambda field: callable(field[1])):
-            _change(config, path, value)
+            set_value(config, path, value(get_value(config, path)) if callable(value) else value)
         for path, text in self.own.items():
-            override(config, path, text)
+            set_from_text(config, path, text)
         return config
 
 
@@ -130,7 +131,7 @@ def _read(text: str) -> Variant:
 
 
 def _check_own(text: str, path: str, pretrains: bool) -> None:
-    known = [name for name in leaves(default_config()) if name.startswith(_OWN)]
+    known = [name for name in FIELD_AT if name.startswith(_OWN)]
     if path not in known:
         raise UserError(
             f'the variant "{text}" sets "{path}"{did_you_mean(path, known)}; it may set fields of '
@@ -175,11 +176,3 @@ def _reset_model(config: ConfigDict, family: str) -> None:
     image_size = config.model.image_size
     config.model.update(default_config().model)
     config.model.name, config.model.image_size = family, image_size
-
-
-def _change(config: ConfigDict, path: str, value: Any | Callable) -> None:
-    *groups, name = path.split(".")
-    holder = config
-    for group in groups:
-        holder = holder[group]
-    holder[name] = value(holder[name]) if callable(value) else value

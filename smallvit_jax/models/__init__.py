@@ -6,10 +6,10 @@ from typing import Any
 
 from flax import nnx
 
-from smallvit_jax.errors import UserError, did_you_mean
+from smallvit_jax.config.choices import CONVNETS, MODELS, STRUCTURED_INITS
+from smallvit_jax.errors import UserError, check_choice, did_you_mean
 from smallvit_jax.models.cait import CaiT
 from smallvit_jax.models.efficientnet import EfficientNetB0
-from smallvit_jax.models.initializers import STRUCTURED
 from smallvit_jax.models.layers import LARGEST_SMALL_IMAGE
 from smallvit_jax.models.resnet import ResNet18, ResNet56, ResNet110
 from smallvit_jax.models.stems import resolve_stem
@@ -17,14 +17,15 @@ from smallvit_jax.models.structured_init import check_structured, set_structured
 from smallvit_jax.models.swin import Swin
 from smallvit_jax.models.vit import ViT
 
-TRANSFORMERS = {"vit": ViT, "swin": Swin, "cait": CaiT}
-CONVNETS = {
+FAMILIES: dict[str, type[nnx.Module]] = {
+    "vit": ViT,
+    "swin": Swin,
+    "cait": CaiT,
     "resnet18": ResNet18,
     "resnet56": ResNet56,
     "resnet110": ResNet110,
     "efficientnet_b0": EfficientNetB0,
 }
-FAMILIES = TRANSFORMERS | CONVNETS
 
 
 def create_model(
@@ -54,7 +55,7 @@ def create_model(
     sizes = {"image_size": image_size, "num_classes": num_classes}
     resolved = resolve_options(name, **sizes, **options)
     model = _build(resolved, seed)
-    if resolved.get("init") in STRUCTURED:
+    if resolved.get("init") in STRUCTURED_INITS:
         set_structured(model, resolved["init"], seed)
     return model
 
@@ -66,11 +67,7 @@ def resolve_options(name: str, **options) -> dict[str, Any]:
     `dtype` and `remat` are left out unless given: how a model computes, not what it is. Raises
     `UserError` as `create_model` does.
     """
-    if name not in FAMILIES:
-        raise UserError(
-            f'model.name is "{name}"{did_you_mean(name, FAMILIES)}; choose one of '
-            f"{', '.join(FAMILIES)}"
-        )
+    check_choice("model.name", name, MODELS)
     family = FAMILIES[name]
     defaults = {
         n: parameter.default

@@ -4,9 +4,10 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from smallvit_jax.errors import UserError, did_you_mean
+from smallvit_jax.config.choices import LSA_MASKS, POSITION_RESIZES
+from smallvit_jax.errors import UserError, check_choice
 from smallvit_jax.models.block_loop import apply_blocks, keep
-from smallvit_jax.models.cait_attention import LSA_MASKS, ClassAttention, TalkingHeads
+from smallvit_jax.models.cait_attention import ClassAttention, TalkingHeads
 from smallvit_jax.models.initializers import Scheme, get_scheme
 from smallvit_jax.models.layers import (
     Linear,
@@ -22,7 +23,6 @@ from smallvit_jax.models.stems import make_stem
 
 LAYER_SCALE = 1e-5  # what every gamma starts from
 CLASS_MLP_RATIO = 4.0  # of the class blocks, whatever that of the others (models/cait.py)
-POSITION_RESIZES = ("slice", "interpolate")
 
 
 class CaiT(nnx.Module):
@@ -234,17 +234,9 @@ class CaiT(nnx.Module):
 
 
 def _check(position_resize: str, lsa: bool, lsa_mask: str) -> None:
-    choices = {
-        "position_resize": (position_resize, POSITION_RESIZES),
-        "lsa_mask": (lsa_mask, LSA_MASKS),
-    }
-    for option, (value, known) in choices.items():
-        if value not in known:
-            raise UserError(
-                f'model.{option} is "{value}"{did_you_mean(value, known)}; choose one of '
-                f"{', '.join(known)}."
-            )
-    if lsa_mask != LSA_MASKS[0] and not lsa:
+    check_choice("model.position_resize", position_resize, POSITION_RESIZES)
+    check_choice("model.lsa_mask", lsa_mask, LSA_MASKS)
+    if lsa_mask != "masked" and not lsa:
         raise UserError(
             f'model.lsa_mask is "{lsa_mask}", but nothing is masked without model.lsa; set that '
             "to true, or leave model.lsa_mask out."

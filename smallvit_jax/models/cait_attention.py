@@ -18,8 +18,6 @@ from smallvit_jax.models.block_loop import keep
 from smallvit_jax.models.initializers import Scheme
 from smallvit_jax.models.layers import Linear, Tokens
 
-LSA_MASKS = ("masked", "released")
-
 
 class TalkingHeads(nnx.Module):
     """Self-attention whose heads are mixed linearly before and after the softmax.

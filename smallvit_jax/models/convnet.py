@@ -7,13 +7,12 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from smallvit_jax.errors import UserError, did_you_mean
+from smallvit_jax.config.choices import CONVNET_STEMS
+from smallvit_jax.errors import UserError, check_choice
 from smallvit_jax.models.batch_norm import BatchNorm
 from smallvit_jax.models.convolve import Maps, convolve
 from smallvit_jax.models.initializers import Initializer
 from smallvit_jax.models.layers import LARGEST_SMALL_IMAGE, Linear
-
-STEMS = ("cifar", "imagenet")
 
 
 def he_normal(mode: str) -> Initializer:
@@ -171,11 +170,7 @@ def choose_stem(stem: str | None, image_size: int) -> str:
     """
     if stem is None:
         return "cifar" if image_size <= LARGEST_SMALL_IMAGE else "imagenet"
-    if stem not in STEMS:
-        raise UserError(
-            f'model.stem is "{stem}"{did_you_mean(stem, STEMS)}; choose one of {", ".join(STEMS)}, '
-            "the stems of convolutional networks"
-        )
+    check_choice("model.stem", stem, CONVNET_STEMS)
     return stem
 
 

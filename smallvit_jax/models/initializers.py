@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 import jax
 from jax.nn import initializers
 
-from smallvit_jax.errors import UserError, did_you_mean
+from smallvit_jax.config.choices import INITS, STRUCTURED_INITS
+from smallvit_jax.errors import check_choice
 
 Initializer = Callable[..., jax.Array]
 
@@ -43,9 +44,6 @@ class Scheme(NamedTuple):
         return {"kernel_init": self.kernel, "bias_init": self.bias(inputs)}
 
 
-# Those of `structured_init`, which starts a vit's attention otherwise.
-STRUCTURED = ("impulse3", "impulse5", "mimetic", "mimetic_released")
-
 # PyTorch's defaults; `uniform_fan_in` for kernels, as their shape has it.
 _UNIFORM = initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
@@ -63,7 +61,7 @@ SCHEMES = {
     # Structured initialisation leaves all that it does not set at PyTorch's defaults. Its models
     # have neither a class token nor learned positions.
     **dict.fromkeys(
-        STRUCTURED,
+        STRUCTURED_INITS,
         Scheme(
             kernel=_UNIFORM,
             token=initializers.normal(0.02),
@@ -76,9 +74,5 @@ SCHEMES = {
 
 def get_scheme(name: str) -> Scheme:
     """Looks a scheme up by name; raises `UserError` for an unknown one."""
-    if name not in SCHEMES:
-        raise UserError(
-            f'model.init is "{name}"{did_you_mean(name, SCHEMES)}; choose one of '
-            f"{', '.join(SCHEMES)}."
-        )
+    check_choice("model.init", name, INITS)
     return SCHEMES[name]

@@ -8,7 +8,8 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
-from smallvit_jax.errors import UserError, did_you_mean
+from smallvit_jax.config.choices import SHORTCUTS
+from smallvit_jax.errors import UserError, check_choice
 from smallvit_jax.models.convnet import (
     ConvNet,
     ConvNorm,
@@ -20,8 +21,6 @@ from smallvit_jax.models.convnet import (
 )
 from smallvit_jax.models.initializers import Initializer, uniform_fan_in
 from smallvit_jax.models.layers import drop_path
-
-SHORTCUTS = ("pad", "projection")
 
 
 class ResNet(ConvNet):
@@ -179,11 +178,7 @@ def _check(depth: int, shortcut: str) -> None:
             f"model.depth is {depth}, but a resnet for CIFAR has 6n + 2 layers; choose one of "
             "8, 14, 20, ..., 56, ..., 110"
         )
-    if shortcut not in SHORTCUTS:
-        raise UserError(
-            f'model.shortcut is "{shortcut}"{did_you_mean(shortcut, SHORTCUTS)}; choose one of '
-            f"{', '.join(SHORTCUTS)}"
-        )
+    check_choice("model.shortcut", shortcut, SHORTCUTS)
 
 
 class BasicBlock(nnx.Module):

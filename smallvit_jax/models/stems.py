@@ -12,15 +12,13 @@ from flax import nnx
 from jax.nn import initializers
 from jaxtyping import Array, Float
 
-from smallvit_jax.errors import UserError, did_you_mean
+from smallvit_jax.config.choices import SPT_DIRECTIONS, STEM_NORMS, TRANSFORMER_STEMS
+from smallvit_jax.errors import UserError, check_choice
 from smallvit_jax.models.batch_norm import BatchNorm
 from smallvit_jax.models.convolve import convolve
 from smallvit_jax.models.layers import Linear, Tokens, layer_norm
 from smallvit_jax.models.shifted_patches import ShiftedPatches
 
-STEMS = ("patchify", "conv", "spt")
-STEM_NORMS = ("batch", "layer")
-SHIFT_DIRECTIONS = (4, 8)
 _CONV_OPTIONS = ("stem_norm", "stem_channels", "stem_strides")
 
 
@@ -81,10 +79,7 @@ def make_stem(
 
 def resolve_stem(stem: str, patch_size: int, width: int, given: dict[str, Any]) -> dict[str, Any]:
     """The stem's options with what is None filled in; raises `UserError` for those it has not."""
-    if stem not in STEMS:
-        raise UserError(
-            f'model.stem is "{stem}"{did_you_mean(stem, STEMS)}; choose one of {", ".join(STEMS)}.'
-        )
+    check_choice("model.stem", stem, TRANSFORMER_STEMS)
     if stem != "conv":
         for option in _CONV_OPTIONS:
             if given.get(option) is not None:
@@ -99,15 +94,11 @@ def resolve_stem(stem: str, patch_size: int, width: int, given: dict[str, Any]) 
             "model.stem=spt or leave the option out."
         )
     if stem == "spt":
-        return {"spt_directions": _check_shifts(patch_size, directions or SHIFT_DIRECTIONS[0])}
+        return {"spt_directions": _check_shifts(patch_size, directions or SPT_DIRECTIONS[0])}
     if stem == "patchify":
         return {}
     norm = given.get("stem_norm") or "batch"
-    if norm not in STEM_NORMS:
-        raise UserError(
-            f'model.stem_norm is "{norm}"{did_you_mean(norm, STEM_NORMS)}; choose one of '
-            f"{', '.join(STEM_NORMS)}."
-        )
+    check_choice("model.stem_norm", norm, STEM_NORMS)
     channels, strides = given.get("stem_channels"), given.get("stem_strides")
     stack = conv_stack(patch_size, width, channels, strides)
     return {
@@ -118,7 +109,7 @@ def resolve_stem(stem: str, patch_size: int, width: int, given: dict[str, Any]) 
 
 
 def _check_shifts(patch_size: int, directions: int) -> int:
-    if directions not in SHIFT_DIRECTIONS:
+    if directions not in SPT_DIRECTIONS:
         raise UserError(f"model.spt_directions is {directions}; choose 4 or 8.")
     if patch_size < 2:
         raise UserError(

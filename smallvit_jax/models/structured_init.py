@@ -12,9 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from smallvit_jax.config.choices import STRUCTURED_INITS
 from smallvit_jax.errors import UserError
 from smallvit_jax.models import impulse
-from smallvit_jax.models.initializers import STRUCTURED
 from smallvit_jax.models.vit import ViT
 
 _FILTER_SIZES = {"impulse3": 3, "impulse5": 5}  # patches per side
@@ -29,7 +29,7 @@ Square = Float[Array, "width width"]
 def check_structured(options: Mapping[str, Any]) -> None:
     """Raises `UserError` where a model with these options has no such attention to initialise."""
     init = options.get("init")
-    if init not in STRUCTURED:
+    if init not in STRUCTURED_INITS:
         return
     wrong = [name for name, value in _NEEDED.items() if options.get(name) != value]
     if wrong:

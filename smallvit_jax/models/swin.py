@@ -9,7 +9,8 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
-from smallvit_jax.errors import UserError, did_you_mean
+from smallvit_jax.config.choices import WINDOW_PADDINGS
+from smallvit_jax.errors import UserError, check_choice
 from smallvit_jax.models.initializers import Scheme, get_scheme
 from smallvit_jax.models.layers import (
     Linear,
@@ -25,7 +26,6 @@ from smallvit_jax.models.stems import make_stem
 from smallvit_jax.models.window_attention import Grid, WindowAttention
 
 WINDOW = 4  # tokens per side of a window, in every setting of the reference
-PADDINGS = ("unmasked", "masked")
 
 
 class Swin(nnx.Module):
@@ -241,11 +241,7 @@ def _check(grid: int, depths: tuple[int, ...], window_padding: str) -> None:
             f"swin halves its grid of {grid} x {grid} patches {len(depths) - 1} times, which "
             "leaves nothing; choose a smaller model.patch_size or a larger model.image_size."
         )
-    if window_padding not in PADDINGS:
-        raise UserError(
-            f'model.window_padding is "{window_padding}"{did_you_mean(window_padding, PADDINGS)}; '
-            f"choose one of {', '.join(PADDINGS)}."
-        )
+    check_choice("model.window_padding", window_padding, WINDOW_PADDINGS)
 
 
 class NormedPatchEmbed(PatchEmbed):

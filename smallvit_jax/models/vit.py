@@ -5,7 +5,8 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
-from smallvit_jax.errors import UserError, did_you_mean
+from smallvit_jax.config.choices import POOLS, POSITIONS
+from smallvit_jax.errors import UserError, check_choice
 from smallvit_jax.models.block_loop import apply_blocks
 from smallvit_jax.models.initializers import get_scheme
 from smallvit_jax.models.layers import (
@@ -18,9 +19,6 @@ from smallvit_jax.models.layers import (
 )
 from smallvit_jax.models.positions import sincos_positions
 from smallvit_jax.models.stems import make_stem
-
-POOLS = ("cls", "mean")
-POSITIONS = ("learned", "sincos")
 
 
 class ViT(nnx.Module):
@@ -236,12 +234,8 @@ class ViT(nnx.Module):
 
 
 def _check(pool: str, pos_embed: str, width: int) -> None:
-    for option, value, choices in (("pool", pool, POOLS), ("pos_embed", pos_embed, POSITIONS)):
-        if value not in choices:
-            raise UserError(
-                f'model.{option} is "{value}"{did_you_mean(value, choices)}; choose one of '
-                f"{', '.join(choices)}"
-            )
+    check_choice("model.pool", pool, POOLS)
+    check_choice("model.pos_embed", pos_embed, POSITIONS)
     if pos_embed == "sincos" and width % 4:
         raise UserError(
             f"model.pos_embed=sincos gives a quarter of model.width to each of four kinds of wave, "

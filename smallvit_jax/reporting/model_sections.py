@@ -4,13 +4,13 @@ import jax
 import numpy as np
 
 from smallvit_jax.checkpoints.loading import load_with_meta
+from smallvit_jax.config.choices import CONVNETS
 from smallvit_jax.data.subsets import stratified_order
 from smallvit_jax.evaluation import accuracy
 from smallvit_jax.evaluation.attention_maps import attention_maps, draw_attention
 from smallvit_jax.evaluation.calibration import calibration
 from smallvit_jax.evaluation.predictions import predict_split
 from smallvit_jax.jobs import finetune, pretrain
-from smallvit_jax.models import CONVNETS
 from smallvit_jax.plans import data_and_model as inputs
 from smallvit_jax.reporting import figures, pictures
 from smallvit_jax.reporting.page import Part, Picture

@@ -9,7 +9,8 @@ import ml_collections
 import numpy as np
 from jaxtyping import Float, Int
 
-from smallvit_jax.config import default_config, leaves
+from smallvit_jax.config import default_config
+from smallvit_jax.config.tree import DEFAULTS, flatten, set_value
 from smallvit_jax.errors import UserError
 from smallvit_jax.workdir import metrics, records
 
@@ -109,19 +110,10 @@ def _read_stage(name: str, folder: Path) -> Stage | None:
 
 def _with_defaults(fields: dict[str, Any]) -> ml_collections.ConfigDict:
     """The whole config tree of a stage's own part; what JSON made a list is a tuple again."""
-    config, known = default_config(), leaves(default_config())
-    for path in known:
-        *groups, name = path.split(".")
-        holder: Any = fields
-        for group in groups:
-            holder = holder.get(group, {})
-        if name not in holder:
-            continue
-        target = config
-        for group in groups:
-            target = target[group]
-        value = holder[name]
-        target[name] = tuple(value) if isinstance(value, list) else value
+    config = default_config()
+    for path, value in flatten(fields).items():
+        if path in DEFAULTS:
+            set_value(config, path, tuple(value) if isinstance(value, list) else value)
     return config
 
 
@@ -140,12 +132,11 @@ def read_predictions(run: Run) -> Predictions | None:
 
 def changed_fields(config: ml_collections.ConfigDict) -> dict[str, Any]:
     """The fields that differ from the defaults, by dotted path."""
-    defaults = leaves(default_config())
-    return {path: value for path, value in leaves(config).items() if value != defaults[path]}
+    return {path: value for path, value in flatten(config).items() if value != DEFAULTS[path]}
 
 
 def differing_fields(runs: dict[str, Run]) -> dict[str, list[str]]:
     """The fields in which runs differ: their values in the order of the runs, as JSON."""
-    trees = [leaves(run.config) for run in runs.values()]
+    trees = [flatten(run.config) for run in runs.values()]
     rows = {path: [json.dumps(tree[path]) for tree in trees] for path in trees[0]}
     return {path: values for path, values in rows.items() if len(set(values)) > 1}

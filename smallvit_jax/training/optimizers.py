@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from smallvit_jax.errors import UserError, did_you_mean
+from smallvit_jax.config.choices import OPTIMIZERS
+from smallvit_jax.errors import check_choice
 
 
 def make_optimizer(
@@ -40,11 +41,7 @@ def make_optimizer(
     Raises:
       UserError: unknown name.
     """
-    if name not in _RULES:
-        raise UserError(
-            f'the optimizer is "{name}"{did_you_mean(name, _RULES)}; choose one of '
-            f"{', '.join(_RULES)}"
-        )
+    check_choice("the optimizer", name, OPTIMIZERS)
     inner = _RULES[name](decay_vectors, eps)
     if clip_global:
         inner = optax.chain(clip_together(clip_global), inner)

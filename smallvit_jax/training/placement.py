@@ -16,8 +16,9 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Int, Int32, UInt8
 
+from smallvit_jax.config.choices import PLACEMENTS
 from smallvit_jax.data.batches import BatchOrder
-from smallvit_jax.errors import UserError, did_you_mean
+from smallvit_jax.errors import UserError, check_choice
 
 _ACCELERATOR_SHARE = 0.4  # of a device's memory that the images may take; the rest is for training
 _HOST_SHARE = 0.25  # of the host's memory, where the host is the device
@@ -52,12 +53,7 @@ def choose_placement(requested: str, num_bytes: int, mesh: Mesh) -> str:
     Raises UserError for another word, and for "device" where the images exceed the memory
     altogether.
     """
-    choices = ("auto", "device", "host")
-    if requested not in choices:
-        raise UserError(
-            f'runtime.data_placement="{requested}" is unknown{did_you_mean(requested, choices)}; '
-            "choose auto, device or host"
-        )
+    check_choice("runtime.data_placement", requested, PLACEMENTS)
     if requested == "host":
         return "host"
     memory, share = _memory_per_device(mesh)

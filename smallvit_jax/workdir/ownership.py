@@ -12,7 +12,7 @@ from typing import Any
 
 import jax
 
-from smallvit_jax.config import default_config, leaves
+from smallvit_jax.config.tree import DEFAULTS
 from smallvit_jax.errors import UserError
 from smallvit_jax.process.others import everywhere
 from smallvit_jax.workdir import records
@@ -46,7 +46,7 @@ def check_folder(folder: Path, config: Mapping[str, Any]) -> None:
         return
     differences = [
         (field, before, now)
-        for field, before, now in records.config_differences(old, config, leaves(default_config()))
+        for field, before, now in records.config_differences(old, config, DEFAULTS)
         if not field.startswith(_FREE) or field in _NOT_FREE
     ]
     if differences:

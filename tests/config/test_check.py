@@ -2,24 +2,17 @@
 
 import pytest
 
-from smallvit_jax.command.help import field_comments
-from smallvit_jax.config import default_config, leaves
-from smallvit_jax.config.check import ANY_LENGTH, field_type, validate
-from smallvit_jax.config.rules import rules
+from smallvit_jax.config import default_config
+from smallvit_jax.config.check import validate
+from smallvit_jax.config.jobs import JOBS
+from smallvit_jax.config.tree import FIELD_AT, set_value
 from smallvit_jax.errors import UserError
-
-
-def set_field(config, path, value):
-    *groups, name = path.split(".")
-    for group in groups:
-        config = config[group]
-    config[name] = value
 
 
 def error_of(**fields):
     config = default_config()
     for path, value in fields.items():
-        set_field(config, path.replace("__", "."), value)
+        set_value(config, path.replace("__", "."), value)
     with pytest.raises(UserError) as caught:
         validate(config)
     assert "\n" not in str(caught.value)
@@ -32,42 +25,38 @@ def test_the_defaults_are_valid():
 
 def test_every_field_has_a_rule_or_needs_none():
     paths = ("init_from", "checkpoint", "source", "input", "beside", "boxes", "root", "runs")
-    values = leaves(default_config())
-    # The model and the table of parts tell.
+    # The model and the table of parts say what these may hold.
     free = {"attention.block", "compare.variants", "sweep.variants"}
-    free |= {path for path in values if field_type(path, default_config()) is bool}
-    free |= {path for path, value in values.items() if value == "" and path.split(".")[-1] in paths}
+    free |= {path for path, field in FIELD_AT.items() if field.type is bool}
+    free |= {p for p, f in FIELD_AT.items() if f.default == "" and p.split(".")[-1] in paths}
     free |= {"runtime.compilation_cache", "evaluate.corruptions.cache"}
-    assert set(rules()) == set(values) - free
+    assert {path for path, field in FIELD_AT.items() if field.rule} == set(FIELD_AT) - free
 
 
-def test_comments_name_every_choice():
-    comments = field_comments()
-    for path, rule in rules().items():
-        for name in rule.names:
-            assert name in comments[path], (path, name)
+def test_jobs_use_and_require_fields_that_exist():
+    for job in JOBS.values():
+        for path in job.uses:
+            assert any(f"{field}.".startswith(f"{path}." if path else "") for field in FIELD_AT)
+        assert {required.path for required in job.required} <= set(FIELD_AT)
 
 
-@pytest.mark.parametrize("path", list(rules()))
+@pytest.mark.parametrize("path", [path for path, field in FIELD_AT.items() if field.rule])
 def test_values_that_no_field_takes(path):
-    default = leaves(default_config())[path]
-    declared = field_type(path, default_config())
-    if declared is str:
+    field = FIELD_AT[path]
+    if field.type is str:
         wrong = ["", "no such name"]
-    elif declared is tuple:
-        length = len(default or (0, 0))
+    elif field.type is tuple:
+        length = len(field.default or (0, 0))
         wrong = [(), (-1.0,) * length, (float("nan"),) * length, ("a",) * length]
-        if path not in ANY_LENGTH:
+        if field.length is not None:
             wrong.append((0.1,) * (length + 1))
     else:
-        wrong = [-1, True]
-        if declared is float:
-            wrong = [-1.0, float("nan"), float("inf")]
-        if default is not None:
+        wrong = [-1.0, float("nan"), float("inf")] if field.type is float else [-1, True]
+        if not field.optional:
             wrong.append(None)
     for value in wrong:
         config = default_config()
-        set_field(config, path, value)
+        set_value(config, path, value)
         with pytest.raises(UserError, match=path.replace(".", r"\.")):
             validate(config)
 
@@ -94,7 +83,7 @@ def test_values_that_no_field_takes(path):
 def test_limits(path, good, bad):
     for value in good:
         config = default_config()
-        set_field(config, path, value)
+        set_value(config, path, value)
         validate(config)
     for value in bad:
         assert path in error_of(**{path: value})
@@ -113,7 +102,7 @@ def test_sentences():
 
 
 def test_fields_that_contradict_each_other():
-    assert "pre-trains itself" in error_of(finetune__init_from="x")
+    assert "its own pre-training" in error_of(finetune__init_from="x")
     assert "needs evaluate.checkpoint" in error_of(job="evaluate")
     mix = {"finetune__augment__mixup_alpha": 0.0, "finetune__augment__cutmix_alpha": 0.0}
     assert "both 0" in error_of(**mix)

@@ -8,9 +8,11 @@ import shlex
 import pytest
 
 from smallvit_jax.command.flags import load_config, read_flags, resolve
-from smallvit_jax.config import MODELS, default_config, leaves
+from smallvit_jax.config import default_config
 from smallvit_jax.config.check import validate
-from smallvit_jax.config.presets import dataset_names
+from smallvit_jax.config.choices import MODELS
+from smallvit_jax.config.presets import DATASET_NAMES
+from smallvit_jax.config.tree import DEFAULTS, flatten
 from smallvit_jax.errors import UserError
 from smallvit_jax.jobs.finetune import make_schedule
 from smallvit_jax.plans.data_and_model import model_options
@@ -26,8 +28,7 @@ def _in_checkout(monkeypatch):
 
 def changes(config):
     """Returns the fields that differ from the defaults."""
-    defaults = leaves(default_config())
-    return {path: value for path, value in leaves(config).items() if value != defaults[path]}
+    return {path: value for path, value in flatten(config).items() if value != DEFAULTS[path]}
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
@@ -50,7 +51,7 @@ def test_the_docstring_gives_a_command_that_works_and_what_to_expect(file):
 @pytest.mark.parametrize("job", ["recipe", "pretrain", "finetune"])
 def test_arguments_choose_model_and_dataset_and_nothing_else_changes(job):
     for model in MODELS:
-        for dataset in dataset_names():
+        for dataset in DATASET_NAMES:
             config = load_config(f"configs/{job}.py:{model},{dataset}")
             assert (config.job, config.model.name, config.dataset.name) == (job, model, dataset)
             assert set(changes(config)) <= {"job", "model.name", "dataset.name"}

@@ -4,8 +4,9 @@ import re
 
 import pytest
 
-from smallvit_jax.config import default_config, leaves
+from smallvit_jax.config import default_config
 from smallvit_jax.config.check import validate
+from smallvit_jax.config.tree import flatten as leaves
 from smallvit_jax.errors import UserError
 from smallvit_jax.jobs.variants import PARTS, read_variants
 

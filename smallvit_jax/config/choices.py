@@ -1,0 +1,77 @@
+"""The names that a user can choose from, each with what it means.
+
+The config's rules and help read them, and so do the modules that act on them. No JAX here: `--help`
+imports this file.
+"""
+
+TRANSFORMERS = ("vit", "swin", "cait")
+CONVNETS = ("resnet18", "resnet56", "resnet110", "efficientnet_b0")
+MODELS = TRANSFORMERS + CONVNETS
+
+POOLS = {
+    "cls": "the class token, as in the reference",
+    "mean": "the mean over all patches, without a class token",
+}
+POSITIONS = {"learned": "as in the reference", "sincos": "fixed sines and cosines"}
+POSITION_RESIZES = {
+    "slice": "take the first ones, as the reference does",
+    "interpolate": "resize the grid",
+}
+WINDOW_PADDINGS = {
+    "unmasked": "padding joins the attention, as in the reference",
+    "masked": "padding is masked",
+}
+LSA_MASKS = {
+    "masked": "after the heads are mixed",
+    "released": "a score of -1e-9 before mixing, as in the released code",
+}
+
+TRANSFORMER_STEMS = {
+    "patchify": "linear patches, as in the reference",
+    "conv": "a few convolutions",
+    "spt": "shifted patch tokenization",
+}
+CONVNET_STEMS = {"cifar": "full resolution", "imagenet": "1/4, efficientnet_b0: 1/2"}
+STEM_NORMS = ("batch", "layer")
+SPT_DIRECTIONS = (4, 8)
+SHORTCUTS = {"pad": "pad with zero channels", "projection": "1 x 1 convolution"}
+
+STRUCTURED_INITS = {
+    "impulse3": "attention starts as 3 x 3 shifts",
+    "impulse5": "attention starts as 5 x 5 shifts",
+    "mimetic": "attention starts near the identity",
+    "mimetic_released": "the same with the factor order of its released code",
+}
+INITS = {
+    "reference": "normal, std 0.02",
+    "fan_in": "normal, std 1/sqrt(fan in), for narrow models",
+} | STRUCTURED_INITS
+
+OPTIMIZERS = ("adamw", "sgd", "lars")
+AUGMENT_POLICIES = {
+    "cifar10": "AutoAugment",
+    "svhn": "AutoAugment",
+    "imagenet": "AutoAugment",
+    "randaugment": "2 operations at magnitude 9",
+    "none": "no policy",
+}
+ERASE_FILLS = {
+    "reference": "the unnormalized mean, inserted after normalization",
+    "mean": "0 after normalization",
+}
+DRLOC_LOSSES = {
+    "l1": "row and column as numbers",
+    "ce": "as classes",
+    "cbr": "regression by classification",
+}
+
+PRECISIONS = {
+    "float32": "full precision",
+    "bfloat16": "for compute; parameters stay float32",
+    "auto": "bfloat16 on GPU and TPU",
+}
+PLACEMENTS = {
+    "device": "in device memory",
+    "host": "in host memory, with prefetch",
+    "auto": "device if they fit",
+}

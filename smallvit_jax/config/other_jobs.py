@@ -1,0 +1,157 @@
+"""Fields of the jobs that do not train, or train many times."""
+
+from smallvit_jax.config.field import Group, field
+from smallvit_jax.config.rules import (
+    COUNTS,
+    FRACTION,
+    POSITIVE,
+    POSITIVE_NUMBERS,
+    POSITIVE_RANGE,
+    SEEDS,
+    at_least,
+    is_positive,
+    list_of,
+    one_of,
+    one_of_numbers,
+)
+
+RECIPE: Group = {
+    "from_scratch": field(False, "also train the same model without pre-training, for comparison"),
+}
+
+EVALUATE: Group = {
+    "checkpoint": field("", "stage folder or checkpoint to evaluate"),
+    "batch_size": field(500, "images per forward pass, over all devices", at_least(1)),
+    "knn_neighbors": field(20, "k of the kNN classifier", at_least(1)),
+    "knn_temperature": field(0.07, "temperature of the kNN vote", POSITIVE),
+    "knn_sweep_neighbors": field((10, 20, 100, 200), "values of k in the kNN sweep", COUNTS),
+    "knn_sweep_temperatures": field(
+        (0.03, 0.07, 0.2), "temperatures in the kNN sweep", POSITIVE_NUMBERS
+    ),
+    "probe_blocks": field(
+        4, "last blocks whose features the linear probe sees; 0: no linear probe", at_least(0)
+    ),
+    "probe_epochs": field(100, "epochs of the linear probe", at_least(1)),
+    "probe_learning_rates": field(
+        (0.001, 0.003, 0.01, 0.03, 0.1),
+        "learning rates of the linear probe per 256 images of batch size",
+        POSITIVE_NUMBERS,
+    ),
+    "corruptions": {
+        "kinds": field(
+            0,
+            "kinds of corruption: 15 (the benchmark's) | 19 (with its 4 for validation) | 0: none",
+            one_of_numbers(0, 15, 19),
+        ),
+        "images": field(0, "test images to corrupt, stratified by class; 0: all", at_least(0)),
+        "source": field(
+            "auto",
+            "",
+            one_of(
+                {
+                    "official": "the published files",
+                    "regenerated": "made here",
+                    "auto": "official if found",
+                }
+            ),
+        ),
+        "root": field(
+            "", "folder of the published .npy files; empty: look in the TFDS data directory"
+        ),
+        "cache": field(
+            "~/.cache/smallvit_jax/corruptions", "folder for regenerated images; empty: none"
+        ),
+        "processes": field(0, "processes that corrupt images; 0: one per core", at_least(0)),
+    },
+}
+
+ATTENTION: Group = {
+    "checkpoint": field("", "stage folder or checkpoint whose attention to draw"),
+    "beside": field("", "a second one to draw next to it, such as the model trained from scratch"),
+    "input": field("", "an image file or a folder of them; empty: test images of the dataset"),
+    "boxes": field(
+        "",
+        "file of bounding boxes for the input's files, one per line: file name, then left, top, "
+        "right, bottom in pixels; other words may stand between them",
+    ),
+    "images": field(8, "how many images to draw", at_least(1)),
+    "enlarge": field(
+        4, "draw also at this multiple of the trained image size; 1: do not", at_least(1)
+    ),
+    "block": field(-1, "block whose attention to draw: 0 is the first, -1 the last"),
+    "mass": field(0.6, "share of the attention that the masked pictures keep", FRACTION),
+}
+
+PREDICT: Group = {
+    "checkpoint": field("", "stage folder or checkpoint to use (jobs predict and embed)"),
+    "input": field("", "an image file or a folder of them, nested or not"),
+    "batch_size": field(500, "images per forward pass, over all devices", at_least(1)),
+    "top": field(5, "classes to write per image", at_least(1)),
+    "format": field("csv", "file format of the predictions", one_of("csv", "json")),
+}
+
+CONVERT: Group = {
+    "source": field(
+        "",
+        "a .pth or .safetensors file of the reference to import, or a stage folder to export",
+    ),
+    "network": field(
+        "teacher", "network to take from a pre-training file", one_of("teacher", "student")
+    ),
+    "format": field(
+        "pth",
+        "file that a stage folder becomes",
+        one_of({"pth": "", "safetensors": "with a model card"}),
+    ),
+}
+
+REPORT: Group = {
+    "at_end": field(True, "end training jobs with a report.html in the workdir"),
+    "runs": field(
+        "", "workdirs to compare, separated by commas; empty: report on the workdir itself"
+    ),
+}
+
+DATA_EFFICIENCY: Group = {
+    "fractions": field(
+        (0.25, 0.5, 0.75, 1.0),
+        "shares of the labels to fine-tune on; each is compared with training from scratch",
+        list_of(
+            "numbers above 0 and at most 1", float, lambda value: is_positive(value) and value <= 1
+        ),
+    ),
+    "seeds": field((0,), "seeds; each pre-trains once and fine-tunes on every fraction", SEEDS),
+}
+
+COMPARE: Group = {
+    "variants": field(
+        "scratch,ssl",
+        "variants to train, separated by commas: parts such as ssl, conv or impulse3 joined by + "
+        "(listed in docs/comparing.md), also FIELD=VALUE of model, pretrain or finetune",
+    ),
+    "seeds": field((0, 1, 2), "seeds; every variant is trained with each", SEEDS),
+    "targets": field(
+        (50.0, 70.0, 90.0),
+        "accuracies in %; the table shows epochs and time to reach them",
+        list_of(
+            "accuracies above 0 and at most 100",
+            float,
+            lambda value: is_positive(value) and value <= 100,
+        ),
+    ),
+}
+
+SWEEP: Group = {
+    "variants": field("scratch", "variants to train, as in compare.variants"),
+    "settings": field(
+        16, "random settings of AdamW, and as many of SGD, for each variant", at_least(1)
+    ),
+    "adamw_lr": field((1e-4, 1e-2), "range of AdamW's learning rates, log-uniform", POSITIVE_RANGE),
+    "adamw_weight_decay": field(
+        (1e-3, 1.0), "range of AdamW's weight decay, log-uniform", POSITIVE_RANGE
+    ),
+    "sgd_lr": field((1e-2, 3.0), "range of SGD's learning rates, log-uniform", POSITIVE_RANGE),
+    "sgd_weight_decay": field(
+        (1e-6, 1e-3), "range of SGD's weight decay, log-uniform", POSITIVE_RANGE
+    ),
+}

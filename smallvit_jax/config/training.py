@@ -1,0 +1,209 @@
+"""Fields of pre-training, fine-tuning and the runtime. The defaults are the reference's (BMVC'22)
+for images the size of CIFAR-10's.
+"""
+
+from smallvit_jax.config import choices
+from smallvit_jax.config.field import Group, field, optional
+from smallvit_jax.config.rules import (
+    AREA_RANGE,
+    BELOW_ONE,
+    JITTER,
+    NOT_NEGATIVE,
+    POSITIVE,
+    POSITIVE_RANGE,
+    PROBABILITIES,
+    PROBABILITY,
+    at_least,
+    one_of,
+)
+
+PRETRAIN: Group = {
+    "init_from": field(
+        "",
+        "stage folder or checkpoint of an earlier pre-training whose student, teacher and center "
+        "to start from; empty: from scratch",
+    ),
+    "epochs": field(200, "passes over the images", at_least(1)),
+    "batch_size": field(512, "images per step, over all devices", at_least(1)),
+    "student_temperature": field(0.1, "softmax temperature of the student", POSITIVE),
+    "freeze_last_layer_epochs": field(
+        1, "epochs before the head's last layer starts to train", at_least(0)
+    ),
+    "knn_every": field(
+        10, "epochs between kNN evaluations of the teacher's features; 0: never", at_least(0)
+    ),
+    "views": {
+        "local_crops": field(8, "small views per image, at half the image size", at_least(0)),
+        "global_scale": optional(
+            tuple,
+            "area range of global crops (1: the whole image)",
+            "the dataset's",
+            AREA_RANGE,
+        ),
+        "local_scale": optional(
+            tuple,
+            "area range of local crops (1: the whole image)",
+            "the dataset's",
+            AREA_RANGE,
+        ),
+        "flip": field(0.5, "probability of a horizontal flip", PROBABILITY),
+        "jitter": field(0.8, "probability of color jitter", PROBABILITY),
+        "jitter_strength": field(
+            (0.4, 0.4, 0.2, 0.1), "brightness, contrast, saturation, hue", JITTER
+        ),
+        "grayscale": field(0.2, "probability of grayscale", PROBABILITY),
+        "blur": field(
+            (1.0, 0.1, 0.5),
+            "probability of blur: first global view, second global view, local views",
+            PROBABILITIES,
+        ),
+        "solarize": field(0.2, "probability of solarizing the second global view", PROBABILITY),
+    },
+    "head": {
+        "out_dim": field(1024, "number of prototypes", at_least(2)),
+        "hidden_dim": field(512, "width of the projection MLP", at_least(1)),
+        "bottleneck_dim": field(256, "width before the weight-normalized last layer", at_least(1)),
+        "batch_norm": field(False, "batch norm in the projection MLP"),
+    },
+    "teacher": {
+        "momentum": field(
+            0.996, "initial momentum of the moving average; rises to 1 by a cosine", PROBABILITY
+        ),
+        "temperature": field(0.07, "softmax temperature after its warm-up", POSITIVE),
+        "warmup_temperature": field(0.04, "softmax temperature in the first epoch", POSITIVE),
+        "warmup_temperature_epochs": field(
+            10, "epochs of the linear rise between the two", at_least(0)
+        ),
+        "center_momentum": field(
+            0.9, "momentum of the moving average of teacher outputs", PROBABILITY
+        ),
+        "drop_path": field(
+            True,
+            "drop path in the teacher too, as in the reference, which never puts it in evaluation "
+            "mode",
+        ),
+    },
+    "optimizer": {
+        "name": field("adamw", "", one_of(*choices.OPTIMIZERS)),
+        "base_lr": field(1e-4, "learning rate per 256 images of batch size", POSITIVE),
+        "min_lr": field(1e-6, "learning rate at the end of the cosine", NOT_NEGATIVE),
+        "warmup_epochs": field(30, "epochs of linear warm-up from 0", at_least(0)),
+        "weight_decay": field(
+            0.04, "weight decay at the start; biases and vectors have none", NOT_NEGATIVE
+        ),
+        "weight_decay_end": field(0.4, "weight decay at the end of its cosine", NOT_NEGATIVE),
+        "clip": field(
+            3.0, "largest gradient norm of each single tensor; 0: no clipping", NOT_NEGATIVE
+        ),
+    },
+}
+
+FINETUNE: Group = {
+    "init_from": field("", "stage folder or checkpoint to start from; empty: from scratch"),
+    "epochs": field(100, "epochs, each of `passes_per_epoch` passes", at_least(1)),
+    "passes_per_epoch": field(
+        3,
+        "shuffled passes over the labeled images per epoch (3: the reference's repeated "
+        "augmentation)",
+        at_least(1),
+    ),
+    "batch_size": field(256, "images per step, over all devices", at_least(1)),
+    "evaluate_every": field(
+        1, "epochs between evaluations on the test images; the last epoch has one too", at_least(1)
+    ),
+    "label_smoothing": field(0.1, "share of the target spread evenly over the classes", BELOW_ONE),
+    "augment": {
+        "flip": field(0.5, "probability of a horizontal flip", PROBABILITY),
+        "crop_padding": optional(
+            int,
+            "black pixels added on each side before the random crop; 0: no crop",
+            "the dataset's",
+            at_least(0),
+        ),
+        "policy": field(
+            "auto",
+            "augmentation policy; auto: the dataset's",
+            one_of("auto", choices.AUGMENT_POLICIES),
+        ),
+        "erase": field(0.25, "probability of random erasing", PROBABILITY),
+        "erase_area": field((0.02, 0.4), "area range of the erased box", AREA_RANGE),
+        "erase_aspect": field(
+            (0.3, 3.33), "range of height / width of the erased box, uniform", POSITIVE_RANGE
+        ),
+        "erase_fill": field("reference", "", one_of(choices.ERASE_FILLS)),
+        "mix": field(
+            0.5, "probability that a batch is mixed, by CutMix or mixup equally often", PROBABILITY
+        ),
+        "mixup_alpha": field(1.0, "mixup draws from Beta(alpha, alpha); 0: no mixup", NOT_NEGATIVE),
+        "cutmix_alpha": field(
+            1.0, "CutMix draws from Beta(alpha, alpha); 0: no CutMix", NOT_NEGATIVE
+        ),
+    },
+    "drloc": {
+        "weight": field(
+            0.0,
+            "weight of the relative-location loss at its peak in epoch 20, 0 at both ends; 0: off",
+            NOT_NEGATIVE,
+        ),
+        "loss": field("l1", "", one_of(choices.DRLOC_LOSSES)),
+        "pairs": field(64, "pairs of tokens per image", at_least(1)),
+        "absolute": field(True, "predict distances; false: signed offsets"),
+        "normalize": field(
+            False, "with l1: offsets from 0 to 1 instead of in tokens, so a smaller loss"
+        ),
+    },
+    "optimizer": {
+        "name": field("adamw", "", one_of(*choices.OPTIMIZERS)),
+        "lr": field(1e-3, "peak learning rate", POSITIVE),
+        "min_lr": field(
+            1e-6, "learning rate where the warm-up starts and the cosine ends", NOT_NEGATIVE
+        ),
+        "warmup_epochs": field(10, "epochs of linear warm-up", at_least(0)),
+        "weight_decay": field(0.05, "weight decay; see decay_vectors", NOT_NEGATIVE),
+        "decay_vectors": field(
+            True, "decay biases, norms and other vectors too, as the reference does"
+        ),
+        "clip": field(
+            0.0, "largest gradient norm of each single tensor; 0: no clipping", NOT_NEGATIVE
+        ),
+        "clip_global": field(
+            0.0, "largest norm of the whole gradient; 0: no clipping", NOT_NEGATIVE
+        ),
+        "eps": field(
+            1e-8, "adamw's epsilon, added to the root of the mean squared gradient", POSITIVE
+        ),
+    },
+}
+
+RUNTIME: Group = {
+    "precision": field("auto", "", one_of(choices.PRECISIONS)),
+    "steps_per_dispatch": field(8, "training steps per call of the compiled program", at_least(1)),
+    "data_placement": field("auto", "where training images are kept", one_of(choices.PLACEMENTS)),
+    "checkpoint_every": field(
+        500, "steps between checkpoints; there is always one at the end", at_least(1)
+    ),
+    "compilation_cache": field(
+        "~/.cache/smallvit_jax", "folder for compiled programs; empty: none"
+    ),
+    "distributed": field(
+        "auto",
+        "whether to join the other processes of a run",
+        one_of(
+            {
+                "auto": "if started by Slurm, Open MPI or with JAX_PROCESS_ID",
+                "on": "also on TPU slices and Kubernetes",
+                "off": "",
+            }
+        ),
+    ),
+    "remat": field(
+        False, "recompute activations in the backward pass: less memory, a third more work"
+    ),
+    "accumulate": field(
+        1,
+        "parts to split each batch into, one after another: less memory, same result except for "
+        "drop path's draws",
+        at_least(1),
+    ),
+    "profile": field(0, "training steps to trace into the stage's profile/; 0: none", at_least(0)),
+}
