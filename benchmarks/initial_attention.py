@@ -44,7 +44,7 @@ def attention(
         tokens = jnp.asarray(sincos_positions(GRID, GRID, MODEL["width"]))[None]
     else:
         pixels = (image.astype(np.float32) / 255 - MEAN) / STD
-        tokens = model.intermediates(jnp.asarray(pixels)[None])["block_input"]
+        tokens = model.outputs(jnp.asarray(pixels)[None], "layers")["layers"]["block_input"]
     block = model.blocks[0]
     weights = block.attn.weights(block.norm1(tokens), queries=GRID**2)
     return np.asarray(weights[0]) * GRID**2

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from smallvit_jax.models.windows import relative_position_index, window_mask
+from smallvit_jax.models.window_attention import relative_position_index, window_mask
 
 
 def layer_norm(width: int) -> nn.LayerNorm:

@@ -18,11 +18,10 @@ from smallvit_jax.data.datasets import get_dataset
 from smallvit_jax.jobs import finetune, pretrain
 from smallvit_jax.models import create_model
 from smallvit_jax.models.parameters import Functional
-from smallvit_jax.objectives import dino as pretrain_step
-from smallvit_jax.objectives import supervised as finetune_step
-from smallvit_jax.plans import data_and_model as inputs
+from smallvit_jax.objectives import dino, supervised
+from smallvit_jax.plans import finetuning, pretraining
+from smallvit_jax.plans.data_and_model import model_options
 from smallvit_jax.process import runtime
-from smallvit_jax.training.optimizers import make_optimizer
 
 STAGES = ("pretrain", "finetune")
 _STEPS_PER_EPOCH = 10
@@ -73,25 +72,24 @@ def make_steps(
     """Builds the stage's step; `precision` is float32 or bfloat16, set for the whole process."""
     config = make_config(model, stage, batch_size, **options)
     dtype = runtime.prepare(precision, "")
-    data = SimpleNamespace(info=get_dataset("cifar10"))
+    spec = get_dataset("cifar10")
+    data = SimpleNamespace(info=spec, spec=spec)
     build = {"pretrain": _pretraining, "finetune": _finetuning}[stage]
-    return build(config, inputs.model_options(config), dtype, data, _random(batch_size))
+    return build(config, model_options(config, spec), dtype, data, _random(batch_size))
 
 
 def _pretraining(config, options, dtype, data, random) -> TrainingSteps:
     p, size = config.pretrain, options["image_size"]
     network, _ = pretrain.build_network(config, options, dtype)
-    optimizer = make_optimizer(
-        p.optimizer.name, clip=p.optimizer.clip, freezable=pretrain_step.is_last_layer
-    )
-    views = pretrain.view_settings(config, size, data)
+    optimizer = pretrain.bind_optimizer(config)
+    views = pretraining.view_settings(config, data, size)
 
     return TrainingSteps(
-        state=pretrain_step.initial_state(network, optimizer, p.head.out_dim),
+        state=dino.initial_state(network, optimizer, p.head.out_dim),
         images=random.images(size),
         labels=random.labels(),
         ready=(random.floats(2, size), random.floats(views.local_crops, size // 2)),
-        schedule=_row(pretrain.make_schedule(config, _STEPS_PER_EPOCH)),
+        schedule=_row(pretraining.make_schedule(config, _STEPS_PER_EPOCH)),
         complete=pretrain.make_step(config, network, optimizer, views),
         augment=lambda images, key: multi_crop(images, key, views),
         update=pretrain.bind_update(config, network, optimizer),
@@ -103,16 +101,16 @@ def _finetuning(config, options, dtype, data, random) -> TrainingSteps:
     options = options | {"num_classes": 10}
     model = Functional(create_model(**options, dtype=dtype, seed=config.seed))
     optimizer = finetune.bind_optimizer(config)
-    augment = finetune.augment_settings(config, size, data)
+    augment = finetuning.augment_settings(config, data, size)
 
     update = finetune.bind_update(config, model, optimizer)
 
     return TrainingSteps(
-        state=finetune_step.initial_state(model, optimizer),
+        state=supervised.initial_state(model, optimizer),
         images=random.images(size),
         labels=random.labels(),
         ready=(random.floats(size), random.labels(), random.labels(), jnp.float32(0.7)),
-        schedule=_row(finetune.make_schedule(config, _STEPS_PER_EPOCH)),
+        schedule=_row(finetuning.make_schedule(config, _STEPS_PER_EPOCH)),
         complete=finetune.make_step(config, model, optimizer, augment),
         augment=lambda images, key: augment_batch(images, key, augment),
         update=lambda state, ready, key, schedule: update(state, *ready, key, schedule),

@@ -4,7 +4,7 @@
 
 1,797 handwritten digits of 8 x 8 pixels, enlarged to 16 x 16: 1,437 to learn from, 360 to test on.
 A narrow transformer learns from the first without their labels, is then fine-tuned with two
-labelled images per class, and beside it the same model is trained on those twenty images from
+labeled images per class, and beside it the same model is trained on those twenty images from
 scratch.
 
 Expected time: two to three minutes on 2 CPU cores.
@@ -40,7 +40,7 @@ def get_config():
     pretrain.views.solarize = 0.0  # would turn strokes into their outlines
 
     finetune = config.finetune
-    finetune.batch_size = 16  # of the 20 labelled images; splits evenly over up to 16 devices
+    finetune.batch_size = 16  # of the 20 labeled images; splits evenly over up to 16 devices
     finetune.epochs = 10  # times 30 passes over 20 images: 370 steps
     finetune.passes_per_epoch = 30  # an epoch of one step would be all evaluation
     finetune.optimizer.warmup_epochs = 1  # a tenth, as in the reference

@@ -1,28 +1,27 @@
 """Runs a job: `python -m smallvit_jax.main --config FILE[:ARGUMENT] --workdir FOLDER`.
 
-Exits with 0 when the job is done, 2 after a mistake that the user can mend (one line on stderr),
-130 when interrupted by SIGINT and 143 by SIGTERM (training saves a checkpoint first; a second
-signal exits at once), 75 when another process of the run has ended, and 1 after an error of the
-program's own (with its traceback).
+Exits with 0 when the job is done, 2 after a mistake that the user can fix (one line on stderr), 130
+when interrupted by SIGINT and 143 by SIGTERM (training saves a checkpoint first; a second signal
+exits at once), 75 when another process of the run has ended, and 1 after an error in the program
+itself (with its traceback).
 """
 
 import importlib
 import sys
 from collections.abc import Sequence
 
-from smallvit_jax.command import flags as command_line
+from smallvit_jax.command.flags import Flags, load_config, read_flags, resolve
 from smallvit_jax.config.check import validate
+from smallvit_jax.config.jobs import JOBS
 from smallvit_jax.process.program import run_program
 from smallvit_jax.version import __version__
-
-TRAINING = ("pretrain", "finetune", "recipe", "compare", "sweep")  # jobs that end with a report
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line and returns the exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
     code = run_program(
-        lambda: _run(command_line.read_flags(words), words),
+        lambda: _run(read_flags(words), words),
         when_interrupted="the same command continues from the last checkpoint",
     )
     if code and "jax" in sys.modules:
@@ -32,29 +31,31 @@ def main(argv: Sequence[str] | None = None) -> int:
     return code
 
 
-def _run(flags: command_line.Flags, words: Sequence[str]) -> None:
+def _run(flags: Flags, words: Sequence[str]) -> None:
     if flags.version:
         print(f"smallvit_jax {__version__}")
         return
     if flags.help:
         from smallvit_jax.command.help import help_text
 
-        config = command_line.load_config(flags.config) if flags.config else None
+        config = load_config(flags.config) if flags.config else None
         print(help_text(config, flags.config))
         return
-    config, workdir, data_dir = command_line.resolve(flags)
+    config, workdir, data_dir = resolve(flags)
     validate(config)
-    # Imported only now: JAX takes seconds, and neither --help nor a mistake should wait for it.
+    # Imported here because JAX takes seconds, and neither --help nor a mistake should wait for it.
+    from smallvit_jax.plans.data_and_model import DatasetReader
     from smallvit_jax.process.runtime import join_processes, keep_freed_memory
 
     keep_freed_memory()
     join_processes(config.runtime.distributed)
     job = importlib.import_module(f"smallvit_jax.jobs.{config.job}")
-    job.run(config, workdir, data_dir)
-    if config.job in TRAINING and config.report.at_end:
+    reader = DatasetReader(data_dir)
+    job.run(config, workdir, reader)
+    if JOBS[config.job].page and config.report.at_end:
         from smallvit_jax.jobs.report import write_at_end
 
-        write_at_end(workdir, data_dir, words)
+        write_at_end(workdir, reader, words)
 
 
 if __name__ == "__main__":

@@ -53,7 +53,7 @@ def options(model: str, dataset: str, **fields) -> dict:
     config = default_config()
     config.model.name, config.dataset.name = model, dataset
     config.model.update(fields)
-    return model_options(config)
+    return model_options(config, DATASETS[dataset])
 
 
 def test_every_field_stands_there_once_with_its_value():

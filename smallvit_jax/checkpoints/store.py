@@ -19,7 +19,7 @@ from smallvit_jax.checkpoints import format as layout
 from smallvit_jax.checkpoints import lookup as lookup
 from smallvit_jax.checkpoints.format import DamagedCheckpointError, ForeignCheckpointError
 from smallvit_jax.errors import UserError
-from smallvit_jax.process.others import everywhere, lost_another_process
+from smallvit_jax.process.others import all_processes_agree, lost_another_process
 from smallvit_jax.workdir.environment import bit_changes, environment
 from smallvit_jax.workdir.files import is_disk_full, make_folder, storage_error
 
@@ -214,7 +214,7 @@ class CheckpointStore:
             problem = error
         except PermissionError as error:
             raise UserError(f"{folder} cannot be read (permission denied)") from error
-        if not everywhere(problem is None):
+        if not all_processes_agree(problem is None):
             raise problem or DamagedCheckpointError("another process cannot read it")
         placed = [layout.place(arrays[name], like) for name, like in leaves.items()]
         return jax.tree.unflatten(jax.tree.structure(template), placed), meta
@@ -236,7 +236,7 @@ class CheckpointStore:
             if jax.process_index() == 0:
                 folder.rename(target)
             self._accuracy.pop(step, None)
-        everywhere(True)
+        all_processes_agree(True)
         self._open()
 
     def _tell(self, sentence: str) -> None:

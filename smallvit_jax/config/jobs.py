@@ -7,6 +7,7 @@ reads, what it needs of its dataset, which fields must be set, which page ends i
 import dataclasses
 
 ALL = ("",)  # every field of the config
+RUN_PAGE = "sections"  # the report of a run and its stages
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,14 +68,14 @@ _ROWS = (
             *("evaluate.knn_neighbors", "evaluate.knn_temperature"),
         ),
         pretrains=True,
-        page="sections",
+        page=RUN_PAGE,
         **_DATASET,
     ),
     Job(
         "finetune",
         uses=("dataset", "model", "finetune", "runtime", "seed"),
         finetunes=True,
-        page="sections",
+        page=RUN_PAGE,
         **_LABELS,
     ),
     Job(
@@ -83,7 +84,7 @@ _ROWS = (
         pretrains=True,
         finetunes=True,
         starts_fresh=True,
-        page="sections",
+        page=RUN_PAGE,
         **_LABELS,
     ),
     Job(

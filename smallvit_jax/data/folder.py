@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Int, Int32, UInt8
 
 from smallvit_jax.data.datasets import FOLDER, Color, DatasetInfo, DatasetSpec, get_dataset
-from smallvit_jax.data.folder_layout import Layout
+from smallvit_jax.data.folder_layout import FolderLayout
 from smallvit_jax.data.image_files import list_names, read_images, read_size
 from smallvit_jax.data.subsets import NO_LABEL
 from smallvit_jax.errors import UserError
@@ -43,7 +43,7 @@ class Folder(NamedTuple):
         return self.images[rows], self.labels[rows]
 
 
-def typical_side(layout: Layout) -> int:
+def typical_side(layout: FolderLayout) -> int:
     """The median of the shorter sides of the training images, of up to 500 of them, in pixels."""
     paths = layout.train.paths
     chosen = np.linspace(0, len(paths) - 1, min(len(paths), _SIDES_TO_MEASURE)).round()
@@ -63,7 +63,7 @@ def choose_image_size(side: int) -> int:
 
 
 def read_folder(
-    layout: Layout,
+    layout: FolderLayout,
     side: int,
     image_size: int,
     *,
@@ -131,7 +131,7 @@ def _stored_size(image_size: int, side: int) -> int:
 
 
 def _spec(
-    layout: Layout, image_size: int, stored_size: int, mean: Color, std: Color
+    layout: FolderLayout, image_size: int, stored_size: int, mean: Color, std: Color
 ) -> DatasetSpec:
     """Our choice, not tuned: crops as for CIFAR up to 32 pixels and as for Tiny-ImageNet above."""
     like = get_dataset("cifar10" if image_size <= 32 else "tiny_imagenet")
@@ -160,7 +160,7 @@ def _check_memory(count: int, size: int, field: str) -> None:
         )
 
 
-def _check_counts(layout: Layout, labels: Int[np.ndarray, " train"], at_least: int) -> None:
+def _check_counts(layout: FolderLayout, labels: Int[np.ndarray, " train"], at_least: int) -> None:
     for label, name in enumerate(layout.class_names):
         count = int((labels == label).sum())
         if count < at_least:
@@ -234,7 +234,7 @@ def _reorder(images: UInt8[np.ndarray, "images ..."], order: Int[np.ndarray, " i
 
 
 def _describe(
-    layout: Layout,
+    layout: FolderLayout,
     spec: DatasetSpec,
     side: int,
     labels: Int[np.ndarray, " images"],

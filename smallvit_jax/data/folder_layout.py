@@ -20,19 +20,19 @@ PARTS = {
 }
 
 
-class Part(NamedTuple):
+class FolderPart(NamedTuple):
     """Files and their labels (-1: none)."""
 
     paths: list[Path]
     labels: list[int]
 
     @property
-    def labelled(self) -> bool:
+    def labeled(self) -> bool:
         """Whether every file has a label; also true of no files."""
         return NO_LABEL not in self.labels
 
 
-class Layout(NamedTuple):
+class FolderLayout(NamedTuple):
     """The files of a folder of images; whether they are images is not known yet.
 
     Without class folders in the training part there are no class names, and every label is -1.
@@ -41,9 +41,9 @@ class Layout(NamedTuple):
 
     root: Path
     class_names: tuple[str, ...]
-    train: Part
-    validation: Part
-    test: Part
+    train: FolderPart
+    validation: FolderPart
+    test: FolderPart
 
     @property
     def field(self) -> str:
@@ -59,7 +59,7 @@ class _Found(NamedTuple):
     loose: list[Path]
 
 
-def scan_folder(root: str | Path) -> Layout:
+def scan_folder(root: str | Path) -> FolderLayout:
     """Finds the images of a folder by names alone.
 
     In the folder, or in its `train`, `val` and `test` folders where it has them, each folder is a
@@ -72,26 +72,26 @@ def scan_folder(root: str | Path) -> Layout:
     train = found["train"]
     class_names = tuple(sorted(train.classes))
     if class_names:
-        labelled = [part for name, part in found.items() if name != "unlabelled"]
-        _check_names(root, [name for part in labelled for name in part.classes])
+        labeled = [part for name, part in found.items() if name != "unlabelled"]
+        _check_names(root, [name for part in labeled for name in part.classes])
         _check_training_classes(train)
-        for part in labelled:
+        for part in labeled:
             _warn_of_loose_files(root, part)
     parts = {
         name: _label(root, part, class_names)
         if class_names and name != "unlabelled"
-        else _unlabelled(part)
+        else _unlabeled(part)
         for name, part in found.items()
     }
     if not parts["train"].paths:
         raise UserError(f"{train.folder} of dataset.root={root} holds no images; add some")
-    none = Part([], [])
+    none = FolderPart([], [])
     more = parts.get("unlabelled", none)
     validation = parts.get("validation", none)
     if "test" not in parts:
         parts["test"], validation = validation, none
-    train = Part(parts["train"].paths + more.paths, parts["train"].labels + more.labels)
-    return Layout(root, class_names, train, validation, parts["test"])
+    train = FolderPart(parts["train"].paths + more.paths, parts["train"].labels + more.labels)
+    return FolderLayout(root, class_names, train, validation, parts["test"])
 
 
 def _check_root(root: Path) -> Path:
@@ -150,15 +150,15 @@ def _scan_part(folder: Path) -> _Found:
     return _Found(folder, classes, loose)
 
 
-def _unlabelled(found: _Found) -> Part:
+def _unlabeled(found: _Found) -> FolderPart:
     paths = [*found.loose, *(path for files in found.classes.values() for path in files)]
-    return Part(paths, [NO_LABEL] * len(paths))
+    return FolderPart(paths, [NO_LABEL] * len(paths))
 
 
-def _label(root: Path, found: _Found, class_names: tuple[str, ...]) -> Part:
+def _label(root: Path, found: _Found, class_names: tuple[str, ...]) -> FolderPart:
     """The files of a part with the labels of its class folders."""
     if not found.classes:
-        return _unlabelled(found)
+        return _unlabeled(found)
     for name in found.classes:
         if name not in class_names:
             raise UserError(
@@ -173,7 +173,7 @@ def _label(root: Path, found: _Found, class_names: tuple[str, ...]) -> Part:
         files = found.classes.get(name, [])
         paths += files
         labels += [label] * len(files)
-    return Part(paths, labels)
+    return FolderPart(paths, labels)
 
 
 def _check_training_classes(train: _Found) -> None:

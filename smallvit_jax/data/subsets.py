@@ -16,11 +16,11 @@ _SUBSET_KEY = 1  # sets these random orders apart from others made from the same
 class TrainingSubsets(NamedTuple):
     """Sorted indices into the training split; `validation` shares none with the other two.
 
-    `unlabelled` is what self-supervised training sees and `labelled` is a part of it.
+    `unlabeled` is what self-supervised training sees and `labeled` is a part of it.
     """
 
-    unlabelled: Int[np.ndarray, " unlabelled"]
-    labelled: Int[np.ndarray, " labelled"]
+    unlabeled: Int[np.ndarray, " unlabeled"]
+    labeled: Int[np.ndarray, " labeled"]
     validation: Int[np.ndarray, " validation"]
 
 
@@ -34,7 +34,7 @@ def split_training_set(
     seed: int = 0,
     class_names: Sequence[str] | None = None,
 ) -> TrainingSubsets:
-    """Chooses training, labelled and validation images, each with its share of every class.
+    """Chooses training, labeled and validation images, each with its share of every class.
 
     Of the images, `train_fraction` (over 0, up to 1) is used at all; of those with a label among
     them, `validation_fraction` (0 up to, not including, 1) is set aside; of the rest,
@@ -57,7 +57,7 @@ def split_training_set(
     held_out = round(validation_fraction * len(candidates))
     if validation_fraction and not held_out:
         raise UserError(
-            f"dataset.validation_fraction={validation_fraction:g} of {len(candidates)} labelled "
+            f"dataset.validation_fraction={validation_fraction:g} of {len(candidates)} labeled "
             "training images is no image at all; raise it, or set 0 for no validation"
         )
     validation = candidates[len(candidates) - held_out :]
@@ -65,11 +65,11 @@ def split_training_set(
     candidates = candidates[: round(label_fraction * len(candidates))]
     classes = np.unique(labels[labels != NO_LABEL])
     _check_classes(labels[candidates], classes, labels_per_class, class_names)
-    labelled = candidates
+    labeled = candidates
     if labels_per_class:
-        labelled = candidates[_rank_within_class(labels[candidates]) < labels_per_class]
-    unlabelled = np.setdiff1d(used, validation)
-    return TrainingSubsets(unlabelled, np.sort(labelled), np.sort(validation))
+        labeled = candidates[_rank_within_class(labels[candidates]) < labels_per_class]
+    unlabeled = np.setdiff1d(used, validation)
+    return TrainingSubsets(unlabeled, np.sort(labeled), np.sort(validation))
 
 
 def stratified_order(labels: Int[np.ndarray, " images"], seed: int) -> Int[np.ndarray, " images"]:
@@ -125,7 +125,7 @@ def _check_fractions(train_fraction, validation_fraction, labels_per_class, labe
 
 
 def _check_classes(labels, classes, labels_per_class, class_names) -> None:
-    """Raises for the first class with fewer labelled images than asked for, or with none."""
+    """Raises for the first class with fewer labeled images than asked for, or with none."""
     needed = max(labels_per_class, 1)
     for label in classes:
         count = int(np.sum(labels == label))
@@ -139,6 +139,6 @@ def _check_classes(labels, classes, labels_per_class, class_names) -> None:
             )
         raise UserError(
             "dataset.train_fraction, dataset.validation_fraction and dataset.label_fraction leave "
-            f"no labelled training image of class {label}{name}; raise the first or the last, or "
+            f"no labeled training image of class {label}{name}; raise the first or the last, or "
             "lower the second"
         )

@@ -12,10 +12,9 @@ from flax import nnx
 from jaxtyping import Bool, Float, UInt8
 
 from smallvit_jax.errors import UserError
-from smallvit_jax.evaluation.forward import Forward
+from smallvit_jax.evaluation.forward import bind_model
 from smallvit_jax.models import abstract_model
-from smallvit_jax.models.parameters import Functional, get_arrays, set_arrays
-from smallvit_jax.process.sharding import make_mesh
+from smallvit_jax.models.parameters import get_arrays, set_arrays
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -55,18 +54,11 @@ def attention_maps(
         arrays = get_arrays(model)
         model = abstract_model(**{**options, "position_resize": "interpolate"})
         set_arrays(model, arrays)
-    forward = Forward(
-        Functional(model),
-        "attention",
-        arguments=(block,),
-        image_size=image_size,
-        mean=meta["mean"],
-        std=meta["std"],
-        batch_size=_BATCH_SIZE,
-        mesh=make_mesh(),
+    attention_of = bind_model(
+        model, meta, "attention", batch_size=_BATCH_SIZE, image_size=image_size, block=block
     )
     try:
-        return forward(get_arrays(model), images)
+        return attention_of(images)["attention"]
     except IndexError:
         raise UserError(
             f"attention.block={block} is none of the model's; count from 0 at the first block that "

@@ -1,64 +1,107 @@
 """Running a model over a whole split, in batches of one fixed size."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 import numpy as np
+from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Float, UInt8
+from jaxtyping import UInt8
 
 from smallvit_jax.augment.finetune import evaluation_batch
-from smallvit_jax.models.parameters import Arrays, Functional
-from smallvit_jax.process.sharding import split_batch
+from smallvit_jax.models.parameters import Arrays, Functional, get_arrays
+from smallvit_jax.process.sharding import make_mesh, split_batch
+
+Outputs = dict[str, np.ndarray]
+"""A model's outputs of all images, in order, by name (see `ImageModel.outputs`)."""
 
 
 class Forward:
-    """A model's method as a function of its arrays and a whole split of uint8 images.
+    """A model as a function of its arrays and a whole split of uint8 images.
 
-    Images are scaled to `image_size` and normalised with `mean` and `std` (scale 0 to 1);
-    `arguments` are what the method takes behind them.
+    Args:
+      network: the model.
+      wanted: names of the outputs to return, as `ImageModel.outputs` takes them.
+      image_size: pixels per side that images are scaled to.
+      mean, std: per channel on a scale of 0 to 1, to normalize with.
+      batch_size: images per forward pass, over all devices.
+      **options: further arguments of `ImageModel.outputs`.
     """
 
     def __init__(
         self,
         network: Functional,
-        method: str,
+        wanted: Sequence[str],
         *,
         image_size: int,
         mean: Sequence[float],
         std: Sequence[float],
         batch_size: int,
         mesh: Mesh,
-        arguments: tuple = (),
+        **options: Any,
     ):
         def apply(arrays, batch):
             images = evaluation_batch(batch, image_size, tuple(mean), tuple(std))
-            return network(arrays, {}, images, *arguments, method=method)[0]
+            return network(arrays, {}, images, *wanted, method="outputs", **options)[0]
 
-        # Whole on every device, hence in every process.
+        # Replicated on every device, so every process gets all of it.
         self._apply = jax.jit(apply, out_shardings=NamedSharding(mesh, PartitionSpec()))
         self._batch_size, self._mesh = batch_size, mesh
 
     def __call__(
         self, arrays: Arrays, images: UInt8[np.ndarray, "count height width 3"]
-    ) -> Float[np.ndarray, "count outputs"]:
-        """`arrays` are all of the model's: weights and buffers."""
+    ) -> Outputs:
+        """The wanted outputs; `arrays` are all of the model's, weights and buffers."""
         return forward_all(
             lambda batch: self._apply(arrays, batch), images, self._batch_size, self._mesh
         )
 
 
+def bind_model(
+    model: nnx.Module,
+    meta: Mapping[str, Any],
+    *wanted: str,
+    batch_size: int,
+    image_size: int | None = None,
+    **options: Any,
+) -> Callable[[UInt8[np.ndarray, "count height width 3"]], Outputs]:
+    """Returns a trained model as a function of images; it compiles once per batch shape.
+
+    `meta` is the checkpoint's: images are scaled to its image size, or to `image_size`, and
+    normalized with its mean and standard deviation. The rest is as for `Forward`.
+    """
+    forward = Forward(
+        Functional(model),
+        wanted,
+        image_size=image_size or meta["model"]["image_size"],
+        mean=meta["mean"],
+        std=meta["std"],
+        batch_size=batch_size,
+        mesh=make_mesh(),
+        **options,
+    )
+    arrays = get_arrays(model)
+    return lambda images: forward(arrays, images)
+
+
+def available_outputs(meta: Mapping[str, Any]) -> tuple[str, ...]:
+    """The features of a checkpoint's model, and its logits if it has a classifier."""
+    return ("features", "logits") if meta["model"]["num_classes"] else ("features",)
+
+
 def forward_all(
-    apply: Callable[[UInt8[jax.Array, "batch height width 3"]], jax.Array],
+    apply: Callable[[UInt8[jax.Array, "batch height width 3"]], Any],
     images: UInt8[np.ndarray, "count height width 3"],
     batch_size: int,
     mesh: Mesh,
-) -> Float[np.ndarray, "count outputs"]:
+) -> Any:
     """Applies a jitted function to all images and returns its outputs on the host, in order.
 
-    With several processes the outputs must be replicated; each process gets all of them.
-    The last batch is padded with black images, whose outputs are dropped; every batch is split
-    over the mesh, so `batch_size` is rounded up to a multiple of the number of devices.
+    The outputs are arrays whose leading axis is the batch, alone or in any pytree. With several
+    processes they must be replicated; each process gets all of them. The last batch is padded with
+    black images, whose outputs are dropped; every batch is split over the mesh, so `batch_size` is
+    rounded up to a multiple of the number of devices.
     """
     devices = mesh.devices.size
     batch_size = -(-min(batch_size, len(images)) // devices) * devices
@@ -69,4 +112,6 @@ def forward_all(
         if missing:
             batch = np.concatenate([batch, np.zeros((missing, *batch.shape[1:]), batch.dtype)])
         outputs.append(apply(split_batch(batch, mesh)))
-    return np.concatenate(jax.device_get(outputs))[: len(images)]
+    return jax.tree.map(
+        lambda *parts: np.concatenate(parts)[: len(images)], *jax.device_get(outputs)
+    )

@@ -20,21 +20,21 @@ from smallvit_jax.data.image_files import (
     judge_unreadable,
 )
 from smallvit_jax.errors import UserError
-from smallvit_jax.evaluation.predictions import make_predictor
+from smallvit_jax.evaluation.forward import available_outputs, bind_model
 from smallvit_jax.process.terminal import progress
 
 _FILES_AT_ONCE = 2000  # decoded at a time, so that memory does not grow with a folder
 
-Source = (
+ImageInput = (
     str | os.PathLike | Sequence[str | os.PathLike] | UInt8[np.ndarray, "images height width 3"]
 )
 
 
 @dataclasses.dataclass(frozen=True)
 class Prediction:
-    """What an image shows: the most probable classes with their probabilities, highest first.
+    """The most probable classes of an image with their probabilities, highest first.
 
-    `name` is the file, relative to the folder that was given, or the image's number in an array.
+    `name` is the file's path relative to the given folder, or the image's index in an array.
     """
 
     name: str
@@ -43,9 +43,9 @@ class Prediction:
 
 
 @dataclasses.dataclass(frozen=True)
-class Outputs:
-    """Some images' names, logits (None without a classifier) and features; files that could not
-    be read, with the reason, are not among them."""
+class PredictedBatch:
+    """Names, logits (None without a classifier) and features of some images, and the files among
+    them that could not be read, with the reason."""
 
     names: list[str]
     logits: Float[np.ndarray, "images classes"] | None
@@ -54,12 +54,12 @@ class Outputs:
 
 
 class Predictor:
-    """A checkpoint ready for images: `predict` and `embed`.
+    """A trained model that takes images: `predict` and `embed`.
 
     Both take an image file, a folder of them (nested or not), a list of files, or a uint8 array
-    [images, height, width, 3]. Files become squares as the dataset's did: the shorter side is
-    scaled to the model's size and the middle is cut out, or the whole image is squeezed; arrays are
-    scaled whole. Files that are no images are left out with a warning that names them.
+    [images, height, width, 3]. Files become squares as the training images did: the shorter side is
+    scaled to the model's size and the center is cropped, or the whole image is squeezed. Arrays are
+    scaled whole. Files that are not images are skipped with a warning that lists them.
     """
 
     def __init__(
@@ -71,17 +71,19 @@ class Predictor:
     ):
         model, self.meta = load_with_meta(path, which, dtype)
         self._path = path
-        self._outputs_of = make_predictor(model, self.meta, batch_size)
+        self._outputs_of = bind_model(
+            model, self.meta, *available_outputs(self.meta), batch_size=batch_size
+        )
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """In the order of the logits; empty for a model without a classifier."""
+        """Class names in the order of the logits; empty for a model without a classifier."""
         return tuple(self.meta["class_names"]) if self.meta["model"]["num_classes"] else ()
 
-    def predict(self, source: Source, top: int = 5) -> list[Prediction]:
+    def predict(self, source: ImageInput, top: int = 5) -> list[Prediction]:
         """The `top` most probable classes of each image.
 
-        Raises `UserError` for a model without a classifier and where there is no image to read.
+        Raises `UserError` for a model without a classifier, or if there is no readable image.
         """
         if not self.class_names:
             raise UserError(
@@ -97,17 +99,17 @@ class Predictor:
                 found.append(Prediction(name, classes, tuple(row[order].tolist())))
         return found
 
-    def embed(self, source: Source) -> tuple[Float[np.ndarray, "images width"], list[str]]:
+    def embed(self, source: ImageInput) -> tuple[Float[np.ndarray, "images width"], list[str]]:
         """The features of each image, float32, and the images' names.
 
-        Raises `UserError` where there is no image to read.
+        Raises `UserError` if there is no readable image.
         """
         parts = list(self.outputs(source))
         features = np.concatenate([part.features for part in parts])
         return features, [name for part in parts for name in part.names]
 
-    def outputs(self, source: Source) -> Iterator[Outputs]:
-        """What the model says, some images at a time; warns of unreadable files at the end."""
+    def outputs(self, source: ImageInput) -> Iterator[PredictedBatch]:
+        """Yields the model's outputs batch by batch; warns about unreadable files at the end."""
         if isinstance(source, np.ndarray):
             yield from self._of_array(source)
             return
@@ -122,20 +124,23 @@ class Predictor:
                 files = decode_images(some, size, squeeze)
                 unreadable += files.unreadable
                 if files.kept:
-                    logits, features = self._outputs_of(files.images)
+                    found = self._outputs_of(files.images)
                     kept = [names[start + i] for i in files.kept]
-                    yield Outputs(kept, logits, features, files.unreadable)
+                    yield PredictedBatch(
+                        kept, found.get("logits"), found["features"], files.unreadable
+                    )
                 advance(len(some))
         judge_unreadable(unreadable, len(paths), 1.0, _shown(source))
 
-    def _of_array(self, images: np.ndarray) -> Iterator[Outputs]:
+    def _of_array(self, images: np.ndarray) -> Iterator[PredictedBatch]:
         if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3 or not len(images):
             raise UserError(
                 f"images are {images.dtype} of shape {images.shape}; give uint8 [images, height, "
                 "width, 3]"
             )
-        logits, features = self._outputs_of(images)
-        yield Outputs([str(i) for i in range(len(images))], logits, features, [])
+        found = self._outputs_of(images)
+        names = [str(i) for i in range(len(images))]
+        yield PredictedBatch(names, found.get("logits"), found["features"], [])
 
 
 def load_predictor(

@@ -15,7 +15,7 @@ from smallvit_jax.errors import UserError
 from smallvit_jax.models.convnet import ConvNet
 from smallvit_jax.models.heads import ViewNetwork
 from smallvit_jax.models.parameters import check_names_and_shapes, get_arrays, set_arrays
-from smallvit_jax.models.windows import relative_position_index
+from smallvit_jax.models.window_attention import relative_position_index
 
 # Our name → the reference's, applied in this order.
 _RENAMES = (

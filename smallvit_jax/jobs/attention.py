@@ -10,6 +10,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from smallvit_jax.checkpoints.loading import load_with_meta
+from smallvit_jax.config.jobs import JOBS
+from smallvit_jax.config.tree import part_of
 from smallvit_jax.data.image_files import find_images, read_images, read_size
 from smallvit_jax.data.subsets import stratified_order
 from smallvit_jax.errors import UserError
@@ -24,7 +26,7 @@ from smallvit_jax.evaluation.attention_maps import (
     mass_in_box,
     mass_mask,
 )
-from smallvit_jax.plans import data_and_model as inputs
+from smallvit_jax.plans.data_and_model import DatasetReader
 from smallvit_jax.process import runtime
 from smallvit_jax.process.terminal import print_table
 from smallvit_jax.workdir.files import make_folder
@@ -42,21 +44,20 @@ class Pictures(NamedTuple):
     boxes: list[Box | None]
 
 
-def run(config: ConfigDict, workdir: Path, data_dir: str | None) -> dict[str, Any]:
+def run(config: ConfigDict, workdir: Path, reader: DatasetReader) -> dict[str, Any]:
     """Draws `config.attention.checkpoint`'s attention and returns what is in `result.json`.
 
     Writes `attention.png`, a grid of all images, and single pictures in `maps/`, at the trained
     size and, as `attention_enlarged.png`, at `config.attention.enlarge` times that.
     """
     started = time.monotonic()
-    used = {k: config[k].to_dict() for k in ("dataset", "attention", "runtime")}
-    used["seed"] = config.seed
+    used = part_of(config, JOBS["attention"].uses)
     check_folder(workdir, used)
     runtime.prepare(config.runtime.precision, config.runtime.compilation_cache)
     a = config.attention
     loaded = {_title(path): load_with_meta(path) for path in (a.checkpoint, a.beside) if path}
     trained = next(iter(loaded.values()))[1]["model"]["image_size"]
-    pictures = _choose_pictures(config, data_dir, loaded, trained * a.enlarge)
+    pictures = _choose_pictures(config, reader, loaded, trained * a.enlarge)
     result: dict[str, Any] = {
         "job": "attention",
         "images": len(pictures.names),
@@ -88,7 +89,7 @@ def _title(path: str) -> str:
     return "/".join(Path(path).absolute().parts[-2:])
 
 
-def _choose_pictures(config: ConfigDict, data_dir: str | None, loaded, size: int) -> Pictures:
+def _choose_pictures(config: ConfigDict, reader: DatasetReader, loaded, size: int) -> Pictures:
     """Files that the user names, else test images of as many classes as there can be."""
     a = config.attention
     if a.input:
@@ -109,11 +110,11 @@ def _choose_pictures(config: ConfigDict, data_dir: str | None, loaded, size: int
     for title, (_, meta) in loaded.items():
         if meta["dataset"] != config.dataset.name:
             raise UserError(
-                f"{title} is a model of {meta['dataset']}, and the images would be "
+                f"{title} was trained on {meta['dataset']}, but the images would be "
                 f"{config.dataset.name}'s; set --config.dataset.name={meta['dataset']} or "
                 "attention.input"
             )
-    data = inputs.load_data(config, data_dir, size // a.enlarge)
+    data = reader.load(config, size // a.enlarge)
     chosen = stratified_order(data.test.labels, config.seed)[: a.images]
     classes = [data.info.class_names[label] for label in data.test.labels[chosen]]
     names = [f"{name} {index}" for name, index in zip(classes, chosen, strict=True)]

@@ -9,12 +9,15 @@ from ml_collections import ConfigDict
 
 from smallvit_jax.checkpoints.loading import load_with_meta
 from smallvit_jax.checkpoints.store import CheckpointStore
+from smallvit_jax.config.jobs import JOBS
+from smallvit_jax.config.tree import part_of
 from smallvit_jax.data.datasets import get_dataset
 from smallvit_jax.errors import UserError
 from smallvit_jax.interop import safetensors_files, torch_files
 from smallvit_jax.interop.torch_weights import load_state_dict, state_dict
 from smallvit_jax.models import create_model, resolve_options
 from smallvit_jax.models.parameters import get_arrays
+from smallvit_jax.plans.data_and_model import DatasetReader
 from smallvit_jax.reporting.model_card import read_origin, write_card
 from smallvit_jax.workdir.files import make_folder, write_atomically
 from smallvit_jax.workdir.ownership import holds_work
@@ -25,14 +28,14 @@ _NOT_IN_SHAPES = ("image_size", "heads", "lsa_mask", "pos_embed")
 _SHOWN_KEYS = 4
 
 
-def run(config: ConfigDict, workdir: Path, data_dir: str | None) -> dict[str, Any]:
+def run(config: ConfigDict, workdir: Path, reader: DatasetReader) -> dict[str, Any]:
     """Converts `config.convert.source` and returns what is in `workdir/result.json`.
 
     A `.pth` or `.safetensors` file becomes a checkpoint in `workdir`; a folder is taken for a
     checkpoint and becomes `workdir/model.pth`, or `model.safetensors` with its model card in
     `README.md`.
     """
-    del data_dir  # the table tells what a checkpoint needs to know of its dataset
+    del reader  # the dataset table has what a checkpoint records of its dataset
     source = Path(config.convert.source).expanduser()
     if not source.exists():
         raise UserError(
@@ -48,7 +51,7 @@ def run(config: ConfigDict, workdir: Path, data_dir: str | None) -> dict[str, An
     else:
         into = _from_torch
     result = {"job": "convert", "source": str(source), **into(config, source, workdir)}
-    write_config(workdir, {k: config[k].to_dict() for k in ("dataset", "model", "convert")})
+    write_config(workdir, part_of(config, JOBS["convert"].uses))
     result = write_result(workdir, result)
     print(f"{source} → {result['target']}: {result['model']['name']}, {result['values']:,} values")
     return result

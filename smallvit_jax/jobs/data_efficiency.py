@@ -1,63 +1,65 @@
 """How accuracy grows with the number of labels: the recipe against training from scratch."""
 
-import csv
-import io
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 from ml_collections import ConfigDict
 
+from smallvit_jax.config.jobs import JOBS
+from smallvit_jax.config.tree import part_of
 from smallvit_jax.jobs import finetune, pretrain
-from smallvit_jax.plans import data_and_model as inputs
+from smallvit_jax.jobs.trainings import Figures, Training, deviation, mean, run_each
+from smallvit_jax.plans import finetuning, pretraining
+from smallvit_jax.plans.data_and_model import DatasetReader
 from smallvit_jax.process.terminal import print_table
-from smallvit_jax.workdir.files import write_atomically
-from smallvit_jax.workdir.ownership import finished_result, locked
+from smallvit_jax.workdir.files import csv_text, write_atomically
+from smallvit_jax.workdir.ownership import finished_result
 from smallvit_jax.workdir.records import write_config, write_result
 
 WAYS = {"pretrained": "pre-trained and fine-tuned", "scratch": "from scratch"}
 
 
-def run(config: ConfigDict, workdir: Path, data_dir: str | None) -> dict[str, Any]:
-    """Trains at every fraction of the labels and returns what is in `workdir/result.json`.
+def run(config: ConfigDict, workdir: Path, reader: DatasetReader) -> dict[str, Any]:
+    """Trains on every fraction of the labels and returns what is in `workdir/result.json`.
 
     Each seed pre-trains once, on all images, in `seed-S/pretrain`; from there, and from scratch, it
     fine-tunes for equally many epochs on each of `config.data_efficiency.fractions` of the labels,
-    in `seed-S/finetune-F` and `seed-S/scratch-F` (F in percent). Smaller fractions are parts of
-    larger ones. Runs that are done are not repeated, one that was interrupted continues. Writes
-    `data_efficiency.csv` (a row for each training) and `data_efficiency.png` beside the result.
+    in `seed-S/finetune-F` and `seed-S/scratch-F` (F in percent). Smaller fractions are subsets of
+    larger ones. Finished trainings are not repeated, interrupted ones continue, and processes that
+    run the same command at once share the seeds. Writes `data_efficiency.csv` (a row per training)
+    and `data_efficiency.png` next to the result; the first also after each seed.
     """
-    used = config.to_dict()
+    used = part_of(config, JOBS["data_efficiency"].uses)
     if done := finished_result(workdir, used):
-        print(f"the comparison is done already: {workdir}")
+        print(f"the comparison is already done: {workdir}")
         _show(done, workdir)
         return done
-    _check_plans(config, data_dir)
-    with locked(workdir):
-        write_config(workdir, used)
-        rows = [
-            row
-            for seed in config.data_efficiency.seeds
-            for row in _run_seed(config, seed, workdir / f"seed-{seed}", data_dir)
-        ]
-        result = {
-            "job": "data_efficiency",
-            "dataset": config.dataset.name,
-            "curve": summarize(rows),
-            "runs": rows,
-            "seconds": round(sum(row["seconds"] for row in rows), 1),
-        }
+    _check_plans(config, reader)
+    trainings = [
+        Training(f"seed {seed}", _variant(config, seed, 1.0), workdir / f"seed-{seed}")
+        for seed in config.data_efficiency.seeds
+    ]
+    write_config(workdir, used)
+    for rows in run_each(trainings, lambda training: _run_seed(training, reader)):
         if jax.process_index() == 0:
-            write_atomically(workdir / "data_efficiency.csv", _as_csv(rows))
-            title = f"{config.dataset.name}, {config.model.name}"
-            draw_curve(result["curve"], title).savefig(workdir / "data_efficiency.png", dpi=150)
-        result = write_result(workdir, result)
+            write_atomically(workdir / "data_efficiency.csv", csv_text(rows))
+    result = {
+        "job": "data_efficiency",
+        "dataset": config.dataset.name,
+        "curve": summarize(rows),
+        "runs": rows,
+        "seconds": round(sum(row["seconds"] for row in rows), 1),
+    }
+    if jax.process_index() == 0:
+        title = f"{config.dataset.name}, {config.model.name}"
+        draw_curve(result["curve"], title).savefig(workdir / "data_efficiency.png", dpi=150)
+    result = write_result(workdir, result)
     _show(result, workdir)
     return result
 
 
-def summarize(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def summarize(rows: list[Figures]) -> list[Figures]:
     """Mean and standard deviation of the test accuracy over seeds, by fraction and way.
 
     The deviation is the sample's (n - 1), None for a single seed.
@@ -65,11 +67,11 @@ def summarize(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     curve = []
     for fraction in sorted({row["fraction"] for row in rows}):
         here = [row for row in rows if row["fraction"] == fraction]
-        point: dict[str, Any] = {"fraction": fraction, "labels": here[0]["labels"]}
+        point: Figures = {"fraction": fraction, "labels": here[0]["labels"]}
         for way in WAYS:
-            values = [row["test_top1"] for row in here if row["way"] == way]
-            point[way] = float(np.mean(values))
-            point[f"{way}_sd"] = float(np.std(values, ddof=1)) if len(values) > 1 else None
+            these = [row for row in here if row["way"] == way]
+            point[way] = mean(these, "test_top1")
+            point[f"{way}_sd"] = deviation(these, "test_top1")
         curve.append(point)
     return curve
 
@@ -99,7 +101,7 @@ def draw_curve(curve: list[dict[str, Any]], title: str):
     ticks = [f"{point['labels']:,}\n{point['fraction']:.0%}" for point in curve]
     axes.set_xticks(labels, ticks)
     axes.set_xlim(left=0)
-    axes.set_xlabel("labelled images")
+    axes.set_xlabel("labeled images")
     axes.set_ylabel("test accuracy in %")
     axes.set_title(title)
     axes.grid(alpha=0.3)
@@ -115,34 +117,32 @@ def _variant(config: ConfigDict, seed: int, fraction: float) -> ConfigDict:
     return variant
 
 
-def _check_plans(config: ConfigDict, data_dir: str | None) -> None:
-    """Raises `UserError` for what would only fail hours later."""
+def _check_plans(config: ConfigDict, reader: DatasetReader) -> None:
+    """Raises `UserError` for what would otherwise only fail hours later."""
     for seed in config.data_efficiency.seeds:
         for fraction in config.data_efficiency.fractions:
             variant = _variant(config, seed, fraction)
-            data = inputs.load_data(variant, data_dir)
-            finetune.plan(variant, data)
-        pretrain.plan(variant, data)
+            data = reader.load(variant)
+            finetuning.make_plan(variant, data)
+        pretraining.make_plan(variant, data)
 
 
-def _run_seed(
-    config: ConfigDict, seed: int, folder: Path, data_dir: str | None
-) -> list[dict[str, Any]]:
-    """The results of one seed, a row for each training."""
-    rows = []
-    pretrained = pretrain.run(_variant(config, seed, 1.0), folder / "pretrain", data_dir)
+def _run_seed(training: Training, reader: DatasetReader) -> list[Figures]:
+    """The results of one seed, a row per training."""
+    config, folder, rows = training.config, training.folder, []
+    pretrained = pretrain.run(config, folder / "pretrain", reader)
     for fraction in config.data_efficiency.fractions:
-        variant = _variant(config, seed, fraction)
+        variant = _variant(config, config.seed, fraction)
         for way, name in (("pretrained", "finetune"), ("scratch", "scratch")):
             result = finetune.run(
                 variant,
                 folder / f"{name}-{100 * fraction:g}",
-                data_dir,
+                reader,
                 init_from=folder / "pretrain" if way == "pretrained" else None,
             )
             rows.append(
                 {
-                    "seed": seed,
+                    "seed": config.seed,
                     "fraction": fraction,
                     "labels": result["labelled_images"],
                     "way": way,
@@ -154,14 +154,6 @@ def _run_seed(
             )
     rows[0]["seconds"] = round(rows[0]["seconds"] + pretrained["seconds"], 1)
     return rows
-
-
-def _as_csv(rows: list[dict[str, Any]]) -> str:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
 
 
 def _show(result: dict[str, Any], workdir: Path) -> None:

@@ -7,22 +7,25 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
+from smallvit_jax.config.jobs import JOBS
+from smallvit_jax.config.tree import part_of
 from smallvit_jax.evaluation.predictor import load_predictor
+from smallvit_jax.plans.data_and_model import DatasetReader
 from smallvit_jax.process import runtime
 from smallvit_jax.workdir.files import make_folder, write_arrays
 from smallvit_jax.workdir.ownership import check_folder
 from smallvit_jax.workdir.records import write_config, write_result
 
 
-def run(config: ConfigDict, workdir: Path, data_dir: str | None) -> dict[str, Any]:
+def run(config: ConfigDict, workdir: Path, reader: DatasetReader) -> dict[str, Any]:
     """Writes `embeddings.npz` into `workdir` and returns what is in `result.json`.
 
     The file has `features` [images, width], float32, and `names` [images], text; it loads without
     pickle.
     """
-    del data_dir  # the images are files
+    del reader  # the images are files
     p = config.predict
-    used = {k: config[k].to_dict() for k in ("predict", "runtime")}
+    used = part_of(config, JOBS["embed"].uses)
     check_folder(workdir, used)
     dtype = runtime.prepare(config.runtime.precision, config.runtime.compilation_cache)
     predictor = load_predictor(p.checkpoint, batch_size=p.batch_size, dtype=dtype)

@@ -10,17 +10,21 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from smallvit_jax.checkpoints.loading import load_with_meta
+from smallvit_jax.config.jobs import JOBS
+from smallvit_jax.config.tree import part_of
 from smallvit_jax.errors import UserError
 from smallvit_jax.evaluation import accuracy, robustness
 from smallvit_jax.evaluation.calibration import calibration
-from smallvit_jax.evaluation.forward import Forward
+from smallvit_jax.evaluation.forward import available_outputs, bind_model
 from smallvit_jax.evaluation.linear_probe import linear_probe
 from smallvit_jax.evaluation.neighbors import knn_accuracy, knn_sweep
-from smallvit_jax.evaluation.predictions import make_predictor
-from smallvit_jax.models.parameters import Functional, get_arrays
-from smallvit_jax.plans import data_and_model as inputs
+from smallvit_jax.plans.data_and_model import (
+    Data,
+    DatasetReader,
+    LabeledImages,
+    check_same_classes,
+)
 from smallvit_jax.process import runtime
-from smallvit_jax.process.sharding import make_mesh
 from smallvit_jax.process.terminal import print_table
 from smallvit_jax.workdir.files import make_folder, write_arrays
 from smallvit_jax.workdir.ownership import check_folder
@@ -30,27 +34,26 @@ SHOWN_CLASSES = 3  # best and worst ones in the table on the screen
 
 
 def run(
-    config: ConfigDict, workdir: Path, data_dir: str | None, checkpoint: Path | None = None
+    config: ConfigDict, workdir: Path, reader: DatasetReader, checkpoint: Path | None = None
 ) -> dict[str, Any]:
     """Evaluates `config.evaluate.checkpoint` and returns what is in `workdir/result.json`.
 
-    A classifier is judged by its accuracy, calibration, confusions and errors on corrupted images,
-    and the features of any model by their nearest neighbours and a linear probe, both taught by all
-    training images with a label. `predictions.npz` beside the result holds what the model said of
+    A classifier is judged by its accuracy, calibration, confusions and errors on corrupted images;
+    the features of any model by nearest neighbors and a linear probe, both fitted to all training
+    images that have a label. `predictions.npz` next to the result holds the model's outputs for
     each test image. `checkpoint` is the stage that a recipe evaluates, in place of the config's
     field.
     """
     started = time.monotonic()
-    used = {k: config[k].to_dict() for k in ("dataset", "evaluate", "runtime")}
-    used["seed"] = config.seed
+    used = part_of(config, JOBS["evaluate"].uses)
     if checkpoint is not None:
         used["evaluate"]["checkpoint"] = f"../{checkpoint.name}"  # wherever the recipe's folder is
     check_folder(workdir, used)
     dtype = runtime.prepare(config.runtime.precision, config.runtime.compilation_cache)
     source = checkpoint or config.evaluate.checkpoint
     model, meta = load_with_meta(source, dtype=dtype)
-    data = _load_data(config, data_dir, meta, source)
-    figures, outputs = evaluate_model(config, model, meta, data, data_dir)
+    data = _load_data(config, reader, meta, source)
+    figures, outputs = evaluate_model(config, model, meta, data, reader.data_dir)
     result = {
         "job": "evaluate",
         "dataset": data.info.name,
@@ -71,16 +74,16 @@ def run(
 
 
 def _load_data(
-    config: ConfigDict, data_dir: str | None, meta: dict[str, Any], source: str | Path
-) -> inputs.Data:
-    """The dataset, which must be what the model was made for and have labels to test on."""
+    config: ConfigDict, reader: DatasetReader, meta: dict[str, Any], source: str | Path
+) -> Data:
+    """The dataset, which must be the one the model was trained on and have labels to test on."""
     if meta["dataset"] != config.dataset.name:
         raise UserError(
-            f"evaluate.checkpoint={source} is of a model of {meta['dataset']}, and this run "
+            f"evaluate.checkpoint={source} was trained on {meta['dataset']}, but this run "
             f"evaluates on {config.dataset.name}; set --config.dataset.name={meta['dataset']}"
         )
-    data = inputs.load_data(config, data_dir, meta["model"]["image_size"])
-    inputs.check_same_classes(meta, data.info, f"evaluate.checkpoint={source}")
+    data = reader.load(config, meta["model"]["image_size"])
+    check_same_classes(meta, data.info, f"evaluate.checkpoint={source}")
     if not len(data.test.labels) or (data.test.labels < 0).any():
         raise UserError(
             f"the test images of {data.info.name} have no labels to evaluate on; give a dataset "
@@ -93,8 +96,8 @@ def evaluate_model(
     config: ConfigDict,
     model: nnx.Module,
     meta: dict[str, Any],
-    data: inputs.Data,
-    data_dir: str | None,
+    data: Data,
+    data_dir: str | Path | None,
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """All figures of a model, and arrays by name: `features` [images, width], `labels` [images]
     and, of a classifier, `probabilities` [images, classes] of the test split."""
@@ -107,26 +110,31 @@ def evaluate_model(
             dataset=data.info,
             data_dir=data_dir,
         )
-    bank = data.train.take(data.subsets.unlabelled)
+    bank = data.train.take(data.subsets.unlabeled)
     bank = bank.take((bank.labels >= 0).nonzero()[0])
-    predict = make_predictor(model, meta, config.evaluate.batch_size)
-    logits, features = predict(data.test.images)
-    outputs = {"features": features, "labels": data.test.labels}
+    predict = bind_model(
+        model, meta, *available_outputs(meta), batch_size=config.evaluate.batch_size
+    )
+    found = predict(data.test.images)
+    outputs = {"features": found["features"], "labels": data.test.labels}
     figures: dict[str, Any] = {}
-    if logits is not None:
+    if (logits := found.get("logits")) is not None:
         probabilities = np.asarray(jax.nn.softmax(logits, axis=-1))
         outputs["probabilities"] = probabilities
         figures |= _classifier_figures(logits, probabilities, data)
     if len(bank.labels):
-        figures |= _feature_figures(config, model, meta, data, bank, predict, features)
+        train_features = predict(bank.images)["features"]
+        figures |= _feature_figures(
+            config, model, meta, data, bank, train_features, found["features"]
+        )
     if corrupted is not None:
         figures["corruptions"] = robustness.corruption_errors(
-            corrupted, lambda images: predict(images)[0]
+            corrupted, lambda images: predict(images)["logits"]
         )
     return figures, outputs
 
 
-def _classifier_figures(logits, probabilities, data: inputs.Data) -> dict[str, Any]:
+def _classifier_figures(logits, probabilities, data: Data) -> dict[str, Any]:
     labels = data.test.labels
     named = accuracy.classification_figures(logits, labels)
     confusion = accuracy.confusion_matrix(logits, labels)
@@ -141,11 +149,11 @@ def _classifier_figures(logits, probabilities, data: inputs.Data) -> dict[str, A
 
 
 def _feature_figures(
-    config: ConfigDict, model, meta, data: inputs.Data, bank: inputs.Split, predict, features
+    config: ConfigDict, model, meta, data: Data, bank: LabeledImages, train_features, features
 ) -> dict[str, Any]:
-    """Nearest neighbours and the linear probe."""
+    """Nearest neighbors and the linear probe."""
     e, classes = config.evaluate, data.info.num_classes
-    known = (predict(bank.images)[1], bank.labels, features, data.test.labels)
+    known = (train_features, bank.labels, features, data.test.labels)
     figures = {
         "knn_images": len(bank.labels),
         "knn_top1": knn_accuracy(
@@ -159,20 +167,12 @@ def _feature_figures(
         ),
     }
     if e.probe_blocks:
-        described = Forward(
-            Functional(model),
-            "block_features",
-            arguments=(e.probe_blocks,),
-            image_size=meta["model"]["image_size"],
-            mean=meta["mean"],
-            std=meta["std"],
-            batch_size=e.batch_size,
-            mesh=make_mesh(),
+        outputs_of = bind_model(
+            model, meta, "block_features", batch_size=e.batch_size, blocks=e.probe_blocks
         )
-        arrays = get_arrays(model)
         figures["linear_probe"] = linear_probe(
-            *(described(arrays, bank.images), bank.labels),
-            *(described(arrays, data.test.images), data.test.labels),
+            *(outputs_of(bank.images)["block_features"], bank.labels),
+            *(outputs_of(data.test.images)["block_features"], data.test.labels),
             num_classes=classes,
             epochs=e.probe_epochs,
             learning_rates=e.probe_learning_rates,

@@ -1,7 +1,5 @@
 """Class names and probabilities of a folder of images, as a table."""
 
-import csv
-import io
 import time
 from pathlib import Path
 from typing import Any
@@ -9,25 +7,28 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
+from smallvit_jax.config.jobs import JOBS
+from smallvit_jax.config.tree import part_of
 from smallvit_jax.evaluation.predictor import Prediction, load_predictor
+from smallvit_jax.plans.data_and_model import DatasetReader
 from smallvit_jax.process import runtime
 from smallvit_jax.process.terminal import print_table
-from smallvit_jax.workdir.files import make_folder, strict_json, write_atomically
+from smallvit_jax.workdir.files import csv_text, make_folder, strict_json, write_atomically
 from smallvit_jax.workdir.ownership import check_folder
 from smallvit_jax.workdir.records import write_config, write_result
 
 _SHOWN = 5  # images in the table on the screen
 
 
-def run(config: ConfigDict, workdir: Path, data_dir: str | None) -> dict[str, Any]:
+def run(config: ConfigDict, workdir: Path, reader: DatasetReader) -> dict[str, Any]:
     """Writes `predictions.csv` or `.json` into `workdir` and returns what is in `result.json`.
 
     A row for each image that can be read: `file`, `class`, `probability`, then `class_2`,
     `probability_2` and so on, up to `config.predict.top`.
     """
-    del data_dir  # a checkpoint tells of its classes itself
+    del reader  # the checkpoint has the class names
     p = config.predict
-    used = {k: config[k].to_dict() for k in ("predict", "runtime")}
+    used = part_of(config, JOBS["predict"].uses)
     check_folder(workdir, used)
     dtype = runtime.prepare(config.runtime.precision, config.runtime.compilation_cache)
     predictor = load_predictor(p.checkpoint, batch_size=p.batch_size, dtype=dtype)
@@ -37,7 +38,7 @@ def run(config: ConfigDict, workdir: Path, data_dir: str | None) -> dict[str, An
     target = workdir / f"predictions.{p.format}"
     if jax.process_index() == 0:
         rows = [_row(prediction) for prediction in found]
-        text = _as_csv(rows) if p.format == "csv" else strict_json(rows, indent=1) + "\n"
+        text = csv_text(rows) if p.format == "csv" else strict_json(rows, indent=1) + "\n"
         write_atomically(make_folder(workdir) / target.name, text)
     write_config(workdir, used)
     result = {
@@ -63,11 +64,3 @@ def _row(prediction: Prediction) -> dict[str, Any]:
         suffix = f"_{number}" if number > 1 else ""
         row |= {f"class{suffix}": name, f"probability{suffix}": round(probability, 6)}
     return row
-
-
-def _as_csv(rows: list[dict[str, Any]]) -> str:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()

@@ -1,5 +1,6 @@
-"""The report of a run, a page that answers what its reader asks, and the comparison of several."""
+"""The report of a run, and the comparison of several runs, as one HTML page."""
 
+import importlib
 import shlex
 import time
 import warnings
@@ -10,8 +11,9 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
+from smallvit_jax.config.jobs import JOBS, RUN_PAGE
 from smallvit_jax.errors import UserError
-from smallvit_jax.plans import data_and_model as inputs
+from smallvit_jax.plans.data_and_model import DatasetReader
 from smallvit_jax.process import runtime
 from smallvit_jax.reporting.runs import COMMAND, Run, read_command, read_run
 from smallvit_jax.workdir.files import make_folder, write_atomically
@@ -21,10 +23,10 @@ PAGE = "report.html"
 PICTURES = "report"  # the folder of its figures as PNG files
 
 
-def run(config: ConfigDict, workdir: Path, data_dir: str | None) -> dict[str, Any]:
-    """Writes the report of `workdir`, or of `config.report.runs` a comparison into it.
+def run(config: ConfigDict, workdir: Path, reader: DatasetReader) -> dict[str, Any]:
+    """Writes the report of `workdir`, or into it a comparison of `config.report.runs`.
 
-    Raises `UserError` for a folder that holds no finished run.
+    Raises `UserError` for a folder without a finished run.
     """
     from smallvit_jax.reporting import comparison, page
 
@@ -33,17 +35,17 @@ def run(config: ConfigDict, workdir: Path, data_dir: str | None) -> dict[str, An
         runs = {name: read_run(Path(name).expanduser()) for name in names}
         _write(workdir, *page.render(*comparison.compare(runs)))
     else:
-        _rebuild(workdir, data_dir)
+        _rebuild(workdir, reader)
     print(f"report: {workdir / PAGE}")
     return {"job": "report", "seconds": round(time.monotonic() - started, 1)}
 
 
-def write_at_end(workdir: Path, data_dir: str | None, words: Sequence[str]) -> None:
-    """Ends a training job with its report; `words` are those of its command line.
+def write_at_end(workdir: Path, reader: DatasetReader, words: Sequence[str]) -> None:
+    """Ends a training job with its report; `words` are the arguments of its command line.
 
-    What goes wrong is a warning: the run itself is done and safe. A report that is younger than the
-    result is left as it is. With several processes there is none, as it takes all of them to run a
-    model.
+    A failure is only a warning: the run itself is done and safe. A report that is newer than the
+    result is left as it is. With several processes there is none, because running a model takes all
+    of them.
     """
     again = f"python -m smallvit_jax.main --config configs/report.py --workdir {workdir}"
     try:
@@ -55,7 +57,7 @@ def write_at_end(workdir: Path, data_dir: str | None, words: Sequence[str]) -> N
             return
         command = shlex.join(["python", "-m", "smallvit_jax.main", *words])
         write_atomically(workdir / COMMAND, command + "\n")
-        _rebuild(workdir, data_dir)
+        _rebuild(workdir, reader)
         print(f"  report: {workdir / PAGE}")
     except Exception as error:  # whatever it is, the run is worth more than its report
         reason = " ".join(str(error).split()) or type(error).__name__
@@ -64,31 +66,33 @@ def write_at_end(workdir: Path, data_dir: str | None, words: Sequence[str]) -> N
         )
 
 
-def _rebuild(workdir: Path, data_dir: str | None) -> None:
-    from smallvit_jax.reporting import compared_variants, page, sweep_page
+def _rebuild(workdir: Path, reader: DatasetReader) -> None:
+    from smallvit_jax.reporting import page
 
-    tables = {"compare": compared_variants.tell, "sweep": sweep_page.tell}
     result = read_result(workdir) or {}
-    if tell := tables.get(result.get("job")):
-        _write(workdir, *page.render(*tell(result, read_command(workdir))))
+    job = JOBS.get(result.get("job"))
+    if job and job.page and job.page != RUN_PAGE:
+        builder = importlib.import_module(f"smallvit_jax.reporting.{job.page}")
+        content = builder.build_page(result, read_command(workdir))
+        _write(workdir, *page.render(*content))
     else:
-        write_report(read_run(workdir), data_dir)
+        write_report(read_run(workdir), reader)
 
 
-def write_report(run: Run, data_dir: str | None) -> None:
+def write_report(run: Run, reader: DatasetReader) -> None:
     """Writes `report.html` and `report/*.png` into the run's folder.
 
-    Without the dataset, sections that need its images are left out and the page says so.
+    Without the dataset, the sections that need its images are omitted and the page says so.
     """
     from smallvit_jax.reporting import page, sections
 
     runtime.prepare(run.config.runtime.precision, run.config.runtime.compilation_cache)
     data, missing = None, None
     try:
-        data = inputs.load_data(run.config, data_dir)
+        data = reader.load(run.config)
     except UserError as error:
         missing = str(error)
-    _write(run.folder, *page.render(*sections.tell(run, data, missing)))
+    _write(run.folder, *page.render(*sections.build_page(run, data, missing)))
 
 
 def _write(folder: Path, text: str, pictures: dict[str, bytes]) -> None:

@@ -15,21 +15,23 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from smallvit_jax.config.jobs import JOBS
+from smallvit_jax.config.tree import part_of
 from smallvit_jax.errors import UserError
 from smallvit_jax.jobs import finetune
-from smallvit_jax.jobs.compare import (
-    Row,
+from smallvit_jax.jobs.trainings import (
+    Figures,
     Training,
-    as_csv,
     chance,
     check_plans,
+    finished,
     run_each,
     run_or_diverge,
 )
 from smallvit_jax.jobs.variants import Variant, read_variants
+from smallvit_jax.plans.data_and_model import DatasetReader
 from smallvit_jax.process.terminal import print_table
-from smallvit_jax.workdir.files import write_atomically
-from smallvit_jax.workdir.ownership import finished_result
+from smallvit_jax.workdir.files import csv_text, write_atomically
 from smallvit_jax.workdir.records import write_config, write_result
 
 OPTIMIZERS = ("adamw", "sgd")
@@ -37,25 +39,23 @@ _DRAWN = {f"finetune.optimizer.{name}" for name in ("name", "lr", "weight_decay"
 NEAR = 4.0  # points of error above the best that the paper's text counts as near
 
 
-def run(config: ConfigDict, workdir: Path, data_dir: str | None) -> dict[str, Any]:
+def run(config: ConfigDict, workdir: Path, reader: DatasetReader) -> dict[str, Any]:
     """Trains every variant with random settings and returns what is in `workdir/result.json`.
 
     For AdamW and for SGD, `config.sweep.settings` pairs of learning rate and weight decay are
     drawn, log-uniform in the ranges of `config.sweep`; each of `config.sweep.variants` is trained
     with all of them, in `VARIANT/OPTIMIZER/setting-N/finetune`. Training that diverges counts with
-    the error of guessing. Runs that are done are not repeated, with more settings or variants only
-    what is new is trained, and the same command given twice at once shares the work. Only figures
-    are kept, not weights. Writes `sweep.csv`, also on the way, and `sweep.png` beside the result.
+    the error of guessing. Finished trainings are not repeated, so with more settings or variants
+    only the new ones are trained, and processes that run the same command at once share the work.
+    Only figures are kept, not weights. Writes `sweep.csv`, also after each training, and
+    `sweep.png` next to the result.
     """
     s = config.sweep
     variants = read_variants(s.variants)
     asked = {"variants": [variant.name for variant in variants], "settings": s.settings}
-    used = {k: config[k].to_dict() for k in ("dataset", "model", "finetune", "runtime")}
-    used["seed"] = config.seed
-    used["sweep"] = {k: v for k, v in s.items() if k not in asked}
-    done = finished_result(workdir, used)
-    if done and all(done[key] == value for key, value in asked.items()):
-        print(f"the sweep is done already: {workdir}")
+    used = part_of(config, JOBS["sweep"].uses)
+    if done := finished(workdir, used, asked):
+        print(f"the sweep is already done: {workdir}")
         _show(done, workdir)
         return done
     for variant in variants:
@@ -71,16 +71,16 @@ def run(config: ConfigDict, workdir: Path, data_dir: str | None) -> dict[str, An
             )
     trainings = [
         _training(config, variant, optimizer, number, workdir)
-        for number in range(s.settings)  # outside, so that what is there early is comparable
+        for number in range(s.settings)  # the outer loop, so that early results are comparable
         for variant in variants
         for optimizer in OPTIMIZERS
     ]
-    check_plans(trainings[: len(variants) * len(OPTIMIZERS)], data_dir)
-    guessing = chance(config, data_dir)
+    check_plans(trainings[: len(variants) * len(OPTIMIZERS)], reader)
+    guessing = chance(config, reader)
     write_config(workdir, used)
-    for rows in run_each(trainings, lambda training: _train(training, data_dir, guessing)):
+    for rows in run_each(trainings, lambda training: [_train(training, reader, guessing)]):
         if jax.process_index() == 0:
-            write_atomically(workdir / "sweep.csv", as_csv(rows))
+            write_atomically(workdir / "sweep.csv", csv_text(rows))
     result = {
         "job": "sweep",
         "dataset": config.dataset.name,
@@ -120,17 +120,16 @@ def _training(
     o.name, o.lr, o.weight_decay = optimizer, lr, decay
     return Training(
         name=f"{variant.name}, {optimizer}, learning rate {lr:.2g}, weight decay {decay:.2g}",
-        variant=variant,
-        seed=config.seed,
         config=own,
         folder=workdir / variant.name / optimizer / f"setting-{number:03}",
+        variant=variant,
     )
 
 
-def _train(training: Training, data_dir: str | None, guessing: float) -> Row:
+def _train(training: Training, reader: DatasetReader, guessing: float) -> Figures:
     o = training.config.finetune.optimizer
     stage = training.folder / "finetune"
-    result = run_or_diverge(finetune.run, training.config, stage, data_dir)
+    result = run_or_diverge(finetune.run, training.config, stage, reader)
     shutil.rmtree(stage / "checkpoints", ignore_errors=True)
     return {
         "variant": training.variant.name,
@@ -144,7 +143,7 @@ def _train(training: Training, data_dir: str | None, guessing: float) -> Row:
     }
 
 
-def summarize(rows: Sequence[Row]) -> list[Row]:
+def summarize(rows: Sequence[Figures]) -> list[Figures]:
     """For each variant and optimiser: the least and the median error in %, the setting of the
     least, and the share in % of settings whose error is at most `NEAR` points above it."""
     found = []

@@ -1,4 +1,4 @@
-"""Ways to train that are compared, by name: parts with "+" between, like "ssl+conv"."""
+"""Variants to compare, by name: parts joined by "+", like "ssl+conv"."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -13,8 +13,8 @@ from smallvit_jax.errors import UserError, did_you_mean
 
 
 @dataclasses.dataclass(frozen=True)
-class Part:
-    """What a name changes: fields by dotted path. A function makes the new value of the old one."""
+class VariantPart:
+    """What a name changes: fields by dotted path, to a value or by a function of the old value."""
 
     about: str
     fields: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -23,33 +23,39 @@ class Part:
 
 
 def _one_fewer(depth: int | None) -> int | None:
-    """The stem's convolutions cost about what a block does; None is left to the family."""
+    """The conv stem costs about as much as a block; None is left to the family."""
     return None if depth is None else max(depth - 1, 1)
 
 
-# Without class token, as structured initialisation needs it: also the control for that.
+# No class token: what structured initialization needs, and the control for it.
 _MEAN = {"model.pool": "mean", "model.pos_embed": "sincos"}
 
 PARTS = {
-    "scratch": Part("the config's model with labels alone"),
-    "ssl": Part("pre-trained without labels on all images, then fine-tuned", pretrains=True),
-    "swin": Part("a Swin of its own size", family="swin"),
-    "cait": Part("a CaiT of its own size", family="cait"),
-    "resnet18": Part("a ResNet-18, stem by the image size", family="resnet18"),
-    "resnet20": Part("a ResNet of 20 layers", {"model.depth": 20}, family="resnet56"),
-    "resnet56": Part("a ResNet of 56 layers", family="resnet56"),
-    "efficientnet_b0": Part("an EfficientNet-B0, stem by the image size", family="efficientnet_b0"),
-    "mean": Part("fixed sine and cosine positions, mean over the patches, no class token", _MEAN),
-    "impulse3": Part("mean, attention starts as 3 x 3 shifts", _MEAN | {"model.init": "impulse3"}),
-    "impulse5": Part("mean, attention starts as 5 x 5 shifts", _MEAN | {"model.init": "impulse5"}),
-    "mimetic": Part("mean, mimetic initialisation", _MEAN | {"model.init": "mimetic"}),
-    "conv": Part(
+    "scratch": VariantPart("the config's model, trained with labels only"),
+    "ssl": VariantPart("pre-trained without labels on all images, then fine-tuned", pretrains=True),
+    "swin": VariantPart("a Swin of its own size", family="swin"),
+    "cait": VariantPart("a CaiT of its own size", family="cait"),
+    "resnet18": VariantPart("a ResNet-18, stem by image size", family="resnet18"),
+    "resnet20": VariantPart("a ResNet of 20 layers", {"model.depth": 20}, family="resnet56"),
+    "resnet56": VariantPart("a ResNet of 56 layers", family="resnet56"),
+    "efficientnet_b0": VariantPart(
+        "an EfficientNet-B0, stem by image size", family="efficientnet_b0"
+    ),
+    "mean": VariantPart("mean pooling without a class token, fixed sincos positions", _MEAN),
+    "impulse3": VariantPart(
+        "mean, with attention starting as 3 x 3 shifts", _MEAN | {"model.init": "impulse3"}
+    ),
+    "impulse5": VariantPart(
+        "mean, with attention starting as 5 x 5 shifts", _MEAN | {"model.init": "impulse5"}
+    ),
+    "mimetic": VariantPart("mean, with mimetic initialization", _MEAN | {"model.init": "mimetic"}),
+    "conv": VariantPart(
         "convolutional stem; a ViT has one block fewer",
         {"model.stem": "conv", "model.depth": _one_fewer},
     ),
-    "spt": Part("shifted patches", {"model.stem": "spt"}),
-    "lsa": Part("locality self-attention", {"model.lsa": True}),
-    "drloc": Part("relative localisation as a second loss", {"finetune.drloc.weight": 0.1}),
+    "spt": VariantPart("shifted patch tokenization", {"model.stem": "spt"}),
+    "lsa": VariantPart("locality self-attention", {"model.lsa": True}),
+    "drloc": VariantPart("relative localization loss", {"finetune.drloc.weight": 0.1}),
 }
 
 
@@ -61,7 +67,7 @@ class Variant:
     """
 
     name: str
-    parts: tuple[Part, ...]
+    parts: tuple[VariantPart, ...]
     own: Mapping[str, str]
 
     @property

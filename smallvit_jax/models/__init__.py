@@ -6,13 +6,13 @@ from typing import Any
 
 from flax import nnx
 
-from smallvit_jax.config.choices import CONVNETS, MODELS, STRUCTURED_INITS
+from smallvit_jax.config.choices import CONVNETS, MODELS, STRUCTURED_INITS, TRANSFORMERS
 from smallvit_jax.errors import UserError, check_choice, did_you_mean
 from smallvit_jax.models.cait import CaiT
 from smallvit_jax.models.efficientnet import EfficientNetB0
 from smallvit_jax.models.layers import LARGEST_SMALL_IMAGE
 from smallvit_jax.models.resnet import ResNet18, ResNet56, ResNet110
-from smallvit_jax.models.stems import resolve_stem
+from smallvit_jax.models.stems import STEM_DEFAULTS, make_stem, resolve_stem
 from smallvit_jax.models.structured_init import check_structured, set_structured
 from smallvit_jax.models.swin import Swin
 from smallvit_jax.models.vit import ViT
@@ -70,10 +70,12 @@ def resolve_options(name: str, **options) -> dict[str, Any]:
     check_choice("model.name", name, MODELS)
     family = FAMILIES[name]
     defaults = {
-        n: parameter.default
+        n: None if parameter.default is parameter.empty else parameter.default
         for n, parameter in inspect.signature(family.__init__).parameters.items()
-        if n not in ("self", "rngs")
+        if n not in ("self", "make_stem", "rngs")
     }
+    if name in TRANSFORMERS:
+        defaults |= STEM_DEFAULTS
     for option in options:
         if option not in defaults:
             raise UserError(
@@ -109,7 +111,7 @@ def _complete_transformer(family: type[nnx.Module], options: dict[str, Any]) -> 
     stem = options["stem"]
     options = options | {"patch_size": patch_size} | resolve_stem(stem, patch_size, width, options)
     if "depth" in options and options["depth"] is None:
-        options["depth"] = family.default_depth(stem)
+        options["depth"] = family.DEPTH_WITH_CONV_STEM if stem == "conv" else family.DEPTH
     return options
 
 
@@ -126,4 +128,7 @@ def abstract_model(name: str, **options) -> nnx.Module:
 
 def _build(resolved: dict[str, Any], seed: int) -> nnx.Module:
     options = {k: v for k, v in resolved.items() if k != "name"}
+    if resolved["name"] in TRANSFORMERS:
+        stem = {name: options.pop(name) for name in STEM_DEFAULTS}
+        options["make_stem"] = functools.partial(make_stem, **stem)
     return FAMILIES[resolved["name"]](**options, rngs=nnx.Rngs(seed))

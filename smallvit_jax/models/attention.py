@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from smallvit_jax.models.block_loop import keep
+from smallvit_jax.models.block_loop import save_for_backward
 
 Heads = Float[Array, "batch tokens heads width"]
 
@@ -26,7 +26,7 @@ def softmax(logits: Float[Array, "*rows columns"]) -> Float[Array, "*rows column
 
 
 def _softmax_forward(logits):
-    weights = keep(jax.nn.softmax(logits, axis=-1))
+    weights = save_for_backward(jax.nn.softmax(logits, axis=-1))
     return weights, weights
 
 
@@ -84,7 +84,7 @@ def at_temperature(
 
 
 def _forward(q, k, v, mask_self):
-    weights = keep(attention_weights(q, k, mask_self).astype(v.dtype))
+    weights = save_for_backward(attention_weights(q, k, mask_self).astype(v.dtype))
     return jnp.einsum("bhqk,bkhd->bqhd", weights, v), (q, k, v, weights)
 
 

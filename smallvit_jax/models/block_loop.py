@@ -15,7 +15,7 @@ from jaxtyping import Array, Float
 _KEPT = "kept"
 
 
-def keep(x: jax.Array) -> jax.Array:
+def save_for_backward(x: jax.Array) -> jax.Array:
     """Marks what a block keeps for its backward pass; the rest is computed again there.
 
     What is not marked is cheap next to writing it to memory and reading it back: norms, GELU.

@@ -6,26 +6,28 @@ from jaxtyping import Array, Float
 
 from smallvit_jax.config.choices import LSA_MASKS, POSITION_RESIZES
 from smallvit_jax.errors import UserError, check_choice
-from smallvit_jax.models.block_loop import apply_blocks, keep
+from smallvit_jax.models.block_loop import apply_blocks, save_for_backward
 from smallvit_jax.models.cait_attention import ClassAttention, TalkingHeads
+from smallvit_jax.models.image_model import ImageModel, Images
 from smallvit_jax.models.initializers import Scheme, get_scheme
 from smallvit_jax.models.layers import (
     Linear,
     Mlp,
     Tokens,
     classifier,
+    classify,
     cut_patches,
     drop_path,
     layer_norm,
     resize_position_embedding,
 )
-from smallvit_jax.models.stems import make_stem
+from smallvit_jax.models.stems import MakeStem
 
 LAYER_SCALE = 1e-5  # what every gamma starts from
 CLASS_MLP_RATIO = 4.0  # of the class blocks, whatever that of the others (models/cait.py)
 
 
-class CaiT(nnx.Module):
+class CaiT(ImageModel):
     """Class-attention image transformer for small images (Touvron et al., 2021).
 
     The defaults are the reference's (models/cait.py, train_ssl.py:242-246): width 192, 24 blocks
@@ -49,7 +51,7 @@ class CaiT(nnx.Module):
         self,
         *,
         image_size: int = 32,
-        patch_size: int | None = None,
+        patch_size: int,
         num_classes: int = 0,
         width: int = 192,
         depth: int = 24,
@@ -58,11 +60,7 @@ class CaiT(nnx.Module):
         mlp_ratio: float = 2.0,
         drop_path: float = 0.1,
         position_resize: str = "slice",
-        stem: str = "patchify",
-        stem_norm: str | None = None,
-        stem_channels: tuple[int, ...] | None = None,
-        stem_strides: tuple[int, ...] | None = None,
-        spt_directions: int | None = None,
+        make_stem: MakeStem,
         lsa: bool = False,
         lsa_mask: str = "masked",
         init: str = "reference",
@@ -71,7 +69,6 @@ class CaiT(nnx.Module):
         rngs: nnx.Rngs,
     ):
         _check(position_resize, lsa, lsa_mask)
-        patch_size = patch_size or image_size // self.PATCHES_PER_SIDE
         scheme = get_scheme(init)
         shared = {"scheme": scheme, "dtype": dtype, "rngs": rngs}
         self.grid = image_size // patch_size
@@ -80,15 +77,10 @@ class CaiT(nnx.Module):
         self.position_resize = position_resize
         self.remat = remat
         self.patch_embed = make_stem(
-            stem,
             lambda: LinearPatchEmbed(patch_size, width, **shared),
             image_size=image_size,
             patch_size=patch_size,
             width=width,
-            stem_norm=stem_norm,
-            stem_channels=stem_channels,
-            stem_strides=stem_strides,
-            spt_directions=spt_directions,
             dtype=dtype,
             rngs=rngs,
         )
@@ -104,110 +96,51 @@ class CaiT(nnx.Module):
         self.norm = layer_norm(width, dtype=dtype, rngs=rngs)
         self.head = classifier(width, num_classes, rngs=rngs)
 
-    def __call__(
+    def outputs(
         self,
-        images: Float[Array, "batch height width 3"],
-        *,
+        images: Images,
+        *wanted: str,
         train: bool = False,
         rngs: nnx.Rngs | None = None,
-    ) -> Float[Array, "batch outputs"]:
-        """Logits, or features when the model has no classifier; float32.
+        blocks: int = 4,
+        block: int = -1,
+    ) -> dict[str, Array]:
+        """Runs the model once and returns the wanted outputs; see `ImageModel.outputs`.
 
-        `images` are normalised, their sides multiples of the patch size. Drop path acts only when
-        `rngs` is given; `train` makes a batch norm of the stem take the batch's statistics.
-        Raises `UserError` for images too large for the position embedding.
-        """
-        return self._logits(self.features(images, train=train, rngs=rngs))
-
-    def features(
-        self,
-        images: Float[Array, "batch height width 3"],
-        *,
-        train: bool = False,
-        rngs: nnx.Rngs | None = None,
-    ) -> Float[Array, "batch width"]:
-        """The class token behind the last norm, float32."""
-        return self._class_features(self._patches(images, train, rngs))
-
-    def logits_and_grid(
-        self,
-        images: Float[Array, "batch height width 3"],
-        *,
-        train: bool = False,
-        rngs: nnx.Rngs | None = None,
-    ) -> tuple[Float[Array, "batch outputs"], Float[Array, "batch rows columns width"]]:
-        """What `__call__` returns, and the grid of patch tokens behind the last of their blocks:
-        one pass for both.
-        """
-        x = self._patches(images, train, rngs)
-        rows, columns = (side // self.patch_size for side in images.shape[1:3])
-        grid = x.reshape(len(x), rows, columns, -1)
-        return self._logits(self._class_features(x)), grid
-
-    def _logits(self, features: Float[Array, "batch features"]) -> Float[Array, "batch outputs"]:
-        return features if self.head is None else self.head(features).astype(jnp.float32)
-
-    def block_features(
-        self, images: Float[Array, "batch height width 3"], blocks: int
-    ) -> Float[Array, "batch features"]:
-        """The class token after each of the last `blocks` class blocks (all, if there are fewer; no
-        other block has one), each behind the last norm, side by side; float32, in evaluation mode.
-        """
-        x = apply_blocks(self.blocks, self._embed(self.patch_embed(images), images), None)
-        cls, tokens = self._class_token(x), []
-        for block in self.blocks_token_only:
-            cls = block(cls, x)
-            tokens.append(self.norm(cls)[:, 0].astype(jnp.float32))
-        return jnp.concatenate(tokens[-blocks:], axis=1)
-
-    def attention(
-        self, images: Float[Array, "batch height width 3"], block: int = -1
-    ) -> Float[Array, "batch heads rows columns"]:
-        """How the class token spreads its attention over the patches in a class block; float32, in
-        evaluation mode.
-
-        A map's sum is below 1 by what the class token keeps for itself. `block` counts the class
-        blocks from 0, or back from -1; raises `IndexError` for one that is not there.
+        Features are the class token after the final norm. `blocks` and `block` count class blocks,
+        as no other block has a class token; an attention map sums to less than 1 by what the class
+        token keeps for itself. Also raises `UserError` for images too large for the positions.
         """
         index = range(len(self.blocks_token_only))[block]
-        x = apply_blocks(self.blocks, self._embed(self.patch_embed(images), images), None)
-        cls = self._class_token(x)
-        for earlier in list(self.blocks_token_only)[:index]:
-            cls = earlier(cls, x)
-        last = self.blocks_token_only[index]
-        tokens = last.norm1(jnp.concatenate([cls, x], axis=1))
-        weights = last.attn.weights(tokens)[:, :, 0, 1:]
         rows, columns = (side // self.patch_size for side in images.shape[1:3])
-        return weights.reshape(*weights.shape[:2], rows, columns)
-
-    def intermediates(self, images: Float[Array, "batch height width 3"]) -> dict[str, Tokens]:
-        """All tokens after each layer, by the layer's name in evaluation mode.
-
-        Class blocks change the class token alone, so theirs is one token.
-        """
-        outputs = {"patch_embed": self.patch_embed(images)}
-        x = outputs["block_input"] = self._embed(outputs["patch_embed"], images)
-        for i, block in enumerate(self.blocks):
-            x = outputs[f"blocks.{i}"] = block(x)
-        cls = self._class_token(x)
-        for i, block in enumerate(self.blocks_token_only):
-            cls = outputs[f"blocks_token_only.{i}"] = block(cls, x)
-        outputs["norm"] = self.norm(jnp.concatenate([cls, x], axis=1))
-        return outputs
-
-    def _patches(
-        self, images: Float[Array, "batch height width 3"], train: bool, rngs: nnx.Rngs | None
-    ) -> Tokens:
-        """The patch tokens behind their blocks."""
-        x = self._embed(self.patch_embed(images, train=train), images)
-        return apply_blocks(self.blocks, x, rngs, self.remat)
-
-    def _class_features(self, x: Tokens) -> Float[Array, "batch width"]:
-        """The class token that has read these patch tokens, behind the last norm; float32."""
-        cls = self._class_token(x)
-        for block in self.blocks_token_only:
-            cls = block(cls, x)
-        return self.norm(cls)[:, 0].astype(jnp.float32)
+        patches = self.patch_embed(images, train=train)
+        x, layers = self._embed(patches, images), {}
+        if "layers" in wanted:
+            layers |= {"patch_embed": patches, "block_input": x}
+            for i, layer in enumerate(self.blocks):
+                x = layers[f"blocks.{i}"] = layer(x, rngs)
+        else:
+            x = apply_blocks(self.blocks, x, rngs, self.remat)
+        cls, found, pooled = self._class_token(x), {}, []
+        for i, layer in enumerate(self.blocks_token_only):
+            if i == index and "attention" in wanted:
+                tokens = layer.norm1(jnp.concatenate([cls, x], axis=1))
+                weights = layer.attn.weights(tokens)[:, :, 0, 1:]
+                found["attention"] = weights.reshape(*weights.shape[:2], rows, columns)
+            cls = layer(cls, x)
+            if "layers" in wanted:
+                layers[f"blocks_token_only.{i}"] = cls
+            pooled.append(self.norm(cls)[:, 0].astype(jnp.float32))
+        if "layers" in wanted:
+            layers["norm"] = self.norm(jnp.concatenate([cls, x], axis=1))
+        if "grid" in wanted:
+            found["grid"] = x.reshape(len(x), rows, columns, -1)
+        if "block_features" in wanted:
+            found["block_features"] = jnp.concatenate(pooled[-blocks:], axis=1)
+        if "logits" in wanted:
+            found["logits"] = classify(self.head, pooled[-1])
+        found |= {"layers": layers, "features": pooled[-1]}
+        return {name: found[name] for name in wanted}
 
     def _class_token(self, x: Tokens) -> Float[Array, "batch 1 width"]:
         return jnp.broadcast_to(self.cls_token[...], (len(x), 1, self.num_features)).astype(x.dtype)
@@ -287,9 +220,9 @@ class CaiTBlock(nnx.Module):
 
     def __call__(self, x: Tokens, rngs: nnx.Rngs | None = None) -> Tokens:
         # Kept: the gradient of a layer scale reads its branch, which would cost a product again.
-        branch = keep(self.attn(self.norm1(x))) * self.gamma_1[...].astype(x.dtype)
-        x = keep(x + drop_path(branch, self.drop_path_rate, rngs))
-        branch = keep(self.mlp(self.norm2(x))) * self.gamma_2[...].astype(x.dtype)
+        branch = save_for_backward(self.attn(self.norm1(x))) * self.gamma_1[...].astype(x.dtype)
+        x = save_for_backward(x + drop_path(branch, self.drop_path_rate, rngs))
+        branch = save_for_backward(self.mlp(self.norm2(x))) * self.gamma_2[...].astype(x.dtype)
         return x + drop_path(branch, self.drop_path_rate, rngs)
 
 

@@ -14,7 +14,7 @@ from smallvit_jax.models.attention import (
     learned_temperature,
     softmax,
 )
-from smallvit_jax.models.block_loop import keep
+from smallvit_jax.models.block_loop import save_for_backward
 from smallvit_jax.models.initializers import Scheme
 from smallvit_jax.models.layers import Linear, Tokens
 
@@ -47,7 +47,7 @@ class TalkingHeads(nnx.Module):
         self.proj_w = nnx.Linear(heads, heads, **linear)
 
     def __call__(self, x: Tokens) -> Tokens:
-        q, k, v = jnp.split(keep(self.qkv(x)), 3, axis=-1)
+        q, k, v = jnp.split(save_for_backward(self.qkv(x)), 3, axis=-1)
         q, k, v = (t.reshape(*t.shape[:2], self.heads, -1) for t in (q, k, v))
         q = at_temperature(q, self.temperature)
         logits = jnp.einsum("bqhd,bkhd->bhqk", q * q.shape[-1] ** -0.5, k)
@@ -59,7 +59,7 @@ class TalkingHeads(nnx.Module):
         weights = softmax(logits.astype(jnp.float32)).astype(v.dtype)
         weights = _mix_heads(self.proj_w, weights)
         mixed = jnp.einsum("bhqk,bkhd->bqhd", weights, v)
-        return self.proj(keep(mixed.reshape(*x.shape[:2], -1)))
+        return self.proj(save_for_backward(mixed.reshape(*x.shape[:2], -1)))
 
 
 def _mix_heads(

@@ -1,5 +1,6 @@
 """What the convolutional networks share: their layers, and the way from images to logits."""
 
+import abc
 import math
 
 import jax
@@ -11,8 +12,9 @@ from smallvit_jax.config.choices import CONVNET_STEMS
 from smallvit_jax.errors import UserError, check_choice
 from smallvit_jax.models.batch_norm import BatchNorm
 from smallvit_jax.models.convolve import Maps, convolve
+from smallvit_jax.models.image_model import ImageModel, Images
 from smallvit_jax.models.initializers import Initializer
-from smallvit_jax.models.layers import LARGEST_SMALL_IMAGE, Linear
+from smallvit_jax.models.layers import LARGEST_SMALL_IMAGE, Linear, classify
 
 
 def he_normal(mode: str) -> Initializer:
@@ -69,7 +71,7 @@ class ConvNorm(nnx.Module):
         return self.norm(self.conv(x), train=train, record=record)
 
 
-class ConvNet(nnx.Module):
+class ConvNet(ImageModel):
     """Base of the families: a stem, blocks one after another, last layers, pooling, classifier.
 
     A family builds `blocks` and `head`, and says by `_begin` and `_end` what comes before and
@@ -79,62 +81,45 @@ class ConvNet(nnx.Module):
 
     DROPOUT = 0.0  # before the classifier
 
-    def __call__(
+    def outputs(
         self,
-        images: Float[Array, "batch height width 3"],
-        *,
+        images: Images,
+        *wanted: str,
         train: bool = False,
         rngs: nnx.Rngs | None = None,
-    ) -> Float[Array, "batch outputs"]:
-        """Logits, or features when the model has no classifier; float32.
+        blocks: int = 4,
+        block: int = -1,
+    ) -> dict[str, Array]:
+        """Runs the model once and returns the wanted outputs; see `ImageModel.outputs`.
 
-        `images` are normalised, of any size. `train` chooses the batch's statistics over the
-        running ones; drop path and dropout act only when `rngs` is given.
+        Images may have any size. Features are the mean over all positions; of the block features,
+        those of the last block come after the last layers. There is no grid and no attention.
         """
-        features = self.features(images, train=train, rngs=rngs)
-        if self.head is None:
-            return features
-        if rngs is not None and self.DROPOUT:
-            features = nnx.Dropout(self.DROPOUT, deterministic=False)(features, rngs=rngs)
-        return self.head(features).astype(jnp.float32)
-
-    def features(
-        self,
-        images: Float[Array, "batch height width 3"],
-        *,
-        train: bool = False,
-        rngs: nnx.Rngs | None = None,
-    ) -> Float[Array, "batch features"]:
-        """The mean over all positions behind the last layers, float32."""
+        del block
+        if "attention" in wanted:
+            raise UserError(
+                "a convolutional network has no attention to draw; give the checkpoint of a vit, "
+                "swin or cait"
+            )
         mode = {"train": train, "record": images.shape[1:3] == (self.image_size,) * 2}
-        x = self._begin(images, **mode)
-        for block in self.blocks:
-            x = _apply(block, x, rngs, self.remat, **mode)
-        return _pool(self._end(x, **mode))
+        x, maps = self._begin(images, **mode), []
+        for layer in self.blocks:
+            x = _apply(layer, x, rngs, self.remat, **mode)
+            maps.append(x)
+        maps[-1] = self._end(x, **mode)
+        features = classified = _pool(maps[-1])
+        found = {"features": features}
+        if "block_features" in wanted:
+            found["block_features"] = jnp.concatenate([_pool(m) for m in maps[-blocks:]], axis=1)
+        if "logits" in wanted:
+            if self.head is not None and rngs is not None and self.DROPOUT:
+                classified = nnx.Dropout(self.DROPOUT, deterministic=False)(features, rngs=rngs)
+            found["logits"] = classify(self.head, classified)
+        return {name: found[name] for name in wanted}
 
-    def block_features(
-        self, images: Float[Array, "batch height width 3"], blocks: int
-    ) -> Float[Array, "batch features"]:
-        """The means over all positions of the last `blocks` blocks (all, if there are fewer), side
-        by side; float32, in evaluation mode. Those of the last block are behind the last layers.
-        """
-        mode = {"train": False, "record": False}
-        x, found = self._begin(images, **mode), []
-        for block in self.blocks:
-            x = block(x, **mode)
-            found.append(x)
-        found[-1] = self._end(x, **mode)
-        return jnp.concatenate([_pool(maps) for maps in found[-blocks:]], axis=1)
-
-    def attention(self, images: Float[Array, "batch height width 3"], block: int = -1):
-        """Raises `UserError`: there is none."""
-        raise UserError(
-            "a convolutional network has no attention to draw; give the checkpoint of a vit, swin "
-            "or cait"
-        )
-
+    @abc.abstractmethod
     def _begin(self, images: Float[Array, "batch height width 3"], *, train, record) -> Maps:
-        raise NotImplementedError
+        """The layers before the blocks."""
 
     def _end(self, x: Maps, *, train: bool, record: bool) -> Maps:
         return x

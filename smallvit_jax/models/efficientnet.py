@@ -24,7 +24,7 @@ from smallvit_jax.models.layers import Linear, drop_path
 _WIDTH = 32  # channels of the stem, which all others are in proportion to
 
 
-class Stage(NamedTuple):
+class BlockGroup(NamedTuple):
     """Blocks of one kind; the first of them changes the channels and has the stride."""
 
     expansion: int
@@ -34,14 +34,14 @@ class Stage(NamedTuple):
     stride: int
 
 
-STAGES = (
-    Stage(expansion=1, channels=16, blocks=1, side=3, stride=1),
-    Stage(expansion=6, channels=24, blocks=2, side=3, stride=2),
-    Stage(expansion=6, channels=40, blocks=2, side=5, stride=2),
-    Stage(expansion=6, channels=80, blocks=3, side=3, stride=2),
-    Stage(expansion=6, channels=112, blocks=3, side=5, stride=1),
-    Stage(expansion=6, channels=192, blocks=4, side=5, stride=2),
-    Stage(expansion=6, channels=320, blocks=1, side=3, stride=1),
+GROUPS = (
+    BlockGroup(expansion=1, channels=16, blocks=1, side=3, stride=1),
+    BlockGroup(expansion=6, channels=24, blocks=2, side=3, stride=2),
+    BlockGroup(expansion=6, channels=40, blocks=2, side=5, stride=2),
+    BlockGroup(expansion=6, channels=80, blocks=3, side=3, stride=2),
+    BlockGroup(expansion=6, channels=112, blocks=3, side=5, stride=1),
+    BlockGroup(expansion=6, channels=192, blocks=4, side=5, stride=2),
+    BlockGroup(expansion=6, channels=320, blocks=1, side=3, stride=1),
 )
 
 
@@ -82,16 +82,16 @@ class EfficientNetB0(ConvNet):
         halves = choose_stem(stem, image_size) == "imagenet"
         self.image_size, self.remat = image_size, remat
         self.stem = ConvNorm(3, width, 3, 2 if halves else 1, **shared)
-        count = sum(stage.blocks for stage in STAGES)
+        count = sum(group.blocks for group in GROUPS)
         rates = iter((drop_path * np.arange(count) / count).tolist())
         blocks, inputs = [], width
-        for stage in STAGES:
-            outputs = _scaled(stage.channels, width)
-            for i in range(stage.blocks):
-                stride = 1 if i else stage.stride
+        for group in GROUPS:
+            outputs = _scaled(group.channels, width)
+            for i in range(group.blocks):
+                stride = 1 if i else group.stride
                 blocks.append(
                     InvertedBlock(
-                        *(inputs, outputs, stage.expansion, stage.side, stride, next(rates)),
+                        *(inputs, outputs, group.expansion, group.side, stride, next(rates)),
                         dtype=dtype,
                         rngs=rngs,
                     )

@@ -13,7 +13,7 @@ from smallvit_jax.models.attention import (
     attention_weights,
     learned_temperature,
 )
-from smallvit_jax.models.block_loop import keep
+from smallvit_jax.models.block_loop import save_for_backward
 from smallvit_jax.models.initializers import SCHEMES, Scheme, uniform_fan_in
 
 Tokens = Float[Array, "batch tokens width"]
@@ -77,6 +77,13 @@ def classifier(
         return None
     start = {"kernel_init": scheme.classifier, "bias_init": scheme.bias(features)}
     return nnx.Linear(features, num_classes, **start, rngs=rngs)
+
+
+def classify(
+    head: nnx.Linear | None, features: Float[Array, "batch features"]
+) -> Float[Array, "batch outputs"]:
+    """The classifier's logits, float32; the features themselves for a model without one."""
+    return features if head is None else head(features).astype(jnp.float32)
 
 
 def drop_path(
@@ -148,7 +155,7 @@ class Attention(nnx.Module):
     def __call__(self, x: Tokens, *, queries: int | None = None) -> Tokens:
         """Attends from the first `queries` tokens (all when None) to every token."""
         mixed = attend(*self._heads_of(x, queries), self.lsa)
-        return self.proj(keep(mixed.reshape(*mixed.shape[:2], -1)))
+        return self.proj(save_for_backward(mixed.reshape(*mixed.shape[:2], -1)))
 
     def weights(self, x: Tokens, *, queries: int) -> Float[Array, "batch heads queries tokens"]:
         """How the first `queries` tokens spread their attention over all; float32."""
@@ -159,7 +166,7 @@ class Attention(nnx.Module):
         """Queries, of the first tokens or of all, and keys and values, apart by head."""
         queries = x.shape[1] if queries is None else queries
         if queries == x.shape[1]:
-            q, k, v = jnp.split(keep(self.qkv(x)), 3, axis=-1)
+            q, k, v = jnp.split(save_for_backward(self.qkv(x)), 3, axis=-1)
         else:
             q, k, v = self._project_apart(x, queries)
         q, k, v = (t.reshape(*t.shape[:2], self.heads, -1) for t in (q, k, v))
@@ -188,7 +195,7 @@ class Mlp(nnx.Module):
     def __call__(
         self, x: Float[Array, "batch *positions width"]
     ) -> Float[Array, "batch *positions width"]:
-        return self.fc2(jax.nn.gelu(keep(self.fc1(x)), approximate=False))
+        return self.fc2(jax.nn.gelu(save_for_backward(self.fc1(x)), approximate=False))
 
 
 class EncoderBlock(nnx.Module):
@@ -218,7 +225,7 @@ class EncoderBlock(nnx.Module):
     ) -> Tokens:
         """Returns the first `queries` tokens (all when None), having read every token."""
         branch = self.attn(self.norm1(x), queries=queries)
-        x = keep(x[:, :queries] + drop_path(branch, self.drop_path_rate, rngs))
+        x = save_for_backward(x[:, :queries] + drop_path(branch, self.drop_path_rate, rngs))
         return x + drop_path(self.mlp(self.norm2(x)), self.drop_path_rate, rngs)
 
 

@@ -30,51 +30,47 @@ class ConvStack(NamedTuple):
 
 
 def make_stem(
-    stem: str,
     patchify: Callable[[], nnx.Module],
     *,
-    image_size: int,
-    patch_size: int,
-    width: int,
-    normed: bool = False,
+    stem: str,
     stem_norm: str | None = None,
     stem_channels: tuple[int, ...] | None = None,
     stem_strides: tuple[int, ...] | None = None,
     spt_directions: int | None = None,
+    image_size: int,
+    patch_size: int,
+    width: int,
+    normed: bool = False,
     dtype,
     rngs: nnx.Rngs,
 ) -> nnx.Module:
     """Builds a module `stem(images, *, train=False) -> tokens`, one per patch, row by row.
 
-    Args:
-      stem: "patchify", "conv" or "spt".
-      patchify: makes the family's own patch embedding.
-      normed: whether a LayerNorm follows the tokens of the convolutional stem, as it does in the
-        family's own.
-      stem_norm, stem_channels, stem_strides: of the convolutional stem; None: "batch" and the
-        rule of `conv_stack`.
-      spt_directions: of the shifted patches, 4 or 8; None: 4.
+    `create_model` binds the stem's options and hands the rest to the family as a `MakeStem`.
 
-    Raises:
-      UserError: unknown name, or options that do not fit together.
+    Args:
+      patchify: makes the family's own patch embedding, for "patchify".
+      stem, ..., spt_directions: the options that `resolve_stem` returns.
+      image_size, patch_size, width: of the model.
+      normed: whether the conv stem ends with a LayerNorm, as the family's own embedding does.
     """
-    given = {"stem_norm": stem_norm, "stem_channels": stem_channels, "stem_strides": stem_strides}
-    given["spt_directions"] = spt_directions
-    options = resolve_stem(stem, patch_size, width, given)
+    shared = {"dtype": dtype, "rngs": rngs}
     if stem == "patchify":
         return patchify()
     if stem == "spt":
-        directions = options["spt_directions"]
-        return ShiftedPatches(patch_size, 3, width, directions, dtype=dtype, rngs=rngs)
-    return ConvStem(
-        image_size,
-        width,
-        ConvStack(options["stem_channels"], options["stem_strides"]),
-        norm=options["stem_norm"],
-        normed=normed,
-        dtype=dtype,
-        rngs=rngs,
-    )
+        return ShiftedPatches(patch_size, 3, width, spt_directions, **shared)
+    stack = ConvStack(stem_channels, stem_strides)
+    return ConvStem(image_size, width, stack, norm=stem_norm, normed=normed, **shared)
+
+
+MakeStem = Callable[..., nnx.Module]
+"""`make_stem` with the stem's options bound."""
+
+STEM_DEFAULTS: dict[str, str | None] = {
+    "stem": "patchify",
+    **dict.fromkeys(("stem_norm", "stem_channels", "stem_strides", "spt_directions")),
+}
+"""The stem's options and their defaults, for every transformer."""
 
 
 def resolve_stem(stem: str, patch_size: int, width: int, given: dict[str, Any]) -> dict[str, Any]:

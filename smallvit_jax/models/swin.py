@@ -11,6 +11,7 @@ from jaxtyping import Array, Float
 
 from smallvit_jax.config.choices import WINDOW_PADDINGS
 from smallvit_jax.errors import UserError, check_choice
+from smallvit_jax.models.image_model import ImageModel, Images
 from smallvit_jax.models.initializers import Scheme, get_scheme
 from smallvit_jax.models.layers import (
     Linear,
@@ -18,17 +19,18 @@ from smallvit_jax.models.layers import (
     PatchEmbed,
     Tokens,
     classifier,
+    classify,
     drop_path,
     layer_norm,
 )
 from smallvit_jax.models.shifted_patches import ShiftedMerging, ShiftedPatches
-from smallvit_jax.models.stems import make_stem
+from smallvit_jax.models.stems import MakeStem
 from smallvit_jax.models.window_attention import Grid, WindowAttention
 
 WINDOW = 4  # tokens per side of a window, in every setting of the reference
 
 
-class Swin(nnx.Module):
+class Swin(ImageModel):
     """Swin transformer for small images (Liu et al., 2021).
 
     The defaults are the reference's (models/swin.py, train_ssl.py:228-236): width 96, doubled
@@ -50,7 +52,7 @@ class Swin(nnx.Module):
         self,
         *,
         image_size: int = 32,
-        patch_size: int | None = None,
+        patch_size: int,
         num_classes: int = 0,
         width: int = 96,
         depths: tuple[int, ...] = (2, 6, 4),
@@ -58,18 +60,13 @@ class Swin(nnx.Module):
         mlp_ratio: float = 2.0,
         drop_path: float = 0.1,
         window_padding: str = "unmasked",
-        stem: str = "patchify",
-        stem_norm: str | None = None,
-        stem_channels: tuple[int, ...] | None = None,
-        stem_strides: tuple[int, ...] | None = None,
-        spt_directions: int | None = None,
+        make_stem: MakeStem,
         lsa: bool = False,
         init: str = "reference",
         dtype=jnp.float32,
         remat: bool = False,
         rngs: nnx.Rngs,
     ):
-        patch_size = patch_size or image_size // self.PATCHES_PER_SIDE
         grid = image_size // patch_size
         _check(grid, depths, window_padding)
         shared = {"scheme": get_scheme(init), "dtype": dtype, "rngs": rngs}
@@ -77,16 +74,11 @@ class Swin(nnx.Module):
         self.num_features = width * 2 ** (len(depths) - 1)
         self.remat = remat
         self.patch_embed = make_stem(
-            stem,
             lambda: NormedPatchEmbed(patch_size, width, dtype=dtype, rngs=rngs),
             image_size=image_size,
             patch_size=patch_size,
             width=width,
             normed=True,
-            stem_norm=stem_norm,
-            stem_channels=stem_channels,
-            stem_strides=stem_strides,
-            spt_directions=spt_directions,
             dtype=dtype,
             rngs=rngs,
         )
@@ -97,7 +89,7 @@ class Swin(nnx.Module):
             merging = functools.partial(ShiftedMerging, directions=directions, **start)
         rates = iter(np.linspace(0.0, drop_path, sum(depths)).tolist())
         self.layers = nnx.List(
-            Stage(
+            SwinStage(
                 width * 2**i,
                 heads * 2**i,
                 grid // 2**i,
@@ -113,107 +105,54 @@ class Swin(nnx.Module):
         self.norm = layer_norm(self.num_features, dtype=dtype, rngs=rngs)
         self.head = classifier(self.num_features, num_classes, rngs=rngs)
 
-    def __call__(
+    def outputs(
         self,
-        images: Float[Array, "batch height width 3"],
-        *,
+        images: Images,
+        *wanted: str,
         train: bool = False,
         rngs: nnx.Rngs | None = None,
-    ) -> Float[Array, "batch outputs"]:
-        """Logits, or features when the model has no classifier; float32.
+        blocks: int = 4,
+        block: int = -1,
+    ) -> dict[str, Array]:
+        """Runs the model once and returns the wanted outputs; see `ImageModel.outputs`.
 
-        `images` are normalised, their sides multiples of the patch size. Drop path acts only when
-        `rngs` is given; `train` makes a batch norm of the stem take the batch's statistics.
+        Features are the mean over all tokens. There is no class token to ask for its attention: a
+        map is the mean over all tokens of how they spread theirs, within their windows, and sums to
+        1, less what padding takes. Of the block features, only those of the last stage pass through
+        the final norm, which has its width.
         """
-        return self._logits(self.features(images, train=train, rngs=rngs))
-
-    def features(
-        self,
-        images: Float[Array, "batch height width 3"],
-        *,
-        train: bool = False,
-        rngs: nnx.Rngs | None = None,
-    ) -> Float[Array, "batch features"]:
-        """The mean over all tokens behind the last norm, float32."""
-        return self._pooled(self._last_grid(images, train, rngs))
-
-    def logits_and_grid(
-        self,
-        images: Float[Array, "batch height width 3"],
-        *,
-        train: bool = False,
-        rngs: nnx.Rngs | None = None,
-    ) -> tuple[Float[Array, "batch outputs"], Float[Array, "batch rows columns width"]]:
-        """What `__call__` returns, and the grid of patch tokens behind the last block and before
-        the last norm: one pass for both.
-        """
-        grid = self._last_grid(images, train, rngs)
-        return self._logits(self._pooled(grid)), grid
-
-    def _logits(self, features: Float[Array, "batch features"]) -> Float[Array, "batch outputs"]:
-        return features if self.head is None else self.head(features).astype(jnp.float32)
-
-    def block_features(
-        self, images: Float[Array, "batch height width 3"], blocks: int
-    ) -> Float[Array, "batch features"]:
-        """The mean token of the last `blocks` blocks (all, if there are fewer), side by side;
-        float32, in evaluation mode. The last norm is the last stage's, so only its tokens pass
-        through it.
-        """
-        x, tokens = self._embed(images), []
-        for stage in self.layers:
-            for block in stage.blocks:
-                x = block(x)
-                normed = self.norm(x) if stage.downsample is None else x
-                tokens.append(normed.astype(jnp.float32).mean(axis=(1, 2)))
-            if stage.downsample is not None:
-                x = stage.downsample(x)
-        return jnp.concatenate(tokens[-blocks:], axis=1)
-
-    def attention(
-        self, images: Float[Array, "batch height width 3"], block: int = -1
-    ) -> Float[Array, "batch heads rows columns"]:
-        """The attention that each token of a block's grid receives; float32, in evaluation mode.
-
-        There is no class token to ask: a map is the mean over all tokens of how they spread theirs,
-        within their windows. Its sum is 1, less what padding takes. `block` counts the blocks of
-        all stages from 0, or back from -1; raises `IndexError` for one that is not there.
-        """
-        index = range(sum(len(stage.blocks) for stage in self.layers))[block]
-        x = self._embed(images)
-        for stage in self.layers:
-            for earlier in list(stage.blocks)[:index]:
-                x = earlier(x)
-            if index < len(stage.blocks):
-                break
-            index -= len(stage.blocks)
-            x = stage.downsample(x)
-        last = stage.blocks[index]
-        return last.attn.received(last.norm1(x))
-
-    def intermediates(self, images: Float[Array, "batch height width 3"]) -> dict[str, Tokens]:
-        """All tokens after each layer, row by row, by the layer's name in evaluation mode."""
-        x = self._embed(images)
-        outputs = {"patch_embed": x, "block_input": x}
-        for i, stage in enumerate(self.layers):
-            for j, block in enumerate(stage.blocks):
-                x = outputs[f"layers.{i}.blocks.{j}"] = block(x)
-            if stage.downsample is not None:
-                x = outputs[f"layers.{i}.downsample"] = stage.downsample(x)
-        outputs["norm"] = self.norm(x)
-        return {name: x.reshape(len(x), -1, x.shape[-1]) for name, x in outputs.items()}
-
-    def _last_grid(
-        self, images: Float[Array, "batch height width 3"], train: bool, rngs: nnx.Rngs | None
-    ) -> Grid:
-        """The last stage's tokens, before the last norm."""
+        count = sum(len(stage.blocks) for stage in self.layers)
+        index, number = range(count)[block], 0
         x = self._embed(images, train)
-        for stage in self.layers:
-            for block in stage.blocks:
-                x = _apply(block, x, rngs, self.remat)
+        found, pooled, layers = {}, [], {}
+
+        def note(name: str, x: Grid) -> Grid:
+            if "layers" in wanted:
+                layers[name] = x.reshape(len(x), -1, x.shape[-1])
+            return x
+
+        note("patch_embed", x)
+        note("block_input", x)
+        for i, stage in enumerate(self.layers):
+            for j, layer in enumerate(stage.blocks):
+                if number == index and "attention" in wanted:
+                    found["attention"] = layer.attn.received(layer.norm1(x))
+                x = note(f"layers.{i}.blocks.{j}", _apply(layer, x, rngs, self.remat))
+                if "block_features" in wanted:
+                    normed = self.norm(x) if stage.downsample is None else x
+                    pooled.append(normed.astype(jnp.float32).mean(axis=(1, 2)))
+                number += 1
             if stage.downsample is not None:
-                x = stage.downsample(x)
-        return x
+                x = note(f"layers.{i}.downsample", stage.downsample(x))
+        features = self._pooled(x)
+        if "layers" in wanted:
+            note("norm", self.norm(x))
+        if "block_features" in wanted:
+            found["block_features"] = jnp.concatenate(pooled[-blocks:], axis=1)
+        if "logits" in wanted:
+            found["logits"] = classify(self.head, features)
+        found |= {"grid": x, "layers": layers, "features": features}
+        return {name: found[name] for name in wanted}
 
     def _pooled(self, x: Grid) -> Float[Array, "batch features"]:
         return self.norm(x).astype(jnp.float32).mean(axis=(1, 2))
@@ -258,7 +197,7 @@ class NormedPatchEmbed(PatchEmbed):
         return self.norm(super().__call__(images, train=train))
 
 
-class Stage(nnx.Module):
+class SwinStage(nnx.Module):
     """Blocks on one grid size, every other one with shifted windows, then perhaps a merging."""
 
     def __init__(

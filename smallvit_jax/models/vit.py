@@ -8,20 +8,22 @@ from jaxtyping import Array, Float
 from smallvit_jax.config.choices import POOLS, POSITIONS
 from smallvit_jax.errors import UserError, check_choice
 from smallvit_jax.models.block_loop import apply_blocks
+from smallvit_jax.models.image_model import ImageModel, Images
 from smallvit_jax.models.initializers import get_scheme
 from smallvit_jax.models.layers import (
     EncoderBlock,
     PatchEmbed,
     Tokens,
     classifier,
+    classify,
     layer_norm,
     resize_position_embedding,
 )
 from smallvit_jax.models.positions import sincos_positions
-from smallvit_jax.models.stems import make_stem
+from smallvit_jax.models.stems import MakeStem
 
 
-class ViT(nnx.Module):
+class ViT(ImageModel):
     """Vision transformer for small images.
 
     The defaults are the reference's (models/vit.py, train_ssl.py:202-205): width 192, 9 blocks,
@@ -40,34 +42,30 @@ class ViT(nnx.Module):
 
     PATCHES_PER_SIDE = 8  # of small images
     PHOTOGRAPH_PATCH = 16  # own choice: pixels per side of a patch of large ones
+    DEPTH = 9  # blocks
+    DEPTH_WITH_CONV_STEM = 8  # as in its paper: the stem costs about as much as a block
 
     def __init__(
         self,
         *,
         image_size: int = 32,
-        patch_size: int | None = None,
+        patch_size: int,
         num_classes: int = 0,
         width: int = 192,
-        depth: int | None = None,
+        depth: int,
         heads: int = 12,
         mlp_ratio: float = 2.0,
         drop_path: float = 0.1,
         pool: str = "cls",
         pos_embed: str = "learned",
-        stem: str = "patchify",
-        stem_norm: str | None = None,
-        stem_channels: tuple[int, ...] | None = None,
-        stem_strides: tuple[int, ...] | None = None,
-        spt_directions: int | None = None,
+        make_stem: MakeStem,
         lsa: bool = False,
         init: str = "reference",
         dtype=jnp.float32,
         remat: bool = False,
         rngs: nnx.Rngs,
     ):
-        patch_size = patch_size or image_size // self.PATCHES_PER_SIDE
         _check(pool, pos_embed, width)
-        depth = depth or self.default_depth(stem)
         scheme = get_scheme(init)
         self.pool = pool
         self.grid = image_size // patch_size
@@ -83,15 +81,10 @@ class ViT(nnx.Module):
         learned = pos_embed == "learned"
         self.pos_embed = parameter(class_tokens + self.grid**2) if learned else None
         self.patch_embed = make_stem(
-            stem,
             lambda: PatchEmbed(patch_size, width, dtype=dtype, rngs=rngs),
             image_size=image_size,
             patch_size=patch_size,
             width=width,
-            stem_norm=stem_norm,
-            stem_channels=stem_channels,
-            stem_strides=stem_strides,
-            spt_directions=spt_directions,
             dtype=dtype,
             rngs=rngs,
         )
@@ -104,105 +97,63 @@ class ViT(nnx.Module):
         self.norm = layer_norm(width, dtype=dtype, rngs=rngs)
         self.head = classifier(width, num_classes, scheme=scheme, rngs=rngs)
 
-    @staticmethod
-    def default_depth(stem: str) -> int:
-        """One block fewer with the convolutional stem, as in its paper: it costs about as much."""
-        return 8 if stem == "conv" else 9
-
-    def __call__(
+    def outputs(
         self,
-        images: Float[Array, "batch height width 3"],
-        *,
+        images: Images,
+        *wanted: str,
         train: bool = False,
         rngs: nnx.Rngs | None = None,
-    ) -> Float[Array, "batch outputs"]:
-        """Logits, or features when the model has no classifier; float32.
+        blocks: int = 4,
+        block: int = -1,
+    ) -> dict[str, Array]:
+        """Runs the model once and returns the wanted outputs; see `ImageModel.outputs`.
 
-        `images` are normalised. Drop path acts only when `rngs` is given; `train` makes a batch
-        norm of the stem take the batch's statistics.
+        The attention of a ViT with a class token is that of the class token, whose map sums to less
+        than 1 by what it keeps for itself. Without one it is the mean over all patches of how they
+        spread theirs, and sums to 1.
         """
-        return self._logits(self.features(images, train=train, rngs=rngs))
-
-    def features(
-        self,
-        images: Float[Array, "batch height width 3"],
-        *,
-        train: bool = False,
-        rngs: nnx.Rngs | None = None,
-    ) -> Float[Array, "batch width"]:
-        """The pooled tokens behind the last norm, float32: what classifier and projection head see.
-
-        Where the class token's output is all that is used of the last block, only that is computed.
-        """
+        count = len(self.blocks)
+        index, all_layers = range(count)[block], "layers" in wanted
+        # The class token's output is all that features need of the last block.
+        class_token_only = self.pool == "cls" and not {*wanted} - {"features", "logits"}
+        looked_into = [
+            1 if class_token_only else 0,
+            min(blocks, count) if "block_features" in wanted else 0,
+            count - index if "attention" in wanted else 0,
+            count if all_layers else 0,
+        ]
+        first = count - max(looked_into)
         x = self._embed(images, train)
-        if self.pool == "mean":
-            return self._pooled(apply_blocks(self.blocks, x, rngs, self.remat))
-        *first_blocks, last_block = self.blocks
-        x = apply_blocks(first_blocks, x, rngs, self.remat)
-        return self._pooled(last_block(x, rngs, queries=1))
-
-    def logits_and_grid(
-        self,
-        images: Float[Array, "batch height width 3"],
-        *,
-        train: bool = False,
-        rngs: nnx.Rngs | None = None,
-    ) -> tuple[Float[Array, "batch outputs"], Float[Array, "batch rows columns width"]]:
-        """What `__call__` returns, and the grid of patch tokens behind the last block and before
-        the last norm: one pass for both.
-        """
-        x = apply_blocks(self.blocks, self._embed(images, train), rngs, self.remat)
+        layers = {"patch_embed": self.patch_embed(images), "block_input": x} if all_layers else {}
+        x = apply_blocks(list(self.blocks)[:first], x, rngs, self.remat)
+        found, pooled = {}, []
         rows, columns = (side // self.patch_size for side in images.shape[1:3])
-        grid = x[:, -rows * columns :].reshape(len(x), rows, columns, -1)
-        return self._logits(self._pooled(x)), grid
-
-    def _logits(self, features: Float[Array, "batch features"]) -> Float[Array, "batch outputs"]:
-        return features if self.head is None else self.head(features).astype(jnp.float32)
-
-    def block_features(
-        self, images: Float[Array, "batch height width 3"], blocks: int
-    ) -> Float[Array, "batch features"]:
-        """The pooled tokens of the last `blocks` blocks (all, if there are fewer), each behind the
-        last norm, side by side; float32, in evaluation mode (DINO's eval_linear.py).
-        """
-        first = max(0, len(self.blocks) - blocks)
-        x = apply_blocks(list(self.blocks)[:first], self._embed(images), None)
-        pooled = []
-        for block in self.blocks[first:]:
-            x = block(x)
+        for i, layer in enumerate(list(self.blocks)[first:], first):
+            if i == index and "attention" in wanted:
+                found["attention"] = self._attention_map(layer, x, rows, columns)
+            x = layer(x, rngs, queries=1 if class_token_only else None)
+            layers[f"blocks.{i}"] = x
             pooled.append(self._pooled(x))
-        return jnp.concatenate(pooled, axis=1)
+        features = pooled[-1] if pooled else self._pooled(x)
+        if all_layers:
+            layers["norm"] = features[:, None] if self.pool == "mean" else self.norm(x)
+        if "grid" in wanted:
+            found["grid"] = x[:, -rows * columns :].reshape(len(x), rows, columns, -1)
+        if "block_features" in wanted:
+            found["block_features"] = jnp.concatenate(pooled[-blocks:], axis=1)
+        if "logits" in wanted:
+            found["logits"] = classify(self.head, features)
+        found |= {"layers": layers, "features": features}
+        return {name: found[name] for name in wanted}
 
-    def attention(
-        self, images: Float[Array, "batch height width 3"], block: int = -1
+    def _attention_map(
+        self, block: EncoderBlock, x: Tokens, rows: int, columns: int
     ) -> Float[Array, "batch heads rows columns"]:
-        """How the class token spreads its attention over the patches in a block, or what each patch
-        receives where there is none; float32, in evaluation mode.
-
-        The class token's map has a sum below 1, by what it keeps for itself. Without one, a map is
-        the mean over all patches of how they spread theirs, and its sum is 1. `block` counts from
-        0, or back from -1; raises `IndexError` for one that is not there.
-        """
-        index = range(len(self.blocks))[block]
-        x = apply_blocks(list(self.blocks)[:index], self._embed(images), None)
-        last = self.blocks[index]
         if self.pool == "mean":
-            weights = last.attn.weights(last.norm1(x), queries=x.shape[1]).mean(axis=2)
+            weights = block.attn.weights(block.norm1(x), queries=x.shape[1]).mean(axis=2)
         else:
-            weights = last.attn.weights(last.norm1(x), queries=1)[:, :, 0, 1:]
-        rows, columns = (side // self.patch_size for side in images.shape[1:3])
+            weights = block.attn.weights(block.norm1(x), queries=1)[:, :, 0, 1:]
         return weights.reshape(*weights.shape[:2], rows, columns)
-
-    def intermediates(self, images: Float[Array, "batch height width 3"]) -> dict[str, Tokens]:
-        """All tokens after each layer, by the layer's name in evaluation mode; behind the last norm
-        the mean token alone, if that is what is normalised.
-        """
-        outputs = {"patch_embed": self.patch_embed(images)}
-        x = outputs["block_input"] = self._embed(images)
-        for i, block in enumerate(self.blocks):
-            x = outputs[f"blocks.{i}"] = block(x)
-        outputs["norm"] = self._pooled(x)[:, None] if self.pool == "mean" else self.norm(x)
-        return outputs
 
     def _pooled(self, x: Tokens) -> Float[Array, "batch width"]:
         """A block's tokens as features, float32."""

@@ -1,4 +1,8 @@
-"""The state and the step of pre-training: student, teacher, centre and optimiser."""
+"""DINO: a student predicts its teacher's output from other views of the same image.
+
+The loss of Caron et al., "Emerging Properties in Self-Supervised Vision Transformers", 2021 (eq.
+1-4), as the reference computes it (train_ssl.py:360-523).
+"""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -10,7 +14,6 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from smallvit_jax.models.parameters import Arrays, Functional
-from smallvit_jax.objectives import dino_loss as objective
 from smallvit_jax.training.accumulation import mean_over_parts
 
 
@@ -81,13 +84,13 @@ def batch_means(
         train=True,
         rngs=_rngs(teacher_key) if teacher_drop_path else None,
     )
-    targets = objective.teacher_probabilities(teacher_out, state.center, teacher_temperature)
+    targets = teacher_probabilities(teacher_out, state.center, teacher_temperature)
 
     def loss_of(student):
         student_out, buffers = network(
             student, state.student_buffers, views, train=True, rngs=_rngs(student_key)
         )
-        loss = objective.view_prediction_loss(student_out, targets, student_temperature)
+        loss = view_prediction_loss(student_out, targets, student_temperature)
         return loss, buffers
 
     (loss, student_buffers), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.student)
@@ -96,7 +99,7 @@ def batch_means(
         gradients=gradients,
         teacher_output=teacher_out.mean(axis=(0, 1)),
         probabilities=targets.mean(axis=(0, 1)),
-        entropy=objective.mean_entropy(targets),
+        entropy=mean_entropy(targets),
     )
     return means, (student_buffers, teacher_buffers)
 
@@ -155,7 +158,7 @@ def update(
     metrics = {
         "loss": means.loss,
         "teacher_entropy": means.entropy,
-        "mutual_information": objective.mutual_information(means.probabilities, means.entropy),
+        "mutual_information": mutual_information(means.probabilities, means.entropy),
         "gradient_norm": optax.tree.norm(means.gradients),
     }
     new_state = PretrainState(
@@ -164,7 +167,7 @@ def update(
         student_buffers=student_buffers,
         teacher=teacher,
         teacher_buffers=teacher_buffers,
-        center=objective.update_center(state.center, means.teacher_output, center_momentum),
+        center=update_center(state.center, means.teacher_output, center_momentum),
         optimizer=optimizer_state,
     )
     return new_state, metrics
@@ -172,3 +175,92 @@ def update(
 
 def _rngs(key: jax.Array | None) -> nnx.Rngs | None:
     return None if key is None else nnx.Rngs(key)
+
+
+def teacher_probabilities(
+    teacher: Float[Array, "batch global_views out_dim"],
+    center: Float[Array, " out_dim"],
+    temperature: Float[Array, ""] | float,
+) -> Float[Array, "batch global_views out_dim"]:
+    """Centred and sharpened teacher distributions."""
+    return jax.nn.softmax((teacher - center) / temperature, axis=-1)
+
+
+def view_prediction_loss(
+    student: Float[Array, "batch views out_dim"],
+    targets: Float[Array, "batch global_views out_dim"],
+    temperature: float,
+) -> Float[Array, ""]:
+    """Mean cross-entropy between each teacher view and every student view but the same one.
+
+    The student's first views are the teacher's. With V of them and the teacher's 2, the mean is
+    over 2 V - 2 pairs of views and the batch; `temperature` is the student's.
+    """
+    log_q = jax.nn.log_softmax(student / temperature, axis=-1)
+    batch, global_views = targets.shape[:2]
+    others = log_q.sum(axis=1, keepdims=True) - log_q[:, :global_views]
+    pairs = global_views * (student.shape[1] - 1)
+    return -jnp.sum(targets * others) / (pairs * batch)
+
+
+def update_center(
+    center: Float[Array, " out_dim"],
+    teacher_mean: Float[Array, " out_dim"],
+    momentum: float,
+) -> Float[Array, " out_dim"]:
+    """Moving average of the batch's mean of raw teacher outputs; takes effect in the next step."""
+    return center * momentum + teacher_mean * (1 - momentum)
+
+
+def mean_entropy(
+    probabilities: Float[Array, "batch global_views out_dim"],
+) -> Float[Array, ""]:
+    """Mean entropy of a batch of teacher distributions, in nats."""
+    return jax.scipy.special.entr(probabilities).sum(axis=-1).mean()
+
+
+def mutual_information(
+    mean_probabilities: Float[Array, " out_dim"], entropy: Float[Array, ""]
+) -> Float[Array, ""]:
+    """What the teacher's output says about the image, in nats.
+
+    Entropy of the batch's mean distribution minus `entropy`, the mean over its distributions: 0
+    when every image gets the same.
+    """
+    return jax.scipy.special.entr(mean_probabilities).sum() - entropy
+
+
+def describe_collapse(
+    mutual_information: float, entropy: float, out_dim: int, threshold: float = 0.01
+) -> str | None:
+    """Says which kind of collapse the averages of an epoch show and what to try, or None.
+
+    The sign is mutual information near 0, at any entropy: the teacher says the same about every
+    image. Values in nats; `threshold` is where "near 0" ends.
+    """
+    if mutual_information > threshold:
+        return None
+    largest = float(jnp.log(out_dim))
+    if entropy > 0.95 * largest:
+        kind, remedy = (
+            "uniform outputs",
+            "sharpen the targets: lower pretrain.teacher.temperature, raise "
+            "pretrain.teacher.momentum",
+        )
+    elif entropy < 0.05 * largest:
+        kind, remedy = (
+            "one-hot outputs",
+            "flatten the targets: raise pretrain.teacher.warmup_temperature and "
+            "pretrain.teacher.temperature, lower pretrain.teacher.center_momentum",
+        )
+    else:
+        kind, remedy = (
+            "one constant distribution",
+            "for a narrow model set model.init=fan_in, else lower pretrain.optimizer.base_lr "
+            "and lengthen its warm-up",
+        )
+    return (
+        f"Collapse: the teacher gives every image the same output ({kind}: entropy {entropy:.2f} "
+        f"of at most {largest:.2f}, information about the image {mutual_information:.4f}); "
+        f"{remedy}."
+    )

@@ -1,11 +1,12 @@
-"""Dense relative localisation: an additional loss of fine-tuning that needs no labels.
+"""Dense relative localization (drloc): an auxiliary loss of fine-tuning that needs no labels.
 
-Pairs of tokens are drawn from the last grid, and a head tells from the two how far apart they are
-(Liu et al., "Efficient Training of Visual Transformers with Small Datasets", 2021; VTs-Drloc).
+Pairs of tokens are drawn from the last grid, and a small head predicts from the two how far apart
+they are (Liu et al., "Efficient Training of Visual Transformers with Small Datasets", 2021, and its
+code, VTs-Drloc).
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,67 +14,77 @@ import numpy as np
 import optax
 from flax import nnx
 from jaxtyping import Array, Float, Int
-from ml_collections import ConfigDict
 
+from smallvit_jax.config.choices import TRANSFORMERS
 from smallvit_jax.errors import UserError
-from smallvit_jax.models import FAMILIES
+from smallvit_jax.models.initializers import uniform_fan_in
+from smallvit_jax.models.layers import Linear
 from smallvit_jax.models.parameters import Arrays, Functional
-from smallvit_jax.objectives.location_head import LocationHead
 
 RAMP_EPOCHS = 20  # in which the loss's weight rises from 0 (VTs-Drloc, main.py)
-_PREFIX = "drloc."  # of the head's arrays among those that are trained
-_PAIRS_STREAM = 0x70616972  # keeps the draws of pairs apart from those of drop path
+HIDDEN = 512  # width of the head's hidden layers (VTs-Drloc, models/drloc.py)
+_PREFIX = "drloc."  # of the head's arrays among the trained ones
+_PAIRS_STREAM = 0x70616972  # separates the draws of pairs from those of drop path
 
 Points = Int[Array, "batch pairs 2"]
 
 
-class Drloc:
-    """The loss with its head, as `config.finetune.drloc` has it.
+class DrlocSettings(NamedTuple):
+    """The fields of `config.finetune.drloc`."""
 
-    `params` are the head's arrays, to be trained beside the model's.
+    weight: float
+    loss: str  # a key of LOSSES
+    pairs: int
+    absolute: bool
+    normalize: bool
+
+
+class Drloc:
+    """The loss with its head, whose arrays `params` are trained next to the model's.
+
+    Args:
+      settings: which loss, over how many pairs.
+      side: tokens per side of the grid, see `grid_side`.
+      features: width of a token.
+      key: PRNG key for the head's initialization.
     """
 
-    def __init__(
-        self, config: ConfigDict, options: Mapping[str, Any], features: int, *, dtype, key
-    ):
-        self._loss, self._pairs = config.loss, config.pairs
-        self._absolute, self._normalize = config.absolute, config.normalize
-        side = grid_side(options)
-        offsets = side if config.absolute else 2 * side - 1
-        classes = None if config.loss == "l1" else offsets
+    def __init__(self, settings: DrlocSettings, side: int, features: int, *, dtype, key: jax.Array):
+        self._settings = settings
+        offsets = side if settings.absolute else 2 * side - 1
+        classes = None if settings.loss == "l1" else offsets
         self._head = Functional(LocationHead(features, classes, dtype=dtype, rngs=nnx.Rngs(key)))
         self.params = {_PREFIX + name: array for name, array in self._head.trainable.items()}
 
     def __call__(
         self, params: Arrays, grid: Float[Array, "batch side side features"], key: jax.Array
     ) -> Float[Array, ""]:
-        """The loss of freshly drawn pairs; `key` is of the part of the batch."""
+        """The loss of freshly drawn pairs; `key` is the one for this part of the batch."""
+        s = self._settings
         head = {n.removeprefix(_PREFIX): a for n, a in params.items() if n.startswith(_PREFIX)}
         batch, side = grid.shape[:2]
-        first, second = draw_pairs(jax.random.fold_in(key, _PAIRS_STREAM), batch, self._pairs, side)
+        first, second = draw_pairs(jax.random.fold_in(key, _PAIRS_STREAM), batch, s.pairs, side)
         predicted, _ = self._head(head, {}, tokens_at(grid, first), tokens_at(grid, second))
-        wanted = relative_locations(first, second, side, self._absolute, self._normalize)
-        return LOSSES[self._loss](predicted, wanted)
+        wanted = relative_locations(first, second, side, s.absolute, s.normalize)
+        return LOSSES[s.loss](predicted, wanted)
 
 
 def without_head(params: Arrays) -> Arrays:
-    """What belongs to the model alone."""
+    """The arrays of the model alone."""
     return {name: array for name, array in params.items() if not name.startswith(_PREFIX)}
 
 
-def check_drloc(config: ConfigDict, options: Mapping[str, Any]) -> None:
-    """Raises `UserError` where a model with these options has no grid to draw pairs from."""
-    if not config.weight:
-        return
+def check_grid(weight: float, options: Mapping[str, Any]) -> None:
+    """Raises `UserError` if a model with these options has no grid to draw pairs from."""
     name = options["name"]
-    if not hasattr(FAMILIES[name], "logits_and_grid"):
+    if name not in TRANSFORMERS:
         raise UserError(
-            f"finetune.drloc.weight is {config.weight:g}, but drloc needs a grid of tokens, which "
-            f"a {name} does not have; set it to 0 or choose vit, swin or cait"
+            f"finetune.drloc.weight is {weight:g}, but drloc needs a grid of tokens, which a "
+            f"{name} does not have; set it to 0 or choose one of {', '.join(TRANSFORMERS)}"
         )
     if grid_side(options) < 2:
         raise UserError(
-            f"finetune.drloc.weight is {config.weight:g}, but the {name}'s last grid is one token, "
+            f"finetune.drloc.weight is {weight:g}, but the {name}'s last grid is a single token, "
             "and drloc needs pairs; set it to 0 or choose a smaller model.patch_size"
         )
 
@@ -87,8 +98,8 @@ def grid_side(options: Mapping[str, Any]) -> int:
 
 
 def weight_schedule(weight: float, epochs: int, steps_per_epoch: int) -> np.ndarray:
-    """The loss's weight at each step: by the epoch from 0, rising to `weight` at epoch 20, then
-    falling to 0 at the end, both linearly, as the released code; the paper has a constant one."""
+    """The loss's weight at each step, constant within an epoch: it rises linearly from 0 to
+    `weight` at epoch 20, then falls linearly to 0, as in the released code (paper: constant)."""
     epoch = np.arange(epochs)
     fall = 1 - (epoch - RAMP_EPOCHS) / max(epochs - RAMP_EPOCHS, 1)
     by_epoch = weight * np.where(epoch <= RAMP_EPOCHS, epoch / RAMP_EPOCHS, fall)
@@ -96,7 +107,7 @@ def weight_schedule(weight: float, epochs: int, steps_per_epoch: int) -> np.ndar
 
 
 def draw_pairs(key: jax.Array, batch: int, pairs: int, side: int) -> tuple[Points, Points]:
-    """Two points (row, column) per pair, all drawn uniformly; they may be the same."""
+    """Two points (row, column) per pair, drawn uniformly and independently."""
     points = jax.random.randint(key, (2, batch, pairs, 2), 0, side)
     return points[0], points[1]
 
@@ -113,11 +124,11 @@ def tokens_at(
 def relative_locations(
     first: Points, second: Points, side: int, absolute: bool, normalize: bool
 ) -> Float[Array, "batch pairs 2"]:
-    """What the head is to tell: rows and columns between two points of a grid of `side` squared.
+    """What the head predicts: rows and columns between two points of a grid of `side` squared.
 
-    `absolute` ones are 0 to side - 1; signed ones begin at 0, too, with side - 1 added. With
-    `normalize` both are divided by the largest. (The paper divides by the side, the released code
-    by default not at all: its loss is that much larger at the same weight.)
+    Absolute offsets are 0 to side - 1; signed ones have side - 1 added, so they start at 0 too.
+    With `normalize` both are divided by their largest value. (The paper divides by the side, the
+    released code by default not at all, so its loss is larger by that factor at the same weight.)
     """
     offset = first - second
     offset = jnp.abs(offset) if absolute else offset + side - 1
@@ -135,7 +146,7 @@ def _absolute_error(
 def _cross_entropy(
     predicted: Float[Array, "batch pairs classes 2"], wanted: Float[Array, "batch pairs 2"]
 ) -> Float[Array, ""]:
-    """Of offsets as classes, summed over both coordinates."""
+    """Offsets as classes; summed over both coordinates."""
     logits = jnp.moveaxis(predicted, -1, 0)
     labels = jnp.moveaxis(wanted, -1, 0).astype(jnp.int32)
     return 2 * optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
@@ -156,3 +167,39 @@ def _by_classification(
 
 
 LOSSES = {"l1": _absolute_error, "ce": _cross_entropy, "cbr": _by_classification}
+
+
+class LocationHead(nnx.Module):
+    """Predicts how far apart two tokens of a grid are: an MLP on the two, with ReLU in between.
+
+    As in the released code and the published parameter counts: without `classes` two hidden layers
+    and one number per coordinate, with them a third hidden layer and a classifier per coordinate,
+    both linear. (The paper has one hidden layer.)
+    """
+
+    def __init__(self, features: int, classes: int | None, *, dtype, rngs: nnx.Rngs):
+        def linear(inputs: int, outputs: int) -> Linear:
+            start = uniform_fan_in(inputs)
+            options = {"kernel_init": start, "bias_init": start, "dtype": dtype, "rngs": rngs}
+            return Linear(inputs, outputs, **options)
+
+        last = 2 if classes is None else HIDDEN
+        self.layers = nnx.List(
+            [linear(2 * features, HIDDEN), linear(HIDDEN, HIDDEN), linear(HIDDEN, last)]
+        )
+        self.coordinates = nnx.List(linear(HIDDEN, classes) for _ in range(2 if classes else 0))
+
+    def __call__(
+        self,
+        first: Float[Array, "batch pairs features"],
+        second: Float[Array, "batch pairs features"],
+    ) -> Float[Array, "batch pairs 2"] | Float[Array, "batch pairs classes 2"]:
+        """Row and column of the offset, as numbers or as logits over offsets; float32."""
+        *hidden, last = self.layers
+        x = jnp.concatenate([first, second], axis=-1)
+        for layer in hidden:
+            x = jax.nn.relu(layer(x))
+        x = last(x)
+        if self.coordinates:
+            x = jnp.stack([coordinate(x) for coordinate in self.coordinates], axis=-1)
+        return x.astype(jnp.float32)

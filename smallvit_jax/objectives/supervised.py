@@ -1,6 +1,5 @@
 """The state and the step of fine-tuning: losses, gradients and optimiser."""
 
-import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -68,20 +67,20 @@ def update(
     """
     schedule = dict(schedule)
     drloc_weight = schedule.pop("drloc_weight", None)
+    wanted = ("logits",) if drloc is None else ("logits", "grid")
 
     def means_of(part, key):
         images, labels, other_labels = part
 
         def loss_of(params):
             rngs = None if key is None else nnx.Rngs(key)  # NNX wants it made inside the gradient
-            forward = functools.partial(model, params, state.buffers, images, train=True, rngs=rngs)
-            if drloc is None:
-                logits, buffers = forward()
-            else:
-                (logits, grid), buffers = forward(method="logits_and_grid")
+            outputs, buffers = model(
+                params, state.buffers, images, *wanted, method="outputs", train=True, rngs=rngs
+            )
+            logits = outputs["logits"]
             losses = {"loss": mixed_loss(logits, labels, other_labels, share, label_smoothing)}
             if drloc is not None:
-                losses["drloc"] = drloc(params, grid, key)
+                losses["drloc"] = drloc(params, outputs["grid"], key)
                 losses["loss"] += drloc_weight * losses["drloc"]
             return losses["loss"], (losses, logits, buffers)
 

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 
 
-def everywhere(good: bool) -> bool:
+def all_processes_agree(good: bool) -> bool:
     """Whether all processes say so; they wait for each other."""
     if jax.process_count() == 1:
         return good

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from smallvit_jax.errors import UserError
-from smallvit_jax.process.others import everywhere
+from smallvit_jax.process.others import all_processes_agree
 from smallvit_jax.process.sharding import make_mesh, split_batch
 
 # Seconds. Processes start together, so who waits longer for another waits in vain; one whose
@@ -121,7 +121,7 @@ def _connect() -> None:
     On a CPU a group of devices that communicates for the first time gives up after 30 s, which is
     less than what loading data or compiling may take longer in one process than in another.
     """
-    everywhere(True)
+    all_processes_agree(True)
     ones = split_batch(np.ones(jax.device_count(), np.float32), make_mesh())
     jax.block_until_ready(jax.jit(jnp.sum)(ones))
 

@@ -7,17 +7,17 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from smallvit_jax.reporting.figures import COLORS, colors_of, panels, styled
-from smallvit_jax.reporting.page import Code, Part, Picture, Section, Table
-from smallvit_jax.reporting.sections import Told, duration
+from smallvit_jax.reporting.page import Block, Code, Picture, Section, Table
+from smallvit_jax.reporting.sections import PageContent, duration
 
 Row = Mapping[str, Any]
 
 
-def tell(result: Row, command: str | None) -> Told:
+def build_page(result: Row, command: str | None) -> PageContent:
     """The page of a finished comparison, from its `result.json`."""
     best = max(result["comparison"], key=lambda row: row["test_top1"])
     environment = result["environment"]
-    return Told(
+    return PageContent(
         f"{len(result['comparison'])} variants on {result['dataset']}",
         f"seeds {', '.join(map(str, result['seeds']))}; "
         f"{environment['device_count']} x {environment['device_kind']}",
@@ -35,7 +35,7 @@ def tell(result: Row, command: str | None) -> Told:
     )
 
 
-def run_again(result: Row, command: str | None) -> list[Part]:
+def run_again(result: Row, command: str | None) -> list[Block]:
     """The command, where it is known, and what the figures depend on besides."""
     environment = result["environment"]
     versions = ", ".join(f"{name} {v}" for name, v in environment["versions"].items())
@@ -43,7 +43,7 @@ def run_again(result: Row, command: str | None) -> list[Part]:
     return [Code(command), about] if command else [about]
 
 
-def _best(result: Row) -> list[Part]:
+def _best(result: Row) -> list[Block]:
     return [
         Picture(
             "accuracies",
@@ -60,7 +60,7 @@ def _best(result: Row) -> list[Part]:
     ]
 
 
-def _learning(result: Row) -> list[Part]:
+def _learning(result: Row) -> list[Block]:
     return [
         Picture(
             "learning",
@@ -150,7 +150,7 @@ def draw_accuracies(result: Row) -> Figure:
 
 @styled
 def draw_learning(result: Row) -> Figure:
-    """Test accuracy over labelled epochs and over time, a line of each variant: the mean over its
+    """Test accuracy over labeled epochs and over time, a line of each variant: the mean over its
     seeds, without those that diverged."""
     figure, (by_epoch, by_time) = panels(2, 2, height=3.6)
     names = [row["variant"] for row in result["comparison"]]

@@ -3,7 +3,7 @@
 from smallvit_jax.reporting import figures
 from smallvit_jax.reporting.page import Code, Picture, Section, Table
 from smallvit_jax.reporting.runs import Run, differing_fields
-from smallvit_jax.reporting.sections import Told, headline
+from smallvit_jax.reporting.sections import PageContent, headline
 
 _CURVES = {
     "kNN accuracy in pre-training, %": ("pretrain", "knn", "top1"),
@@ -13,7 +13,7 @@ _CURVES = {
 }
 
 
-def compare(runs: dict[str, Run]) -> Told:
+def compare(runs: dict[str, Run]) -> PageContent:
     """A table of headline figures, the fields in which the runs differ, curves on shared axes."""
     rows = {name: headline(run) for name, run in runs.items()}
     figures_found = list(dict.fromkeys(figure for row in rows.values() for figure in row))
@@ -46,4 +46,4 @@ def compare(runs: dict[str, Run]) -> Told:
         Section("In what do they differ?", [fields] if fields.rows else []),
         Section("Run them again", commands),
     ]
-    return Told(f"{len(runs)} runs compared", ", ".join(runs), {}, sections)
+    return PageContent(f"{len(runs)} runs compared", ", ".join(runs), {}, sections)

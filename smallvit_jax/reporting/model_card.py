@@ -222,7 +222,7 @@ def _training(meta: Mapping[str, Any], origin: Origin) -> str:
         if "images" in result and result.get("job") == "pretrain":
             rows.append(f"| {label} | {result['images']:,} |")
     if "labelled_images" in origin.result:
-        rows.append(f"| labelled images | {origin.result['labelled_images']:,} |")
+        rows.append(f"| labeled images | {origin.result['labelled_images']:,} |")
     if "seed" in origin.config:
         rows.append(f"| seed | {origin.config['seed']} |")
     rows.append(f"| step of the checkpoint | {meta['step']:,} |")

@@ -9,11 +9,12 @@ from smallvit_jax.data.subsets import stratified_order
 from smallvit_jax.evaluation import accuracy
 from smallvit_jax.evaluation.attention_maps import attention_maps, draw_attention
 from smallvit_jax.evaluation.calibration import calibration
-from smallvit_jax.evaluation.predictions import predict_split
-from smallvit_jax.jobs import finetune, pretrain
-from smallvit_jax.plans import data_and_model as inputs
+from smallvit_jax.evaluation.forward import available_outputs, bind_model
+from smallvit_jax.plans.data_and_model import Data, model_options
+from smallvit_jax.plans.finetuning import augment_settings
+from smallvit_jax.plans.pretraining import view_settings
 from smallvit_jax.reporting import figures, pictures
-from smallvit_jax.reporting.page import Part, Picture
+from smallvit_jax.reporting.page import Block, Picture
 from smallvit_jax.reporting.runs import NAMES, Predictions, Run
 
 _IMAGES = 5  # rows of views and of augmented images
@@ -22,25 +23,26 @@ _LARGEST_ENLARGED = 64  # pixels per side up to which attention is drawn at four
 _MOST_POINTS = 1500  # in the embedding
 
 
-def predict(run: Run, data: inputs.Data) -> Predictions:
+def predict(run: Run, data: Data) -> Predictions:
     """What the run's last model says of the test images."""
     stage = run.classifier or next(iter(run.stages.values()))
     model, meta = load_with_meta(stage.folder)
     batch = run.config.evaluate.batch_size
-    logits, features = predict_split(model, meta, data.test.images, batch)
+    found = bind_model(model, meta, *available_outputs(meta), batch_size=batch)(data.test.images)
+    logits = found.get("logits")
     probabilities = None if logits is None else np.asarray(jax.nn.softmax(logits, axis=-1))
-    return Predictions(data.test.labels, features, probabilities)
+    return Predictions(data.test.labels, found["features"], probabilities)
 
 
-def views(run: Run, data: inputs.Data | None) -> list[Part]:
+def views(run: Run, data: Data | None) -> list[Block]:
     """Training images as each stage sees them."""
     if data is None:
         return []
-    parts: list[Part] = []
-    size = inputs.model_options(run.config)["image_size"]
+    parts: list[Block] = []
+    size = model_options(run.config, data.spec)["image_size"]
     if "pretrain" in run.stages:
-        images = _some(data, data.subsets.unlabelled, _IMAGES, run.config.seed)
-        views = pretrain.view_settings(run.config, size, data)
+        images = _some(data, data.subsets.unlabeled, _IMAGES, run.config.seed)
+        views = view_settings(run.config, data, size)
         parts.append(
             Picture(
                 "views",
@@ -51,8 +53,8 @@ def views(run: Run, data: inputs.Data | None) -> list[Part]:
             )
         )
     if run.classifier is not None:
-        images = _some(data, data.subsets.labelled, _IMAGES, run.config.seed)
-        settings = finetune.augment_settings(run.config, size, data)
+        images = _some(data, data.subsets.labeled, _IMAGES, run.config.seed)
+        settings = augment_settings(run.config, data, size)
         parts.append(
             Picture(
                 "augmented",
@@ -65,13 +67,13 @@ def views(run: Run, data: inputs.Data | None) -> list[Part]:
     return parts
 
 
-def _some(data: inputs.Data, among: np.ndarray, count: int, seed: int) -> np.ndarray:
+def _some(data: Data, among: np.ndarray, count: int, seed: int) -> np.ndarray:
     """Training images of as many classes as there can be."""
     order = stratified_order(data.train.labels[among], seed)
     return data.train.images[among[order[:count]]]
 
 
-def failures(run: Run, data: inputs.Data | None, said: Predictions | None) -> list[Part]:
+def failures(run: Run, data: Data | None, said: Predictions | None) -> list[Block]:
     """Confusions, classes, calibration and the surest mistakes."""
     if said is None or said.probabilities is None:
         return []
@@ -79,7 +81,7 @@ def failures(run: Run, data: inputs.Data | None, said: Predictions | None) -> li
     confusion = accuracy.confusion_matrix(said.probabilities, said.labels)
     per_class = accuracy.per_class_accuracy(confusion, names)
     calibrated = calibration(said.probabilities, said.labels)
-    parts: list[Part] = [
+    parts: list[Block] = [
         _worst_confusions(confusion, names),
         Picture(
             "confusion",
@@ -102,7 +104,7 @@ def failures(run: Run, data: inputs.Data | None, said: Predictions | None) -> li
     return parts
 
 
-def _class_names(run: Run, data: inputs.Data | None, said: Predictions) -> list[str]:
+def _class_names(run: Run, data: Data | None, said: Predictions) -> list[str]:
     if data is not None:
         return list(data.info.class_names)
     evaluated = run.stages.get("evaluate")
@@ -121,7 +123,7 @@ def _worst_confusions(confusion: np.ndarray, names: list[str]) -> str:
     return f"Most often it takes {'; '.join(told)}."
 
 
-def attention(run: Run, data: inputs.Data | None) -> list[Part]:
+def attention(run: Run, data: Data | None) -> list[Block]:
     """Maps of the fine-tuned model, beside the one from scratch where there is one."""
     if data is None or not len(data.test.labels):
         return []
@@ -148,7 +150,7 @@ def attention(run: Run, data: inputs.Data | None) -> list[Part]:
     return [Picture("attention", draw_attention(images, maps), caption, wide=True)]
 
 
-def embedding(run: Run, said: Predictions | None, data: inputs.Data | None) -> list[Part]:
+def embedding(run: Run, said: Predictions | None, data: Data | None) -> list[Block]:
     """Features of test images in two dimensions."""
     if said is None or (said.labels < 0).all() or len(said.labels) < 10:
         return []

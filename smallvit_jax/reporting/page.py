@@ -72,7 +72,7 @@ class Code:
     text: str
 
 
-Part = str | Picture | Table | Code
+Block = str | Picture | Table | Code
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,7 +80,7 @@ class Section:
     """A question of the reader's and what answers it; a plain text is a paragraph."""
 
     title: str
-    parts: Sequence[Part]
+    parts: Sequence[Block]
 
 
 def render(
@@ -125,7 +125,7 @@ def _page(title, subtitle, tiles, sections, pictures) -> str:
     )
 
 
-def _part(part: Part, pictures: Mapping[str, bytes]) -> str:
+def _part(part: Block, pictures: Mapping[str, bytes]) -> str:
     if isinstance(part, str):
         return f"<p>{escape(part)}</p>"
     if isinstance(part, Code):

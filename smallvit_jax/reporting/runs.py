@@ -26,7 +26,7 @@ COMMAND = "command.txt"
 
 
 @dataclasses.dataclass(frozen=True)
-class Stage:
+class StageRecord:
     """A stage's folder: `rows` are its lines of metrics, oldest first."""
 
     name: str
@@ -53,11 +53,11 @@ class Run:
     folder: Path
     config: ml_collections.ConfigDict
     result: dict[str, Any]
-    stages: dict[str, Stage]
+    stages: dict[str, StageRecord]
     command: str | None
 
     @property
-    def classifier(self) -> Stage | None:
+    def classifier(self) -> StageRecord | None:
         """The stage whose model tells classes apart, if there is one."""
         return self.stages.get("finetune") or self.stages.get("scratch")
 
@@ -101,11 +101,11 @@ def read_command(folder: Path) -> str | None:
     return file.read_text(encoding="utf-8").strip() if file.is_file() else None
 
 
-def _read_stage(name: str, folder: Path) -> Stage | None:
+def _read_stage(name: str, folder: Path) -> StageRecord | None:
     result = records.read_result(folder)
     if result is None:
         return None
-    return Stage(name, folder, result, metrics.read_metrics(folder))
+    return StageRecord(name, folder, result, metrics.read_metrics(folder))
 
 
 def _with_defaults(fields: dict[str, Any]) -> ml_collections.ConfigDict:

@@ -5,10 +5,10 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from smallvit_jax.plans import data_and_model as inputs
+from smallvit_jax.plans.data_and_model import Data
 from smallvit_jax.reporting import figures, model_sections
-from smallvit_jax.reporting.page import Code, Part, Picture, Section, Table
-from smallvit_jax.reporting.runs import NAMES, Run, Stage, changed_fields, read_predictions
+from smallvit_jax.reporting.page import Block, Code, Picture, Section, Table
+from smallvit_jax.reporting.runs import NAMES, Run, StageRecord, changed_fields, read_predictions
 
 _TITLES = {
     "loss": "loss",
@@ -23,7 +23,7 @@ _TITLES = {
 }
 
 
-class Told(NamedTuple):
+class PageContent(NamedTuple):
     """The arguments of `page.render`."""
 
     title: str
@@ -32,7 +32,7 @@ class Told(NamedTuple):
     sections: list[Section]
 
 
-def tell(run: Run, data: inputs.Data | None, missing: str | None) -> Told:
+def build_page(run: Run, data: Data | None, missing: str | None) -> PageContent:
     """The whole report; `data` is None where the dataset is not there, `missing` says why."""
     said = read_predictions(run)
     if said is None and data is not None and len(data.test.labels):
@@ -53,7 +53,7 @@ def tell(run: Run, data: inputs.Data | None, missing: str | None) -> Told:
         Section("How robust is it?", _corruptions(run)),
         Section("Run it again", _again(run, missing)),
     ]
-    return Told(f"{c.model.name} on {dataset_title(c)}", subtitle, headline(run), sections)
+    return PageContent(f"{c.model.name} on {dataset_title(c)}", subtitle, headline(run), sections)
 
 
 def dataset_title(config: ConfigDict) -> str:
@@ -94,8 +94,8 @@ def duration(seconds: float) -> str:
     return f"{minutes} min" if minutes < 120 else f"{hours:.1f} h"
 
 
-def _pretraining(run: Run) -> list[Part]:
-    parts: list[Part] = []
+def _pretraining(run: Run) -> list[Block]:
+    parts: list[Block] = []
     stage = run.stages.get("pretrain")
     if stage is not None:
         epochs, top1 = stage.series("knn", "top1")
@@ -139,8 +139,8 @@ def _precision(run: Run) -> str:
     return f" On {images:,} test images one standard error is {error:.1f} points."
 
 
-def _curves(run: Run) -> list[Part]:
-    parts: list[Part] = []
+def _curves(run: Run) -> list[Block]:
+    parts: list[Block] = []
     for name in ("pretrain", "finetune", "scratch"):
         stage = run.stages.get(name)
         if stage is None or not stage.rows:
@@ -176,13 +176,13 @@ def _advice(name: str) -> str:
     )
 
 
-def _corruptions(run: Run) -> list[Part]:
+def _corruptions(run: Run) -> list[Block]:
     stage = run.stages.get("evaluate")
     found: dict[str, Any] = stage.result.get("corruptions", {}) if stage else {}
     if not found:
         return []
     mean = found.get("mce15", found["mean_error"])
-    parts: list[Part] = [
+    parts: list[Block] = [
         f"{found['source']}, {found['images']:,} images: {mean:.1f} % mean error, "
         f"{100 - stage.result['test_top1']:.1f} % on clean images.",
         Picture(
@@ -195,8 +195,8 @@ def _corruptions(run: Run) -> list[Part]:
     return parts + [f"Without {kind}: {reason}." for kind, reason in found["skipped"].items()]
 
 
-def _again(run: Run, missing: str | None) -> list[Part]:
-    parts: list[Part] = []
+def _again(run: Run, missing: str | None) -> list[Block]:
+    parts: list[Block] = []
     if missing:
         parts.append(f"Sections with images are left out, as the dataset is not there: {missing}")
     if run.command:
@@ -216,7 +216,7 @@ def _shown(value: Any) -> str:
     return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
-def _stage_row(stage: Stage) -> tuple[str, ...]:
+def _stage_row(stage: StageRecord) -> tuple[str, ...]:
     rate = stage.result.get("images_per_second")
     return (
         NAMES[stage.name],

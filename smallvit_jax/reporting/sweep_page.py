@@ -9,13 +9,13 @@ from matplotlib.figure import Figure
 from smallvit_jax.reporting.compared_variants import run_again
 from smallvit_jax.reporting.figures import colors_of, panels, styled
 from smallvit_jax.reporting.page import Picture, Section, Table
-from smallvit_jax.reporting.sections import Told, duration
+from smallvit_jax.reporting.sections import PageContent, duration
 
 Row = Mapping[str, Any]
 _NAMES = {"adamw": "AdamW", "sgd": "SGD"}
 
 
-def tell(result: Row, command: str | None) -> Told:
+def build_page(result: Row, command: str | None) -> PageContent:
     """The page of a finished sweep, from its `result.json`."""
     environment = result["environment"]
     settings = Table(
@@ -31,7 +31,7 @@ def tell(result: Row, command: str | None) -> Told:
             for row in result["sweep"]
         ],
     )
-    return Told(
+    return PageContent(
         f"How easily they learn {result['dataset']}",
         f"{result['settings']} random settings each; seed {result['seed']}; "
         f"{environment['device_count']} x {environment['device_kind']}",

@@ -158,15 +158,13 @@ class DeviceSource(_Source):
 
     def __init__(self, images, labels, order: BatchOrder, mesh: Mesh, block_size: int):
         super().__init__(images, labels, order, mesh, block_size)
-        everywhere = NamedSharding(mesh, P())
-        self._images = _place(images, images.shape, everywhere)
-        self._labels = _place(labels, labels.shape, everywhere)
+        replicated = NamedSharding(mesh, P())
+        self._images = _send(images, images.shape, replicated)
+        self._labels = _send(labels, labels.shape, replicated)
 
     def _block(self, step: int, count: int) -> DeviceBlock:
         indices = self.order.block(step, self.block_size)
-        return DeviceBlock(
-            self._images, self._labels, _place(indices, indices.shape, self._by_step)
-        )
+        return DeviceBlock(self._images, self._labels, _send(indices, indices.shape, self._by_step))
 
 
 class HostSource(_Source):
@@ -199,15 +197,15 @@ class HostSource(_Source):
         indices = self.order.block(step, self.block_size)
         image_shape = (*indices.shape, *self._images.shape[1:])
         return HostBlock(
-            _place(self._images, image_shape, self._by_step, indices),
-            _place(self._labels, indices.shape, self._by_step, indices),
+            _send(self._images, image_shape, self._by_step, indices),
+            _send(self._labels, indices.shape, self._by_step, indices),
         )
 
 
 Source = DeviceSource | HostSource
 
 
-def _place(array, shape, sharding: NamedSharding, rows=None) -> Array:
+def _send(array, shape, sharding: NamedSharding, rows=None) -> Array:
     """Puts `array`, or its `rows`, on the devices; each process makes only its own part."""
 
     def part(index):

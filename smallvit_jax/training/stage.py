@@ -1,6 +1,7 @@
 """One stage of training in its folder: config, logs, checkpoints and the way back after a stop."""
 
 import dataclasses
+import functools
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -13,14 +14,15 @@ import numpy as np
 from smallvit_jax.checkpoints.format import flatten, read_meta
 from smallvit_jax.checkpoints.store import CheckpointStore
 from smallvit_jax.errors import UserError
-from smallvit_jax.process.others import everywhere
+from smallvit_jax.process.others import all_processes_agree
 from smallvit_jax.process.signals import Interrupted, StopRequest
 from smallvit_jax.training.loop import Metrics, Schedule, StepFunction, diverged, train
 from smallvit_jax.training.placement import Source
 from smallvit_jax.training.progress import Progress
-from smallvit_jax.workdir import metrics, records
 from smallvit_jax.workdir.files import StorageError
+from smallvit_jax.workdir.metrics import RunLog
 from smallvit_jax.workdir.ownership import check_folder, locked
+from smallvit_jax.workdir.records import write_config
 
 Evaluations = Mapping[str, Mapping[str, float]]
 """Figures by split, for example {"test": {"top1": 97.1}}."""
@@ -97,19 +99,25 @@ def run_stage(
     and SIGTERM end it with a checkpoint and `Interrupted`; another run in the same folder, or one
     with another config, is refused with `UserError`.
     """
-    first = jax.process_index() == 0
-    how = {
-        "steps_per_dispatch": steps_per_dispatch,
-        "checkpoint_every": checkpoint_every,
-        "profile": (stage.folder / "profile", profile_steps) if profile_steps and first else None,
-    }
+    traced = profile_steps if jax.process_index() == 0 else 0
+    train_stage = functools.partial(
+        train,
+        stage.step_function,
+        source=source,
+        schedule=stage.schedule,
+        key=key,
+        steps_per_epoch=stage.steps_per_epoch,
+        steps_per_dispatch=steps_per_dispatch,
+        checkpoint_every=checkpoint_every,
+        profile=(stage.folder / "profile", traced) if traced else None,
+    )
     with locked(stage.folder):
         check_folder(stage.folder, stage.config)
         keep_best = stage.best_split is not None
         with CheckpointStore(stage.folder / "checkpoints", keep_best=keep_best) as store:
             try:
-                records.write_config(stage.folder, stage.config)
-                return _continue(stage, store, state, source, key, how)
+                write_config(stage.folder, stage.config)
+                return _continue(stage, store, state, source, train_stage)
             except StorageError as error:
                 raise UserError(f"{error}; {store.last_good()}") from error
 
@@ -119,10 +127,12 @@ def _continue(
     store: CheckpointStore,
     state: Any,
     source: Source,
-    key: jax.Array,
-    how: Mapping[str, Any],
+    train_stage: Callable[..., Any],
 ) -> Outcome:
-    """Trains from where the store is to the end."""
+    """Trains from the newest checkpoint to the end.
+
+    `train_stage` is `train` with everything bound that does not depend on the checkpoint.
+    """
     started = time.monotonic()
     active = jax.process_index() == 0
     restored = store.restore(state)
@@ -139,28 +149,19 @@ def _continue(
         active=active,
     )
     with (
-        metrics.RunLog(stage.folder, restored_step=restored_step, active=active) as log,
+        RunLog(stage.folder, restored_step=restored_step, active=active) as log,
         progress,
         StopRequest(progress.note) as stop,
     ):
         progress.note(_summary(stage, source, start))
-        records = _Records(stage, store, log, progress, stop, started)
-        lost = active and records.evaluation_is_lost(start)  # the others have no log to look at
-        if start == 0 or not everywhere(not lost):
-            records.on_epoch_end(start // stage.steps_per_epoch, state)
-        state = train(
-            stage.step_function,
-            state,
-            source=source,
-            schedule=stage.schedule,
-            key=key,
-            steps_per_epoch=stage.steps_per_epoch,
-            listener=records,
-            **how,
-        )
+        recorder = _Recorder(stage, store, log, progress, stop, started)
+        lost = active and recorder.evaluation_is_lost(start)  # the others have no log to look at
+        if start == 0 or not all_processes_agree(not lost):
+            recorder.on_epoch_end(start // stage.steps_per_epoch, state)
+        state = train_stage(state, listener=recorder)
         store.wait()
-        if records.stopped_by:
-            raise Interrupted(records.stopped_by, _where(int(state.step), stage.total_steps))
+        if recorder.stopped_by:
+            raise Interrupted(recorder.stopped_by, _where(int(state.step), stage.total_steps))
         rows = log.read()
         steps = [row for row in rows if row["split"] == "train"]
         if not steps:
@@ -181,14 +182,14 @@ def _where(step: int, total: int) -> str:
     return f"stopped after step {step} of {total}, which is saved" if step else "no step was done"
 
 
-class _Records:
+class _Recorder:
     """What a stage writes and shows while it trains: the listener of the loop."""
 
     def __init__(
         self,
         stage: Stage,
         store: CheckpointStore,
-        log: metrics.RunLog,
+        log: RunLog,
         progress: Progress,
         stop: StopRequest,
         started: float,

@@ -14,7 +14,7 @@ import jax
 
 from smallvit_jax.config.tree import DEFAULTS
 from smallvit_jax.errors import UserError
-from smallvit_jax.process.others import everywhere
+from smallvit_jax.process.others import all_processes_agree
 from smallvit_jax.workdir import records
 from smallvit_jax.workdir.files import make_folder, storage_error
 
@@ -115,8 +115,8 @@ def locked(folder: Path) -> Iterator[None]:
             lock = _lock(make_folder(folder))
         except UserError as error:
             refusal = error
-    if not everywhere(refusal is None):
-        in_use = not everywhere(not isinstance(refusal, FolderInUseError))
+    if not all_processes_agree(refusal is None):
+        in_use = not all_processes_agree(not isinstance(refusal, FolderInUseError))
         kind = FolderInUseError if in_use else UserError  # the same one in every process
         raise refusal or kind(f"the first process cannot work in {folder}")
     try:

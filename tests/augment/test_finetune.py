@@ -9,7 +9,7 @@ from smallvit_jax.augment import geometry
 from smallvit_jax.augment.finetune import AugmentSettings, augment_batch, evaluation_batch
 from smallvit_jax.config import default_config
 from smallvit_jax.data.datasets import get_dataset
-from smallvit_jax.jobs.finetune import augment_settings
+from smallvit_jax.plans.finetuning import augment_settings
 from tests.augment.reference_ops import (
     CIFAR10_MEAN,
     CIFAR10_STD,
@@ -121,12 +121,12 @@ def test_the_policy_is_the_datasets_unless_the_config_names_one(dataset):
     config = default_config()
     config.dataset.name = dataset
     spec = get_dataset(dataset)
-    data = types.SimpleNamespace(info=spec)  # of which only mean and std matter
+    data = types.SimpleNamespace(info=spec, spec=spec)
     assert spec.policy == {"cifar10": "cifar10", "digits": "none"}[dataset]
     expected = AugmentSettings(policy=spec.policy, mean=spec.mean, std=spec.std)
-    assert augment_settings(config, 32, data) == expected
+    assert augment_settings(config, data, 32) == expected
     config.finetune.augment.policy = "svhn"
-    assert augment_settings(config, 32, data) == dataclasses.replace(expected, policy="svhn")
+    assert augment_settings(config, data, 32) == dataclasses.replace(expected, policy="svhn")
 
 
 def test_planes_round_trip():

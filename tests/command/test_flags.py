@@ -274,9 +274,9 @@ def give_job(monkeypatch, run):
 
 
 def test_main_runs_the_job_with_what_was_asked(monkeypatch, tmp_path):
-    def run(config, workdir, data_dir):
+    def run(config, workdir, reader):
         workdir.mkdir(parents=True)
-        (workdir / "result").write_text(f"{config.pretrain.epochs} {data_dir}")
+        (workdir / "result").write_text(f"{config.pretrain.epochs} {reader.data_dir}")
 
     give_job(monkeypatch, run)
     words = ["--config=configs/recipe.py", f"--workdir={tmp_path / 'a' / 'b'}"]
@@ -296,7 +296,7 @@ def test_main_runs_the_job_with_what_was_asked(monkeypatch, tmp_path):
     ],
 )
 def test_exit_code_and_one_line(monkeypatch, capsys, error, code, sentence):
-    def run(config, workdir, data_dir):
+    def run(config, workdir, reader):
         raise error
 
     give_job(monkeypatch, run)
@@ -306,7 +306,7 @@ def test_exit_code_and_one_line(monkeypatch, capsys, error, code, sentence):
 
 
 def test_an_unexpected_error_keeps_its_traceback(monkeypatch, capsys):
-    def run(config, workdir, data_dir):
+    def run(config, workdir, reader):
         raise FileNotFoundError(2, "No such file", "inner")
 
     give_job(monkeypatch, run)

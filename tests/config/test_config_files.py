@@ -13,9 +13,10 @@ from smallvit_jax.config.check import validate
 from smallvit_jax.config.choices import MODELS
 from smallvit_jax.config.presets import DATASET_NAMES
 from smallvit_jax.config.tree import DEFAULTS, flatten
+from smallvit_jax.data.datasets import get_dataset
 from smallvit_jax.errors import UserError
-from smallvit_jax.jobs.finetune import make_schedule
 from smallvit_jax.plans.data_and_model import model_options
+from smallvit_jax.plans.finetuning import make_schedule
 
 ROOT = pathlib.Path(__file__).parents[2]
 FILES = sorted((ROOT / "configs").glob("*.py"))
@@ -94,7 +95,7 @@ def test_quickstart_says_why_of_every_change():
     config = load_config("configs/quickstart.py")
     validate(config)
     assert config.dataset.name == "digits" and config.recipe.from_scratch
-    # Twenty labelled images have to fill a batch; no schedule may outlast its run.
+    # Twenty labeled images have to fill a batch; no schedule may outlast its run.
     assert config.finetune.batch_size <= 10 * config.dataset.labels_per_class
     assert config.pretrain.optimizer.warmup_epochs < config.pretrain.epochs
     assert config.model.width % config.model.heads == 0
@@ -131,7 +132,7 @@ def test_the_defaults_are_the_references_numbers():
 def test_structured_init_takes_size_dataset_and_init(argument, expected):
     config = load_config(f"configs/structured_init.py:{argument}")
     validate(config)
-    options = model_options(config)
+    options = model_options(config, get_dataset(config.dataset.name))
     expected |= {"width": 192, "pool": "mean", "pos_embed": "sincos", "drop_path": 0.0}
     assert options.items() >= expected.items()
     assert options["init"] == argument.split(",")[2]

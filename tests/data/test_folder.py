@@ -41,7 +41,7 @@ def test_class_folders_are_classes_whatever_lies_deeper(tmp_path):
 
 
 def test_parts_are_told_by_their_folders(tmp_path):
-    fill(tmp_path, Training__a=3, Training__b=3, val__a=1, val__b=2, test__b=1, unlabelled=2)
+    fill(tmp_path, Training__a=3, Training__b=3, val__a=1, val__b=2, test__b=1, unlabeled=2)
     with pytest.warns(UserWarning, match=r"test has no images of a"):
         layout = scan_folder(tmp_path)
     assert layout.train.labels == [0, 0, 0, 1, 1, 1, -1, -1]

@@ -11,8 +11,8 @@ BALANCED = np.random.default_rng(0).permutation(np.repeat(np.arange(10), 500))
 
 def test_everything_by_default():
     subsets = split_training_set(BALANCED)
-    assert np.array_equal(subsets.unlabelled, np.arange(5000))
-    assert np.array_equal(subsets.labelled, np.arange(5000))
+    assert np.array_equal(subsets.unlabeled, np.arange(5000))
+    assert np.array_equal(subsets.labeled, np.arange(5000))
     assert len(subsets.validation) == 0
 
 
@@ -36,23 +36,23 @@ def test_parts_are_disjoint_and_cover_what_is_used(labels, fraction, held_out, p
     labels = np.array(labels)
     options = dict(train_fraction=fraction, labels_per_class=per_class, seed=seed)
     try:
-        unlabelled, labelled, validation = split_training_set(
+        unlabeled, labeled, validation = split_training_set(
             labels, validation_fraction=held_out, **options
         )
     except UserError:
         return
-    assert not set(validation) & set(unlabelled)
-    assert set(labelled) <= set(unlabelled)
-    assert -1 not in labels[labelled] and -1 not in labels[validation]
-    used = np.union1d(unlabelled, validation)
+    assert not set(validation) & set(unlabeled)
+    assert set(labeled) <= set(unlabeled)
+    assert -1 not in labels[labeled] and -1 not in labels[validation]
+    used = np.union1d(unlabeled, validation)
     assert len(used) == round(fraction * len(labels))
     assert len(validation) == round(held_out * np.sum(labels[used] != -1))
-    counts = np.bincount(labels[labelled], minlength=4)
+    counts = np.bincount(labels[labeled], minlength=4)
     present = np.isin(np.arange(4), labels)
     if per_class:
         assert counts.tolist() == np.where(present, per_class, 0).tolist()
     else:
-        assert len(labelled) == np.sum(labels[unlabelled] != -1)
+        assert len(labeled) == np.sum(labels[unlabeled] != -1)
 
 
 @given(st.lists(st.integers(0, 5), min_size=30, max_size=300), st.integers(0, 9))
@@ -68,9 +68,9 @@ def test_stretches_hold_classes_in_proportion(labels, seed):
 
 
 def test_smaller_choices_are_part_of_larger_ones():
-    by_fraction = [split_training_set(BALANCED, train_fraction=f).labelled for f in (0.1, 0.3, 1)]
-    by_count = [split_training_set(BALANCED, labels_per_class=k).labelled for k in (4, 10, 250)]
-    by_share = [split_training_set(BALANCED, label_fraction=f).labelled for f in (0.1, 0.3, 1)]
+    by_fraction = [split_training_set(BALANCED, train_fraction=f).labeled for f in (0.1, 0.3, 1)]
+    by_count = [split_training_set(BALANCED, labels_per_class=k).labeled for k in (4, 10, 250)]
+    by_share = [split_training_set(BALANCED, label_fraction=f).labeled for f in (0.1, 0.3, 1)]
     for small, middle, large in (by_fraction, by_count, by_share):
         assert set(small) < set(middle) < set(large)
 
@@ -78,26 +78,26 @@ def test_smaller_choices_are_part_of_larger_ones():
 def test_a_fraction_of_the_labels_leaves_the_images():
     """Of what is not held out, each class with its share."""
     subsets = split_training_set(BALANCED, label_fraction=0.25, validation_fraction=0.2)
-    assert np.bincount(BALANCED[subsets.labelled]).tolist() == [100] * 10
-    assert len(subsets.unlabelled) == 4000 and len(subsets.validation) == 1000
+    assert np.bincount(BALANCED[subsets.labeled]).tolist() == [100] * 10
+    assert len(subsets.unlabeled) == 4000 and len(subsets.validation) == 1000
 
 
 def test_seed_decides():
     first, again, other = (
-        split_training_set(BALANCED, labels_per_class=10, seed=seed).labelled for seed in (0, 0, 1)
+        split_training_set(BALANCED, labels_per_class=10, seed=seed).labeled for seed in (0, 0, 1)
     )
     assert np.array_equal(first, again)
     assert len(np.intersect1d(first, other)) < 20  # 2 of 100 expected by chance
 
 
-def test_unlabelled_images_serve_self_supervision_only():
+def test_unlabeled_images_serve_self_supervision_only():
     labels = np.array([0, 1] * 10 + [-1] * 80)
     subsets = split_training_set(labels, validation_fraction=0.2, labels_per_class=3)
-    assert len(subsets.unlabelled) == 96
-    assert len(subsets.labelled) == 6
+    assert len(subsets.unlabeled) == 96
+    assert len(subsets.labeled) == 6
     assert len(subsets.validation) == 4
     nothing_known = split_training_set(np.full(50, -1))
-    assert len(nothing_known.unlabelled) == 50 and len(nothing_known.labelled) == 0
+    assert len(nothing_known.unlabeled) == 50 and len(nothing_known.labeled) == 0
 
 
 @pytest.mark.parametrize(
@@ -107,12 +107,12 @@ def test_unlabelled_images_serve_self_supervision_only():
         ({"train_fraction": 1.5}, r"dataset.train_fraction=1.5 "),
         ({"train_fraction": float("nan")}, r"dataset.train_fraction=nan "),
         ({"train_fraction": 1e-5}, r"1e-05 of 5000 training images is no image"),
-        ({"train_fraction": 1e-3}, r"leave no labelled training image of class \d"),
+        ({"train_fraction": 1e-3}, r"leave no labeled training image of class \d"),
         ({"validation_fraction": 1.0}, r"dataset.validation_fraction=1 "),
         ({"validation_fraction": -0.1}, r"dataset.validation_fraction=-0.1 "),
-        ({"validation_fraction": 1e-5}, r"of 5000 labelled training images is no image"),
+        ({"validation_fraction": 1e-5}, r"of 5000 labeled training images is no image"),
         ({"label_fraction": 0.0}, r"dataset.label_fraction=0 "),
-        ({"label_fraction": 1e-3}, r"no labelled training image of class \d"),
+        ({"label_fraction": 1e-3}, r"no labeled training image of class \d"),
         ({"label_fraction": 0.5, "labels_per_class": 3}, r"both choose labels"),
         ({"labels_per_class": -1}, r"dataset.labels_per_class=-1 "),
         ({"labels_per_class": 501}, r'=501 but class 0 \("c0"\) has 500 images'),

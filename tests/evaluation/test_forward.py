@@ -4,7 +4,9 @@ import jax
 import numpy as np
 import pytest
 
-from smallvit_jax.evaluation.forward import forward_all
+from smallvit_jax.augment.finetune import evaluation_batch
+from smallvit_jax.evaluation.forward import available_outputs, bind_model, forward_all
+from smallvit_jax.models import create_model, resolve_options
 from smallvit_jax.process.sharding import make_mesh
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (23, 3, 3, 3), dtype=np.uint8)
@@ -25,3 +27,35 @@ def test_every_image_comes_back_once_and_in_order(count, batch_size):
     flat = IMAGES[:count].reshape(count, -1).astype(float)
     np.testing.assert_array_equal(result, flat[:, :2] + flat.sum(axis=1, keepdims=True))
     assert shapes == {(min(batch_size, count), 3, 3, 3)}  # one program for all batches
+
+
+MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
+SMALL = {"vit": {"width": 8, "depth": 2, "heads": 2}, "swin": {"width": 4, "heads": 1}}
+COLORED = np.random.default_rng(0).integers(0, 256, (7, 20, 20, 3), np.uint8)
+
+
+def trained(name, classes):
+    options = resolve_options(
+        name, image_size=16, num_classes=classes, init="fan_in", **SMALL[name]
+    )
+    return create_model(**options), {"model": options, "mean": MEAN, "std": STD}
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_logits_and_features_are_the_models(name):
+    """For images of another size, in batches that do not divide them."""
+    model, meta = trained(name, classes=3)
+    found = bind_model(model, meta, *available_outputs(meta), batch_size=3)(COLORED)
+    ready = evaluation_batch(COLORED, 16, MEAN, STD)
+    np.testing.assert_allclose(found["logits"], model(ready), atol=1e-5)
+    np.testing.assert_allclose(found["features"], model.features(ready), atol=1e-5)
+    assert found["logits"].shape == (7, 3) and np.ptp(found["logits"]) > 1e-3
+
+
+def test_a_backbone_gives_features_alone():
+    model, meta = trained("vit", classes=0)
+    outputs_of = bind_model(model, meta, *available_outputs(meta), batch_size=4)
+    found = outputs_of(COLORED)
+    assert set(found) == {"features"} and found["features"].shape == (7, 8)
+    few = outputs_of(COLORED[:2])["features"]
+    np.testing.assert_allclose(few, found["features"][:2], atol=1e-6)

@@ -70,7 +70,7 @@ def test_boxes_are_for_the_part_of_a_file_that_is_seen(tiny_recipe, tmp_path, co
     [
         ({"block": 7}, "attention.block=7 is none of the model's"),
         ({"input": "no_such_folder"}, "no_such_folder"),
-        ({"boxes": "boxes.txt"}, "there is no attention.input"),
+        ({"boxes": "boxes.txt"}, "attention.input is empty"),
     ],
 )
 def test_mistakes_are_one_sentence(tiny_recipe, tmp_path, capsys, fields, message):

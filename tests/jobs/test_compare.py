@@ -8,9 +8,10 @@ import pytest
 
 from smallvit_jax.config import default_config
 from smallvit_jax.evaluation.flops import ModelSize
-from smallvit_jax.jobs import compare as compare_job
 from smallvit_jax.jobs import finetune, pretrain
-from smallvit_jax.jobs.compare import Training, run_each, summarize
+from smallvit_jax.jobs import trainings as trainings_module
+from smallvit_jax.jobs.compare import summarize
+from smallvit_jax.jobs.trainings import Training, run_each
 from smallvit_jax.jobs.variants import read_variants
 from smallvit_jax.reporting.compared_variants import (
     comparison_table,
@@ -120,13 +121,13 @@ def test_a_diverged_seed_counts_as_guessing_and_has_no_times():
 def test_what_another_process_is_at_is_left_to_it_until_it_is_done(tmp_path, monkeypatch):
     (variant,) = read_variants("scratch")
     trainings = [
-        Training(name, variant, 0, default_config(), tmp_path / name) for name in ("a", "b", "c")
+        Training(name, default_config(), tmp_path / name, variant) for name in ("a", "b", "c")
     ]
     trained, looks = [], []
 
     def train(training):
         trained.append(training.name)
-        return {"variant": training.name}
+        return [{"variant": training.name}]
 
     with contextlib.ExitStack() as other:
         other.enter_context(locked(tmp_path / "b"))
@@ -136,7 +137,7 @@ def test_what_another_process_is_at_is_left_to_it_until_it_is_done(tmp_path, mon
             if len(looks) == 2:
                 other.close()
 
-        monkeypatch.setattr(compare_job.time, "sleep", finish_on_the_second_look)
+        monkeypatch.setattr(trainings_module.time, "sleep", finish_on_the_second_look)
         tables = list(run_each(trainings, train))
     assert trained == ["a", "c", "b"] and len(looks) == 2
     assert [[row["variant"] for row in rows] for rows in tables] == [
@@ -173,7 +174,7 @@ def test_a_comparison_continues_and_grows_and_its_table_follows_from_the_logs(
         assert len(before) == 3
         capsys.readouterr()
         assert compare(workdir, compare__seeds="0") == 0
-        assert "done already" in capsys.readouterr().out
+        assert "already done" in capsys.readouterr().out
         # A seed more: the first one's trainings stay, and the report is of both.
         assert compare(workdir) == 0
     assert {path: path.stat().st_mtime_ns for path in before} == before

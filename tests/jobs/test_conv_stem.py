@@ -13,6 +13,7 @@ from smallvit_jax.command.flags import load_config
 from smallvit_jax.config import default_config
 from smallvit_jax.config.check import validate
 from smallvit_jax.data import load_split
+from smallvit_jax.data.datasets import get_dataset
 from smallvit_jax.errors import UserError
 from smallvit_jax.main import main
 from smallvit_jax.models import abstract_model
@@ -36,7 +37,9 @@ def test_the_papers_models_have_its_numbers_of_parameters(size, count, without):
     def parameters(argument):
         config = load_config(f"configs/conv_stem.py:{argument},cars")
         validate(config)
-        model = abstract_model(**model_options(config) | {"num_classes": 1000})
+        model = abstract_model(
+            **model_options(config, get_dataset(config.dataset.name)) | {"num_classes": 1000}
+        )
         return sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param)))
 
     assert parameters(size) == count

@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 
 import smallvit_jax
-from smallvit_jax.config import CONVNETS, default_config
+from smallvit_jax.config import default_config
 from smallvit_jax.config.check import validate
+from smallvit_jax.config.choices import CONVNETS
 from smallvit_jax.errors import UserError
 from smallvit_jax.main import main
 from smallvit_jax.models import efficientnet
@@ -94,7 +95,7 @@ def test_what_it_cannot_do_is_one_sentence(recipe, tmp_path, capsys, job, fields
 )
 def test_training_from_scratch(model, tmp_path, monkeypatch):
     # Of seven stages the first two, which are of both kinds.
-    monkeypatch.setattr(efficientnet, "STAGES", efficientnet.STAGES[:2])
+    monkeypatch.setattr(efficientnet, "GROUPS", efficientnet.GROUPS[:2])
     changes = TINY | {"model__name": model, "model__depth": "none", "model__width": 8}
     assert run_job("finetune", tmp_path / "run", **changes, finetune__epochs=1) == 0
     rows = read_metrics(tmp_path / "run", "train")

@@ -59,7 +59,7 @@ def test_a_comparison_continues_and_ends_with_its_curve(
         assert (workdir / "seed-1/finetune-25/result.json").stat().st_mtime_ns == kept
         capsys.readouterr()
         assert run_job("data_efficiency", workdir, **COMPARISON) == 0
-    assert "done already" in capsys.readouterr().out
+    assert "already done" in capsys.readouterr().out
 
     result = read_json(workdir / "result.json")
     assert [(r["seed"], r["fraction"], r["way"]) for r in result["runs"]] == TRAININGS
@@ -82,7 +82,7 @@ def test_every_seed_pretrains_once_and_tunes_from_there(tmp_path, monkeypatch):
     """The grid of trainings, with stages that train nothing."""
     done = []
 
-    def stage(config, folder, data_dir, init_from=None):
+    def stage(config, folder, reader, init_from=None):
         name, seed = folder.relative_to(tmp_path).as_posix(), config.seed
         done.append((name, config.dataset.label_fraction, init_from and init_from.name))
         figures = {"labelled_images": 10, "test_top1": seed + 50.0, "best_on_test_top1": 60.0}

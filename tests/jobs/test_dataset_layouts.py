@@ -20,10 +20,10 @@ from smallvit_jax.config import default_config
 from smallvit_jax.data import load_split
 from smallvit_jax.data.datasets import DATASETS
 from smallvit_jax.data.prepare import prepare
-from smallvit_jax.jobs.finetune import augment_settings
 from smallvit_jax.main import main
 from smallvit_jax.models.parameters import get_arrays
 from smallvit_jax.models.swin import Swin
+from smallvit_jax.plans.finetuning import augment_settings
 from tests.data.tiny_originals import ORIGINALS, expect
 from tests.data.tiny_tfds import write_tiny_dataset
 from tests.support.tiny_jobs import preset_command, quick_compilation, read_json, read_metrics
@@ -88,10 +88,10 @@ def test_the_random_crop_pads_as_the_dataset_says(name, padding):
     """The reference's 4 pixels at 32 and at 64; an eighth of photographs, which it never had."""
     config, spec = default_config(), DATASETS[name]
     config.dataset.name = name
-    data = SimpleNamespace(info=spec)
-    assert augment_settings(config, spec.image_size, data).crop_padding == padding
+    data = SimpleNamespace(info=spec, spec=spec)
+    assert augment_settings(config, data, spec.image_size).crop_padding == padding
     config.finetune.augment.crop_padding = 0
-    assert augment_settings(config, spec.image_size, data).crop_padding == 0
+    assert augment_settings(config, data, spec.image_size).crop_padding == 0
 
 
 def largest_difference(ours, theirs) -> float:

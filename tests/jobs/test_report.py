@@ -6,6 +6,7 @@ import pytest
 
 from smallvit_jax.jobs import report
 from smallvit_jax.main import main
+from smallvit_jax.plans.data_and_model import DatasetReader
 from smallvit_jax.reporting.page import MOST_BYTES
 from smallvit_jax.reporting.runs import differing_fields, read_run
 from tests.reporting.test_page import read
@@ -82,7 +83,7 @@ def test_without_the_dataset_the_page_says_what_is_missing(recipe, compilation_c
     def missing(*_):
         raise report.UserError("there is no folder /data/digits")
 
-    monkeypatch.setattr(report.inputs, "load_data", missing)
+    monkeypatch.setattr(DatasetReader, "load", missing)
     with quick_compilation(compilation_cache):
         assert rebuild(recipe) == 0
     texts = read((recipe / "report.html").read_text()).texts

@@ -7,8 +7,9 @@ import pytest
 
 import smallvit_jax
 from smallvit_jax.command.flags import read_flags, resolve
+from smallvit_jax.data.datasets import get_dataset
 from smallvit_jax.jobs import pretrain
-from smallvit_jax.plans import data_and_model as inputs
+from smallvit_jax.plans.data_and_model import model_options
 from tests.support.tiny_jobs import (
     command,
     finish,
@@ -100,7 +101,9 @@ def test_pretraining_moves_the_weights_alike(runs):
 def fresh_student(folder):
     """The weights that pre-training began with."""
     config, _, _ = resolve(read_flags(command("recipe", folder, **CHANGES)))
-    network, _ = pretrain.build_network(config, inputs.model_options(config), jnp.float32)
+    network, _ = pretrain.build_network(
+        config, model_options(config, get_dataset("digits")), jnp.float32
+    )
     return jax.device_get(network.trainable)
 
 

@@ -10,6 +10,7 @@ from smallvit_jax.models import create_model
 from smallvit_jax.models.parameters import get_arrays
 from tests.support.differences import Differences
 from tests.support.golden_formulas import fill, image_batch
+from tests.support.outputs import output
 from tests.support.reference_traces import fill_weights, l2, quick_jit, view_network
 
 # How far float32 may be from the recording; the tokens' norms relative.
@@ -51,7 +52,7 @@ def output_differences(
 
     @jit
     def outputs(images):
-        return model.features(images), model(images), model.intermediates(images)
+        return model.features(images), model(images), output(model, images, "layers")
 
     features, logits, layers = outputs(recorded_images(4, size, tag))
     found = Differences()

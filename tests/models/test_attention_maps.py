@@ -9,6 +9,7 @@ from flax import nnx
 import smallvit_jax
 from smallvit_jax.models.initializers import get_scheme
 from smallvit_jax.models.window_attention import WindowAttention
+from tests.support.outputs import output
 
 IMAGES = np.random.default_rng(0).normal(size=(2, 16, 16, 3)).astype(np.float32)
 
@@ -27,13 +28,13 @@ def heads_apart(x, heads):
 @pytest.mark.parametrize("block", [0, 1, -1])
 def test_a_vits_maps_are_the_class_tokens_weights(block):
     model = make("vit", width=8, depth=3, heads=2)
-    layers = model.intermediates(IMAGES)
+    layers = output(model, IMAGES, "layers")
     before = layers["block_input"] if block == 0 else layers[f"blocks.{block % 3 - 1}"]
     chosen = model.blocks[block]
     tokens = chosen.norm1(before)
     weights = chosen.attn.weights(tokens, queries=1)
     np.testing.assert_allclose(weights.sum(axis=-1), 1, atol=1e-5)
-    found = model.attention(IMAGES, block)
+    found = output(model, IMAGES, "attention", block=block)
     np.testing.assert_allclose(found.reshape(2, 2, 64), weights[:, :, 0, 1:], atol=1e-5)
     assert np.ptp(found) > 0.01
 
@@ -46,14 +47,14 @@ def test_a_vits_maps_are_the_class_tokens_weights(block):
 @pytest.mark.parametrize("block", [0, -1])
 def test_a_caits_maps_are_the_class_tokens_weights(block):
     model = make("cait", width=8, depth=1, heads=2)
-    layers = model.intermediates(IMAGES)
+    layers = output(model, IMAGES, "layers")
     patches = layers["blocks.0"]
     cls = model._class_token(patches) if block == 0 else layers["blocks_token_only.0"]
     chosen = model.blocks_token_only[block]
     tokens = chosen.norm1(jnp.concatenate([cls, patches], axis=1))
     weights = chosen.attn.weights(tokens)
     np.testing.assert_allclose(weights.sum(axis=-1), 1, atol=1e-5)
-    found = model.attention(IMAGES, block)
+    found = output(model, IMAGES, "attention", block=block)
     np.testing.assert_allclose(found.reshape(2, 2, 64), weights[:, :, 0, 1:], atol=1e-5)
 
     values = heads_apart(chosen.attn.v(tokens), 2)
@@ -68,9 +69,9 @@ def test_a_map_is_laid_out_as_the_image():
         "vit", image_size=16, init="fan_in", width=8, depth=1, heads=2
     )
     images = np.zeros((1, 16, 24, 3), np.float32)  # wider than high: 8 x 12 patches
-    plain = np.asarray(model.attention(images))
+    plain = np.asarray(output(model, images, "attention"))
     images[:, 4:6, 20:22] = 5.0  # row 2, column 10
-    change = np.abs(np.asarray(model.attention(images)) / plain - 1).reshape(2, 8, 12)
+    change = np.abs(np.asarray(output(model, images, "attention")) / plain - 1).reshape(2, 8, 12)
     relative = change / np.median(change, axis=(1, 2), keepdims=True)
     assert plain.shape == (1, 2, 8, 12)
     for head in relative:
@@ -106,17 +107,21 @@ def test_a_swins_weights_give_its_output():
     model = make("swin", width=4, heads=1, depths=(2, 1, 1))
     block = model.layers[0].blocks[1]
     assert block.attn.shift == 2
-    layers = model.intermediates(IMAGES)
+    layers = output(model, IMAGES, "layers")
     tokens = block.norm1(layers["layers.0.blocks.0"].reshape(2, 16, 16, 4))
     weights, values = block.attn._weights_and_values(tokens)
     mixed = jnp.einsum("bwhqk,bwkhd->bwqhd", weights, values)
     mixed = block.attn._to_grid(mixed.reshape(*mixed.shape[:3], 4), 16, 16)
     np.testing.assert_allclose(block.attn.proj(mixed), block.attn(tokens), atol=1e-5)
-    np.testing.assert_allclose(model.attention(IMAGES, 1), block.attn.received(tokens), atol=1e-6)
-    assert [model.attention(IMAGES, i).shape for i in (0, 2, -1)] == [
+    np.testing.assert_allclose(
+        output(model, IMAGES, "attention", block=1),
+        block.attn.received(tokens),
+        atol=1e-6,
+    )
+    assert [output(model, IMAGES, "attention", block=i).shape for i in (0, 2, -1)] == [
         (2, 1, 16, 16),
         (2, 2, 8, 8),
         (2, 4, 4, 4),
     ]
     with pytest.raises(IndexError):
-        model.attention(IMAGES, 4)
+        output(model, IMAGES, "attention", block=4)

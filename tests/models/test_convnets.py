@@ -15,6 +15,7 @@ from smallvit_jax.models.convnet import he_normal
 from smallvit_jax.models.efficientnet import InvertedBlock
 from smallvit_jax.models.parameters import Functional, get_arrays
 from smallvit_jax.models.resnet import BasicBlock
+from tests.support.outputs import output
 from tests.support.tiny_jobs import quick_compilation
 
 MODE = {"train": False, "record": False}
@@ -194,7 +195,7 @@ def test_block_features_are_the_means_of_the_last_blocks(blocks):
     @nnx.jit
     def outputs(model, images):
         first = model.blocks[0](jax.nn.relu(model.stem(images, **MODE)), **MODE)
-        found = model.block_features(images, blocks)
+        found = output(model, images, "block_features", blocks=blocks)
         return found, model.features(images), first.mean(axis=(1, 2))
 
     found, features, first = outputs(model, images())

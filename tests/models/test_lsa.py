@@ -12,8 +12,7 @@ from smallvit_jax.models.cait_attention import TalkingHeads
 from smallvit_jax.models.initializers import get_scheme
 from smallvit_jax.models.layers import Attention
 from smallvit_jax.models.swin import SwinBlock
-from smallvit_jax.models.window_attention import WindowAttention
-from smallvit_jax.models.windows import window_mask
+from smallvit_jax.models.window_attention import WindowAttention, window_mask
 from tests.models.spt_lsa_cases import TOLERANCE, added_parameters, check, fill, read_case
 from tests.support.golden_formulas import hashed
 from tests.support.reference_traces import quick_jit

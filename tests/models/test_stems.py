@@ -11,6 +11,7 @@ from smallvit_jax.models import abstract_model, create_model, resolve_options
 from smallvit_jax.models.parameters import Functional, get_arrays, set_arrays
 from smallvit_jax.models.stems import ConvStack, conv_stack, make_stem
 from tests.support.golden_formulas import hashed, read_golden
+from tests.support.outputs import output
 from tests.support.tiny_jobs import SMALLEST
 
 CASES = read_golden("conv_stem")["cases"]
@@ -31,8 +32,8 @@ def stem_of(case: dict, **options) -> nnx.Module:
     *strides, _ = case["strides"]
     patch = int(np.prod(strides))
     stem = make_stem(
-        "conv",
         never,
+        stem="conv",
         image_size=patch * case["eval"]["shape"][-1],
         patch_size=patch,
         width=width,
@@ -40,7 +41,7 @@ def stem_of(case: dict, **options) -> nnx.Module:
         stem_strides=strides,
         dtype=jnp.float32,
         rngs=nnx.Rngs(0),
-        **options,
+        **({"stem_norm": "batch"} | options),
     )
     set_arrays(stem, {name: hashed_array(name, a.shape) for name, a in get_arrays(stem).items()})
     return stem
@@ -169,13 +170,15 @@ def test_every_view_of_a_model_agrees(family, norm):
     """Features, block features, attention and layers, from tokens of the same stem."""
     model = create_model(family, **TINY[family], stem_norm=norm)
     features = np.asarray(model.features(IMAGES))
-    layers = model.intermediates(IMAGES)
+    layers = output(model, IMAGES, "layers")
     assert layers["patch_embed"].shape[1] == 64
     tokens = np.asarray(layers["norm"], np.float64)
     pooled = tokens.mean(axis=1) if family == "swin" else tokens[:, 0]
     np.testing.assert_allclose(features, pooled, 1e-4, 1e-5)
-    np.testing.assert_allclose(model.block_features(IMAGES, 1), features, 1e-4, 1e-5)
-    assert np.isfinite(model.attention(IMAGES)).all()
+    np.testing.assert_allclose(
+        output(model, IMAGES, "block_features", blocks=1), features, 1e-4, 1e-5
+    )
+    assert np.isfinite(output(model, IMAGES, "attention")).all()
     if norm == "layer":
         assert not Functional(model).buffers
 

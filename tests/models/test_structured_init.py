@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from smallvit_jax.config.rules import rules
+from smallvit_jax.config.choices import INITS
 from smallvit_jax.errors import UserError
 from smallvit_jax.models import abstract_model, create_model, impulse, resolve_options
 from smallvit_jax.models.heads import ProjectionHead
 from smallvit_jax.models.initializers import SCHEMES
 from smallvit_jax.models.parameters import get_arrays
 from tests.models.test_impulse import BANDS, SMALL, measure, outside
+from tests.support.outputs import output
 
 VARIANT = {"pool": "mean", "pos_embed": "sincos"}
 GEOMETRY = {"image_size": 16, "patch_size": 4, "width": 64, "heads": 4, **VARIANT}
@@ -66,7 +67,7 @@ def test_the_first_block_looks_there_on_images_too(images, mass):
     shape = (16, 16, 16, 3)
     pixels = np.random.default_rng(0).normal(size=shape) if images == "noise" else np.zeros(shape)
     block = network.blocks[0]
-    tokens = block.norm1(network.intermediates(pixels.astype(np.float32))["block_input"])
+    tokens = block.norm1(output(network, pixels.astype(np.float32), "layers")["block_input"])
     weights = np.asarray(block.attn.weights(tokens, queries=16)).mean(axis=0)
     found = []
     for head, offset in zip(weights, impulse.solve(64, 4, 4, 3).offsets, strict=True):
@@ -191,4 +192,4 @@ def test_too_few_patches_are_refused():
 
 
 def test_the_config_knows_every_scheme():
-    assert rules()["model.init"].names == tuple(SCHEMES)
+    assert set(INITS) == set(SCHEMES)

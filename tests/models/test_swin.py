@@ -8,7 +8,7 @@ from smallvit_jax.errors import UserError
 from smallvit_jax.interop.torch_weights import state_dict
 from smallvit_jax.models import create_model
 from smallvit_jax.models.parameters import get_arrays, set_arrays
-from smallvit_jax.models.windows import MASKED, window_mask
+from smallvit_jax.models.window_attention import MASKED, window_mask
 from tests.models.reference_models import (
     OUTPUT_LIMITS,
     RESOLUTIONS,

@@ -10,6 +10,7 @@ from smallvit_jax.models import create_model
 from smallvit_jax.models.layers import resize_position_embedding
 from smallvit_jax.models.parameters import get_arrays
 from tests.support.golden_formulas import fill, image_batch
+from tests.support.outputs import output
 
 TOLERANCE = 1e-5
 
@@ -54,7 +55,7 @@ def test_outputs_equal_the_reference(vit, golden, part, size, tag):
 )
 def test_every_layer_equals_the_reference(vit, golden, part, size, tag):
     expected = golden("model_vit_32")[part]["intermediate_norms"]
-    layers = vit.intermediates(nhwc(image_batch(4, size, tag)))
+    layers = output(vit, nhwc(image_batch(4, size, tag)), "layers")
     assert set(layers) == set(expected)
     for name, tokens in layers.items():
         norm = np.linalg.norm(np.asarray(tokens, np.float64))
@@ -74,7 +75,7 @@ def test_layer_norm_epsilon_is_1e_6(golden):
 
 def test_features_of_the_shortcut_equal_the_full_last_block(vit):
     images = nhwc(image_batch(4, 32, "img"))
-    full = vit.intermediates(images)["norm"][:, 0]
+    full = output(vit, images, "layers")["norm"][:, 0]
     np.testing.assert_allclose(vit.features(images), full, atol=5e-6)
 
 

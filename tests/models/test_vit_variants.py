@@ -10,6 +10,7 @@ from smallvit_jax.errors import UserError
 from smallvit_jax.models import create_model
 from smallvit_jax.models.parameters import get_arrays
 from smallvit_jax.models.positions import sincos_positions
+from tests.support.outputs import output
 
 IMAGES = np.random.default_rng(0).normal(size=(2, 16, 16, 3)).astype(np.float32)
 TINY = {"image_size": 16, "width": 8, "depth": 3, "heads": 2, "init": "fan_in"}
@@ -40,7 +41,7 @@ def test_the_parameters_of_timms_tiny_vit():
 
 def test_the_mean_is_taken_before_the_norm():
     model = make()
-    layers = model.intermediates(IMAGES)
+    layers = output(model, IMAGES, "layers")
     expected = normed(layers["blocks.2"].mean(axis=1), model)
     np.testing.assert_allclose(model.features(IMAGES), expected, atol=1e-5)
     np.testing.assert_allclose(layers["norm"][:, 0], expected, atol=1e-5)
@@ -49,9 +50,9 @@ def test_the_mean_is_taken_before_the_norm():
 
 def test_the_probe_sees_the_mean_of_each_block():
     model = make()
-    layers = model.intermediates(IMAGES)
+    layers = output(model, IMAGES, "layers")
     expected = [normed(layers[f"blocks.{i}"].mean(axis=1), model) for i in (1, 2)]
-    found = model.block_features(IMAGES, 2)
+    found = output(model, IMAGES, "block_features", blocks=2)
     np.testing.assert_allclose(found, np.concatenate(expected, axis=1), atol=1e-5)
 
 
@@ -60,7 +61,7 @@ def test_the_probe_sees_the_mean_of_each_block():
 def test_fixed_positions_are_those_of_each_grid(pool, size):
     model = make(pool)
     images = np.random.default_rng(1).normal(size=(2, size, size, 3)).astype(np.float32)
-    layers = model.intermediates(images)
+    layers = output(model, images, "layers")
     added = layers["block_input"][:, 1 if pool == "cls" else 0 :] - layers["patch_embed"]
     expected = sincos_positions(size // 2, size // 2, 8)
     np.testing.assert_allclose(added, np.broadcast_to(expected, added.shape), atol=1e-6)
@@ -73,16 +74,16 @@ def test_learned_positions_without_a_class_token_are_resized():
     model = make(pos_embed="learned")
     assert model.pos_embed.shape == (1, 64, 8)
     model.pos_embed[...] = jnp.full((1, 64, 8), 3.0)
-    layers = model.intermediates(IMAGES[:, :8, :12])
+    layers = output(model, IMAGES[:, :8, :12], "layers")
     np.testing.assert_allclose(layers["block_input"] - layers["patch_embed"], 3, atol=1e-5)
 
 
 def test_without_a_class_token_a_map_is_what_patches_receive():
     model = make()
-    layers = model.intermediates(IMAGES)
+    layers = output(model, IMAGES, "layers")
     block = model.blocks[1]
     weights = block.attn.weights(block.norm1(layers["blocks.0"]), queries=64)
-    found = model.attention(IMAGES, 1)
+    found = output(model, IMAGES, "attention", block=1)
     np.testing.assert_allclose(found.reshape(2, 2, 64), weights.mean(axis=2), atol=1e-6)
     np.testing.assert_allclose(found.sum(axis=(2, 3)), 1, atol=1e-5)
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from smallvit_jax.objectives import dino_loss as objective
+from smallvit_jax.objectives import dino as objective
 from tests.support.golden_formulas import array
 
 

@@ -9,13 +9,11 @@ import pytest
 from flax import nnx
 
 from smallvit_jax import load_checkpoint
-from smallvit_jax.config import default_config
 from smallvit_jax.main import main
 from smallvit_jax.models import create_model, resolve_options
 from smallvit_jax.models.parameters import Functional, get_arrays, set_arrays
 from smallvit_jax.objectives import relative_location as drloc
 from smallvit_jax.objectives import supervised as finetune_step
-from smallvit_jax.objectives.location_head import LocationHead
 from smallvit_jax.training.optimizers import make_optimizer
 from tests.support.golden_formulas import hashed, read_golden
 from tests.support.reference_traces import quick_jit
@@ -38,8 +36,8 @@ def recorded_points() -> tuple[jax.Array, jax.Array]:
     return tuple(jnp.asarray(np.stack(points, axis=-1)) for points in (first, second))
 
 
-def recorded_head(classes: int | None) -> LocationHead:
-    head = LocationHead(192, classes, dtype=jnp.float32, rngs=nnx.Rngs(0))
+def recorded_head(classes: int | None) -> drloc.LocationHead:
+    head = drloc.LocationHead(192, classes, dtype=jnp.float32, rngs=nnx.Rngs(0))
     arrays = get_arrays(head)
     for name, array in arrays.items():
         group, index, kind = name.split(".")
@@ -104,9 +102,10 @@ def test_logits_and_grid_in_one_pass(case):
 
     @quick_jit
     def outputs(images):
-        return model(images), model.logits_and_grid(images), model.intermediates(images)
+        return model(images), model.outputs(images, "logits", "grid", "layers")
 
-    plain, (logits, grid), layers = outputs(images)
+    plain, found = outputs(images)
+    logits, grid, layers = found["logits"], found["grid"], found["layers"]
     np.testing.assert_allclose(logits, plain, atol=1e-5)
     side = drloc.grid_side(resolve_options(name, **options))
     assert grid.shape == (2, side, side, model.num_features)
@@ -115,18 +114,14 @@ def test_logits_and_grid_in_one_pass(case):
     np.testing.assert_allclose(grid.reshape(2, side * side, -1), patches, atol=1e-5)
 
 
-def drloc_of(**fields):
-    config = default_config()
-    config.finetune.drloc.update({"weight": 0.1, "pairs": 8} | fields)
-    return config.finetune.drloc
-
-
 def test_an_update_is_that_of_both_losses():
     """The step's loss is cross-entropy plus the weighted loss, and both reach the weights."""
     options = {"image_size": 8, "patch_size": 2, "num_classes": 3} | TINY["vit"]
     model = Functional(create_model("vit", **options, init="fan_in"))
     key = jax.random.key(1)
-    term = drloc.Drloc(drloc_of(), resolve_options("vit", **options), 8, dtype=jnp.float32, key=key)
+    settings = drloc.DrlocSettings(0.1, "l1", pairs=8, absolute=True, normalize=False)
+    side = drloc.grid_side(resolve_options("vit", **options))
+    term = drloc.Drloc(settings, side, 8, dtype=jnp.float32, key=key)
     optimizer = make_optimizer("sgd")
     images = jnp.asarray(hashed("images", (4, 8, 8, 3), 1.0))
     labels, weight = jnp.asarray([0, 1, 2, 0]), jnp.float32(0.25)
@@ -214,7 +209,7 @@ def test_other_families_with_everything(family, tmp_path, compilation_cache):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"model__patch_size": 16}, "last grid is one token"),
+        ({"model__patch_size": 16}, "last grid is a single token"),
         (
             {"finetune__drloc__loss": "ce", "finetune__drloc__normalize": True},
             "finetune.drloc.normalize is for l1",

@@ -1,9 +1,9 @@
-"""The jobs' schedules, made from the config's defaults, against the reference's recorded values."""
+"""Schedules made from the config's defaults, against the reference's recorded values."""
 
 import pytest
 
 from smallvit_jax.config import default_config
-from smallvit_jax.jobs import finetune, pretrain
+from smallvit_jax.plans import finetuning, pretraining
 
 
 def assert_equal_at(values, recorded):
@@ -14,7 +14,7 @@ def assert_equal_at(values, recorded):
 
 def test_pretraining(golden):
     recorded = golden("schedules")
-    schedule = pretrain.make_schedule(default_config(), 97)
+    schedule = pretraining.make_schedule(default_config(), 97)
     assert_equal_at(schedule["learning_rate"], recorded["lr"]["values"])
     assert_equal_at(schedule["weight_decay"], recorded["weight_decay"]["values"])
     assert_equal_at(schedule["teacher_momentum"], recorded["momentum"]["values"])
@@ -24,7 +24,7 @@ def test_pretraining(golden):
 
 
 def test_finetuning(golden):
-    schedule = finetune.make_schedule(default_config(), 585)
+    schedule = finetuning.make_schedule(default_config(), 585)
     recorded = [row for row in golden("schedules")["finetune"]["values"] if row[0] < 58500]
     assert_equal_at(schedule["learning_rate"], recorded)
     assert set(schedule["weight_decay"].tolist()) == {0.05}

@@ -39,7 +39,7 @@ class OriginalBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     @abc.abstractmethod
     def read_labels(self, original: Original) -> tuple[list[str], dict[str, Labels]]:
-        """Class names in the order of their labels, and the labelled images of each split."""
+        """Class names in the order of their labels, and the labeled images of each split."""
 
     def store(self, content: bytes) -> bytes:
         """An image file as stored; here, as it came. Raises where it is no image of the size."""

@@ -1,0 +1,92 @@
+"""Pre-training as plain values: images, order, model options, views and schedules."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from smallvit_jax.augment.views import ViewSettings
+from smallvit_jax.data.batches import BatchOrder
+from smallvit_jax.errors import UserError
+from smallvit_jax.plans.data_and_model import Data, LabeledImages, model_options
+from smallvit_jax.process.sharding import make_mesh
+from smallvit_jax.training import schedules
+from smallvit_jax.training.loop import Schedule
+from smallvit_jax.training.placement import check_batch
+
+
+class Plan(NamedTuple):
+    """What a config means for a dataset; making it finds whatever is wrong before work begins."""
+
+    images: LabeledImages
+    order: BatchOrder
+    options: dict[str, Any]
+    views: ViewSettings
+    schedule: Schedule
+
+
+def make_plan(config: ConfigDict, data: Data) -> Plan:
+    """Plans pre-training; raises `UserError` for what cannot be carried out."""
+    p = config.pretrain
+    images = data.train.take(data.subsets.unlabeled)
+    order = BatchOrder(len(images.labels), p.batch_size, config.seed, field="pretrain.batch_size")
+    check_batch(order, make_mesh(), config.runtime.accumulate)
+    options = model_options(config, data.spec)
+    views = view_settings(config, data, options["image_size"])
+    _check_local_crops(views, options)
+    return Plan(images, order, options, views, make_schedule(config, order.steps_per_epoch))
+
+
+def view_settings(config: ConfigDict, data: Data, image_size: int) -> ViewSettings:
+    """The views that `config.pretrain.views` describes; scales that are None are the dataset's."""
+    views = dict(config.pretrain.views)
+    for scale in ("global_scale", "local_scale"):
+        views[scale] = views[scale] or getattr(data.spec, scale)
+    return ViewSettings(image_size=image_size, mean=data.info.mean, std=data.info.std, **views)
+
+
+def make_schedule(config: ConfigDict, steps_per_epoch: int) -> Schedule:
+    """Every value of pre-training that changes with the step."""
+    p = config.pretrain
+    steps = p.epochs * steps_per_epoch
+    scale = p.batch_size / 256
+    warmup = schedules.fit_warmup(
+        p.optimizer.warmup_epochs, p.epochs, "pretrain.optimizer.warmup_epochs"
+    )
+    temperature_epochs = schedules.fit_warmup(
+        p.teacher.warmup_temperature_epochs,
+        p.epochs,
+        "pretrain.teacher.warmup_temperature_epochs",
+        whole=True,
+    )
+    o, t = p.optimizer, p.teacher
+    return {
+        "learning_rate": schedules.cosine(
+            o.base_lr * scale, o.min_lr, steps, round(warmup * steps_per_epoch)
+        ),
+        "weight_decay": schedules.cosine(o.weight_decay, o.weight_decay_end, steps),
+        "teacher_momentum": schedules.cosine(t.momentum, 1.0, steps),
+        "teacher_temperature": schedules.teacher_temperature(
+            t.warmup_temperature,
+            t.temperature,
+            int(temperature_epochs),
+            p.epochs,
+            steps_per_epoch,
+        ),
+        "frozen": np.arange(steps) < p.freeze_last_layer_epochs * steps_per_epoch,
+    }
+
+
+def _check_local_crops(views: ViewSettings, options: dict[str, Any]) -> None:
+    """Raises `UserError` if the model cannot take images of half the size."""
+    local_size, patch_size = views.image_size / 2, options.get("patch_size")
+    if not views.local_crops or local_size % (patch_size or 1) == 0:
+        return
+    if patch_size:
+        problem = f"which patches of {patch_size} do not fill; choose another model.patch_size"
+    else:
+        problem = "which is not a whole number; choose an even model.image_size"
+    raise UserError(
+        f"local crops have {local_size:g} pixels per side, half of model.image_size="
+        f"{views.image_size}, {problem}, or pretrain.views.local_crops=0"
+    )
