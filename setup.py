@@ -18,12 +18,15 @@ setup(
     license="Apache-2.0",
     license_files=["LICENSE"],
     packages=find_packages(include=["smallvit_jax*"]),
+    package_data={"smallvit_jax.reporting.templates": ["*.css", "*.html", "*.md"]},
     python_requires=">=3.11",
     install_requires=[
+        "clu>=0.0.12",
         "flax>=0.12",
         "importlib_resources",  # TFDS needs it to prepare a dataset, but does not declare it
         "jax>=0.10",
         "jaxtyping>=0.3",
+        "jinja2>=3.1",
         "matplotlib>=3.9",
         "ml-collections>=1.0",
         "numpy>=2.0",

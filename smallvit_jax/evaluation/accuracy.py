@@ -1,42 +1,61 @@
 """Accuracies from logits, all in percent."""
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
+import flax.struct
+import jax
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Int
+import optax
+from clu import metrics
+from jaxtyping import Array, Bool, Float, Int
 
 
-def top_k_accuracy(
-    logits: Float[np.ndarray, "count classes"], labels: Int[np.ndarray, " count"], k: int
-) -> float:
-    """Share of images whose label is among the k largest logits, in percent.
+@flax.struct.dataclass
+class Percent(metrics.Average):
+    """The share of true values in percent, exact for up to 2^24 of them."""
 
-    With fewer than k classes every label is: 100.
+    def compute(self) -> float:
+        """The share so far; divides in float64."""
+        return 100 * float(self.total) / float(self.count)
+
+
+def _in_top(
+    k: int, logits: Float[Array, "count classes"], labels: Int[Array, " count"], **_: Any
+) -> Bool[Array, " count"]:
+    """Whether an image's label is among its k largest logits, always with fewer than k classes."""
+    _, best = jax.lax.top_k(logits, min(k, logits.shape[1]))
+    return (best == labels[:, None]).any(axis=1)
+
+
+def _cross_entropy(
+    logits: Float[Array, "count classes"], labels: Int[Array, " count"], **_: Any
+) -> Float[Array, " count"]:
+    return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+
+
+@flax.struct.dataclass
+class ClassificationMetrics(metrics.Collection):
+    """Top-1 and top-5 accuracy in percent, and the mean cross-entropy in nats.
+
+    Takes `logits` [count, classes] and `labels` [count].
     """
-    k = min(k, logits.shape[1])
-    best = np.argpartition(-logits, k - 1, axis=1)[:, :k]
-    return float((best == labels[:, None]).any(axis=1).mean() * 100)
 
-
-def cross_entropy(
-    logits: Float[np.ndarray, "count classes"], labels: Int[np.ndarray, " count"]
-) -> float:
-    """Mean negative log-likelihood in nats."""
-    shifted = logits - logits.max(axis=1, keepdims=True)
-    log_sum = np.log(np.exp(shifted).sum(axis=1))
-    return float((log_sum - shifted[np.arange(len(labels)), labels]).mean())
+    top1: Percent.from_fun(functools.partial(_in_top, 1))
+    top5: Percent.from_fun(functools.partial(_in_top, 5))
+    loss: metrics.Average.from_fun(_cross_entropy)
 
 
 def classification_figures(
     logits: Float[np.ndarray, "count classes"], labels: Int[np.ndarray, " count"]
 ) -> dict[str, float]:
     """Top-1 and top-5 accuracy in percent, and the loss without label smoothing in nats."""
-    return {
-        "top1": top_k_accuracy(logits, labels, 1),
-        "top5": top_k_accuracy(logits, labels, 5),
-        "loss": cross_entropy(logits, labels),
-    }
+    measured = ClassificationMetrics.single_from_model_output(
+        logits=jnp.asarray(logits, jnp.float32), labels=jnp.asarray(labels)
+    )
+    return {name: float(value) for name, value in measured.compute().items()}
 
 
 def confusion_matrix(

@@ -14,7 +14,7 @@ from jaxtyping import Float, Int, UInt8
 from smallvit_jax.data.reading import DatasetInfo
 from smallvit_jax.data.subsets import stratified_order
 from smallvit_jax.errors import UserError
-from smallvit_jax.evaluation.accuracy import top_k_accuracy
+from smallvit_jax.evaluation.accuracy import classification_figures
 from smallvit_jax.evaluation.corruptions import (
     BENCHMARK_KINDS,
     KINDS,
@@ -110,7 +110,7 @@ def corruption_errors(
     splits = contextlib.closing(corrupted.splits())
     with progress("corrupted images", total) as advance, splits as made:
         for kind, _, images, labels in made:
-            errors[kind].append(100 - top_k_accuracy(logits_of(images), labels, 1))
+            errors[kind].append(100 - classification_figures(logits_of(images), labels)["top1"])
             advance(len(images))
     result = {
         "source": corrupted.name,

@@ -33,7 +33,7 @@ def run(config: ConfigDict, workdir: Path, reader: DatasetReader) -> dict[str, A
     started = time.monotonic()
     if names := [name.strip() for name in config.report.runs.split(",") if name.strip()]:
         runs = {name: read_run(Path(name).expanduser()) for name in names}
-        _write(workdir, *page.render(*comparison.compare(runs)))
+        _write(workdir, *page.render(comparison.compare(runs)))
     else:
         _rebuild(workdir, reader)
     print(f"report: {workdir / PAGE}")
@@ -74,7 +74,7 @@ def _rebuild(workdir: Path, reader: DatasetReader) -> None:
     if job and job.page and job.page != RUN_PAGE:
         builder = importlib.import_module(f"smallvit_jax.reporting.{job.page}")
         content = builder.build_page(result, read_command(workdir))
-        _write(workdir, *page.render(*content))
+        _write(workdir, *page.render(content))
     else:
         write_report(read_run(workdir), reader)
 
@@ -92,7 +92,7 @@ def write_report(run: Run, reader: DatasetReader) -> None:
         data = reader.load(run.config)
     except UserError as error:
         missing = str(error)
-    _write(run.folder, *page.render(*sections.build_page(run, data, missing)))
+    _write(run.folder, *page.render(sections.build_page(run, data, missing)))
 
 
 def _write(folder: Path, text: str, pictures: dict[str, bytes]) -> None:

@@ -7,8 +7,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from smallvit_jax.reporting.figures import COLORS, colors_of, panels, styled
-from smallvit_jax.reporting.page import Block, Code, Picture, Section, Table
-from smallvit_jax.reporting.sections import PageContent, duration
+from smallvit_jax.reporting.page import Block, Code, PageContent, Picture, Section, Table
+from smallvit_jax.reporting.sections import duration
 
 Row = Mapping[str, Any]
 

@@ -1,9 +1,9 @@
 """What the page tells that compares several runs."""
 
 from smallvit_jax.reporting import figures
-from smallvit_jax.reporting.page import Code, Picture, Section, Table
+from smallvit_jax.reporting.page import Code, PageContent, Picture, Section, Table
 from smallvit_jax.reporting.runs import Run, differing_fields
-from smallvit_jax.reporting.sections import PageContent, headline
+from smallvit_jax.reporting.sections import headline
 
 _CURVES = {
     "kNN accuracy in pre-training, %": ("pretrain", "knn", "top1"),

@@ -1,9 +1,14 @@
 """Sections of a report that take the model and its images: what it saw, looks at, gets wrong."""
 
+import math
+
 import jax
 import numpy as np
 
+from smallvit_jax.checkpoints.format import read_meta
 from smallvit_jax.checkpoints.loading import load_with_meta
+from smallvit_jax.checkpoints.lookup import FOLDER, find_step
+from smallvit_jax.checkpoints.summary import parameter_table
 from smallvit_jax.config.choices import CONVNETS
 from smallvit_jax.data.subsets import stratified_order
 from smallvit_jax.evaluation import accuracy
@@ -14,7 +19,7 @@ from smallvit_jax.plans.data_and_model import Data, model_options
 from smallvit_jax.plans.finetuning import augment_settings
 from smallvit_jax.plans.pretraining import view_settings
 from smallvit_jax.reporting import figures, pictures
-from smallvit_jax.reporting.page import Block, Picture
+from smallvit_jax.reporting.page import Block, Folded, Picture
 from smallvit_jax.reporting.runs import NAMES, Predictions, Run
 
 _IMAGES = 5  # rows of views and of augmented images
@@ -65,6 +70,20 @@ def views(run: Run, data: Data | None) -> list[Block]:
             )
         )
     return parts
+
+
+def parameters(run: Run) -> list[Block]:
+    """The parameters of each model that the run trained, from its newest checkpoint."""
+    blocks: list[Block] = []
+    for name, stage in run.stages.items():
+        if not (stage.folder / FOLDER).is_dir():
+            continue
+        table = read_meta(find_step(stage.folder, "latest"))["arrays"]["params"]
+        shapes = {k: jax.ShapeDtypeStruct(row["shape"], row["dtype"]) for k, row in table.items()}
+        count = sum(math.prod(row["shape"]) for row in table.values())
+        title = f"{NAMES[name].capitalize()}: {count:,} parameters"
+        blocks.append(Folded(title, parameter_table(shapes)))
+    return blocks
 
 
 def _some(data: Data, among: np.ndarray, count: int, seed: int) -> np.ndarray:

@@ -1,13 +1,13 @@
 """What the report of one run tells, question by question."""
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from ml_collections import ConfigDict
 
 from smallvit_jax.plans.data_and_model import Data
 from smallvit_jax.reporting import figures, model_sections
-from smallvit_jax.reporting.page import Block, Code, Picture, Section, Table
+from smallvit_jax.reporting.page import Block, Code, PageContent, Picture, Section, Table
 from smallvit_jax.reporting.runs import NAMES, Run, StageRecord, changed_fields, read_predictions
 
 _TITLES = {
@@ -21,15 +21,6 @@ _TITLES = {
     "teacher_momentum": "teacher's momentum",
     "teacher_temperature": "teacher's temperature",
 }
-
-
-class PageContent(NamedTuple):
-    """The arguments of `page.render`."""
-
-    title: str
-    subtitle: str
-    tiles: dict[str, str]
-    sections: list[Section]
 
 
 def build_page(run: Run, data: Data | None, missing: str | None) -> PageContent:
@@ -51,6 +42,7 @@ def build_page(run: Run, data: Data | None, missing: str | None) -> PageContent:
         Section("What does it look at?", model_sections.attention(run, data)),
         Section("How does it tell images apart?", model_sections.embedding(run, said, data)),
         Section("How robust is it?", _corruptions(run)),
+        Section("What is the model?", model_sections.parameters(run)),
         Section("Run it again", _again(run, missing)),
     ]
     return PageContent(f"{c.model.name} on {dataset_title(c)}", subtitle, headline(run), sections)

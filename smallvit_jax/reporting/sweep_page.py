@@ -8,8 +8,8 @@ from matplotlib.figure import Figure
 
 from smallvit_jax.reporting.compared_variants import run_again
 from smallvit_jax.reporting.figures import colors_of, panels, styled
-from smallvit_jax.reporting.page import Picture, Section, Table
-from smallvit_jax.reporting.sections import PageContent, duration
+from smallvit_jax.reporting.page import PageContent, Picture, Section, Table
+from smallvit_jax.reporting.sections import duration
 
 Row = Mapping[str, Any]
 _NAMES = {"adamw": "AdamW", "sgd": "SGD"}

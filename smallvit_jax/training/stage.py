@@ -13,6 +13,7 @@ import numpy as np
 
 from smallvit_jax.checkpoints.format import flatten, read_meta
 from smallvit_jax.checkpoints.store import CheckpointStore
+from smallvit_jax.checkpoints.summary import parameter_table
 from smallvit_jax.errors import UserError
 from smallvit_jax.process.others import all_processes_agree
 from smallvit_jax.process.signals import Interrupted, StopRequest
@@ -23,6 +24,8 @@ from smallvit_jax.workdir.files import StorageError
 from smallvit_jax.workdir.metrics import RunLog
 from smallvit_jax.workdir.ownership import check_folder, locked
 from smallvit_jax.workdir.records import write_config
+
+_PARAMETER_LINES = 30  # of the table of parameters; the report has all of it
 
 Evaluations = Mapping[str, Mapping[str, float]]
 """Figures by split, for example {"test": {"top1": 97.1}}."""
@@ -154,6 +157,8 @@ def _continue(
         StopRequest(progress.note) as stop,
     ):
         progress.note(_summary(stage, source, start))
+        if not restored:
+            progress.note(parameter_table(stage.params_of(state), _PARAMETER_LINES))
         recorder = _Recorder(stage, store, log, progress, stop, started)
         lost = active and recorder.evaluation_is_lost(start)  # the others have no log to look at
         if start == 0 or not all_processes_agree(not lost):

@@ -126,7 +126,7 @@ def test_damage_is_noticed(exported, tmp_path):
 def test_the_card_says_what_the_checkpoint_knows(exported):
     text = (exported[1] / "README.md").read_text(encoding="utf-8")
     assert text.startswith("---\nlibrary_name: smallvit_jax\npipeline_tag: image-classification\n")
-    assert "Äpfel, pears, green, 東京" in text and "tells 3 classes apart" in text
+    assert "Äpfel, pears, green, 東京" in text and "distinguishes 3 classes" in text
     assert "mean (0.5000, 0.4000, 0.3000)" in text and "| step of the checkpoint | 7 |" in text
     assert "How good it is" not in text  # no run is behind this checkpoint
 
@@ -148,4 +148,4 @@ def test_the_card_of_a_run_has_its_figures(tiny_recipe, tmp_path):
     assert "has no classifier; it was trained without labels" in text
     assert 'predictor.embed("photos")' in text and "## Classes" not in text
     after = read_json(tiny_recipe.folder / "pretrain" / "result.json")["knn_after"]
-    assert f"| nearest neighbours on its features | {after:.2f} % |" in text
+    assert f"| kNN accuracy of its features | {after:.2f} % |" in text

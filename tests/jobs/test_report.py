@@ -33,7 +33,8 @@ def test_a_recipes_report_answers_every_question(recipe, compilation_cache, caps
     texts = read(page).texts
     assert texts["h2"] == [
         *("Did pre-training help?", "How did it learn?", "What did it see?", "Where does it fail?"),
-        *("What does it look at?", "How does it tell images apart?", "Run it again"),
+        *("What does it look at?", "How does it tell images apart?", "What is the model?"),
+        "Run it again",
     ]
     result = read_json(recipe / "result.json")
     tiles = dict(zip(texts["span"], texts["b"], strict=True))
@@ -58,7 +59,8 @@ def test_a_training_ends_with_its_report_and_the_command(tmp_path, compilation_c
         assert f"report: {workdir}/report.html" in capsys.readouterr().out
         texts = read((workdir / "report.html").read_text()).texts
         assert "Where does it fail?" in texts["h2"] and "Did pre-training help?" not in texts["h2"]
-        (again,) = texts["pre"]
+        parameters, again = texts["pre"]
+        assert "Total: " in parameters
         assert again.startswith("python -m smallvit_jax.main --config=")
         assert all(word in again for word in words)
         written = (workdir / "report.html").stat().st_mtime_ns

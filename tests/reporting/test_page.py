@@ -6,7 +6,16 @@ import numpy as np
 import pytest
 
 from smallvit_jax.reporting import figures
-from smallvit_jax.reporting.page import MOST_BYTES, Code, Picture, Section, Table, render
+from smallvit_jax.reporting.page import (
+    MOST_BYTES,
+    Code,
+    Folded,
+    PageContent,
+    Picture,
+    Section,
+    Table,
+    render,
+)
 
 EVIL = '<script>alert("x")</script> & <b>'
 VOID = {"meta", "img", "br"}
@@ -44,11 +53,12 @@ def some_figure(pixels=8):
 
 
 def test_every_text_arrives_and_none_is_taken_for_html():
-    parts = [EVIL, Table((EVIL, "b"), [("c", EVIL)]), Code(EVIL), Picture("p", some_figure(), EVIL)]
-    sections = [Section("Why?", parts), Section("empty", [])]
-    page, pictures = render(EVIL, EVIL, {EVIL: "97 %"}, sections)
+    blocks = [EVIL, Table((EVIL, "b"), [("c", EVIL)]), Code(EVIL), Folded(EVIL, EVIL)]
+    blocks.append(Picture("p", some_figure(), EVIL))
+    sections = [Section("Why?", blocks), Section("empty", [])]
+    page, pictures = render(PageContent(EVIL, EVIL, {EVIL: "97 %"}, sections))
     reader = read(page)
-    for tag in ("title", "h1", "p", "th", "td", "pre", "figcaption", "span"):
+    for tag in ("title", "h1", "p", "th", "td", "pre", "figcaption", "span", "summary"):
         assert EVIL in "".join(reader.texts[tag]), tag
     assert "script" not in reader.texts and reader.texts["b"] == ["97 %"]
     assert reader.texts["h2"] == ["Why?"] == reader.texts["a"]
@@ -56,7 +66,8 @@ def test_every_text_arrives_and_none_is_taken_for_html():
 
 
 def test_a_page_asks_for_nothing_from_elsewhere():
-    page, _ = render("t", "s", {}, [Section("x", [Picture("p", some_figure(), "c")])])
+    sections = [Section("x", [Picture("p", some_figure(), "c")])]
+    page, _ = render(PageContent("t", "s", {}, sections))
     links = [value for name, value in read(page).attributes if name in ("src", "href")]
     assert all(link.startswith(("data:image/png;base64,", "#")) for link in links)
     assert len(links) == 2 and "http" not in page
@@ -71,7 +82,7 @@ def test_pictures_shrink_until_the_page_is_small(count):
         ax.imshow(rng.random((600, 600, 3)), interpolation="nearest")
         return figure
 
-    parts = [Picture(f"p{i}", noisy(), "c") for i in range(count)]
-    page, pictures = render("t", "s", {}, [Section("x", parts)])
+    blocks = [Picture(f"p{i}", noisy(), "c") for i in range(count)]
+    page, pictures = render(PageContent("t", "s", {}, [Section("x", blocks)]))
     assert len(page.encode()) < MOST_BYTES
     assert len(pictures) == count

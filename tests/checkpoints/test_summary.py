@@ -1,0 +1,30 @@
+"""The table of a model's parameters."""
+
+import numpy as np
+
+from smallvit_jax.checkpoints.summary import parameter_table
+from smallvit_jax.models import create_model
+from smallvit_jax.models.parameters import get_arrays
+
+
+def test_equal_blocks_share_a_row_and_the_total_is_of_all():
+    arrays = get_arrays(create_model("vit", num_classes=10))
+    lines = parameter_table(arrays).splitlines()
+    (row,) = [line for line in lines if "mlp.fc1.bias" in line]
+    assert row.split() == ["|", "blocks.*.mlp.fc1.bias", "|", "(9,", "384)", "|", "float32", "|",
+                           "3,456", "|"]  # fmt: skip
+    assert lines[-1].startswith(f"Total: {sum(a.size for a in arrays.values()):,} ")
+
+
+def test_blocks_of_different_shapes_keep_their_rows():
+    arrays = {f"blocks.{i}.kernel": np.zeros((i + 1, 2)) for i in range(3)}
+    arrays |= {"layers.0.blocks.0.bias": np.zeros(4), "layers.0.blocks.1.bias": np.zeros(4)}
+    table = parameter_table(arrays)
+    assert all(f"| blocks.{i}.kernel " in table for i in range(3))
+    assert "| layers.0.blocks.*.bias | (2, 4)" in table
+
+
+def test_a_long_table_is_cut_but_not_its_total():
+    arrays = {f"weight_{i}": np.zeros(2) for i in range(50)}
+    table = parameter_table(arrays, most_lines=10)
+    assert len(table.splitlines()) < 15 and "Total: 100 " in table
