@@ -5,7 +5,7 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 
-from smallvit_jax.checkpoints import format as layout
+from smallvit_jax.checkpoints import format as checkpoint_format
 from smallvit_jax.checkpoints.format import DamagedCheckpointError
 from smallvit_jax.errors import UserError, did_you_mean
 
@@ -26,7 +26,7 @@ def find_step(path: Path, which: str) -> Path:
     present = sorted(entry.name for entry in folder.iterdir())
     steps = all_steps(folder)
     if not steps:
-        if path.name.isdecimal() or not set(present).isdisjoint(layout.ITEMS):
+        if path.name.isdecimal() or not set(present).isdisjoint(checkpoint_format.ITEMS):
             return path
         stages = [entry.name for entry in path.iterdir() if (entry / FOLDER).is_dir()]
         if stages:
@@ -60,7 +60,7 @@ def accuracies(folder: Path) -> dict[int, float | None]:
     found = {}
     for step in all_steps(folder):
         with contextlib.suppress(DamagedCheckpointError, UserError):
-            found[step] = layout.read_meta(folder / str(step))["metrics"].get("accuracy")
+            found[step] = checkpoint_format.read_meta(folder / str(step))["metrics"].get("accuracy")
     return found
 
 

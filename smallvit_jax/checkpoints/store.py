@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from smallvit_jax.checkpoints import format as layout
+from smallvit_jax.checkpoints import format as checkpoint_format
 from smallvit_jax.checkpoints import lookup as lookup
 from smallvit_jax.checkpoints.format import DamagedCheckpointError, ForeignCheckpointError
 from smallvit_jax.errors import UserError
@@ -50,7 +50,7 @@ class CheckpointStore:
     def _open(self) -> None:
         import orbax.checkpoint as ocp
 
-        layout.quiet_orbax()
+        checkpoint_format.quiet_orbax()
         self._manager = ocp.CheckpointManager(
             self.directory,
             options=ocp.CheckpointManagerOptions(
@@ -97,13 +97,13 @@ class CheckpointStore:
         if latest is not None and step < latest:
             raise ValueError(f"step {step} comes before the newest checkpoint, step {latest}")
         arrays = {
-            "state": layout.to_host(layout.flatten(state)),
-            "params": layout.to_host(layout.flatten(params)),
+            "state": checkpoint_format.to_host(checkpoint_format.flatten(state)),
+            "params": checkpoint_format.to_host(checkpoint_format.flatten(params)),
         }
-        sealed = layout.seal(meta, step, metrics or {}, arrays)
+        sealed = checkpoint_format.seal(meta, step, metrics or {}, arrays)
         if self._keep_best:
             self._accuracy[step] = sealed["metrics"].get("accuracy")
-        stored = {name: layout.storable(item) for name, item in arrays.items()}
+        stored = {name: checkpoint_format.storable(item) for name, item in arrays.items()}
         stored = {name: ocp.args.PyTreeSave(item) for name, item in stored.items() if item}
         try:
             self._manager.save(
@@ -205,18 +205,18 @@ class CheckpointStore:
     def _read_state(self, folder: Path, template: Any) -> tuple[Any, dict[str, Any]]:
         """Reads and places a state; all processes agree on whether it can be used."""
         problem, arrays, meta = None, {}, {}
-        leaves = layout.flatten(template)
+        leaves = checkpoint_format.flatten(template)
         try:
-            meta = layout.read_meta(folder)
-            layout.check_fits(meta["arrays"]["state"], leaves, str(folder))
-            arrays = layout.read_arrays(folder, "state", meta)
+            meta = checkpoint_format.read_meta(folder)
+            checkpoint_format.check_fits(meta["arrays"]["state"], leaves, str(folder))
+            arrays = checkpoint_format.read_arrays(folder, "state", meta)
         except (DamagedCheckpointError, ForeignCheckpointError) as error:
             problem = error
         except PermissionError as error:
             raise UserError(f"{folder} cannot be read (permission denied)") from error
         if not all_processes_agree(problem is None):
             raise problem or DamagedCheckpointError("another process cannot read it")
-        placed = [layout.place(arrays[name], like) for name, like in leaves.items()]
+        placed = [checkpoint_format.place(arrays[name], like) for name, like in leaves.items()]
         return jax.tree.unflatten(jax.tree.structure(template), placed), meta
 
     def _set_aside(self, unusable: Mapping[int, Exception], good: int) -> None:
@@ -295,8 +295,8 @@ def read_params_and_meta(
     folder = Path(path).absolute()
     try:
         folder = lookup.find_step(folder, which)
-        meta = layout.read_meta(folder)
-        return layout.read_arrays(folder, item, meta), meta
+        meta = checkpoint_format.read_meta(folder)
+        return checkpoint_format.read_arrays(folder, item, meta), meta
     except DamagedCheckpointError as error:
         others = [n for n in lookup.all_steps(folder.parent) if str(n) != folder.name]
         remedy = f"try {_listed(others)} beside it" if others else "no other step is beside it"

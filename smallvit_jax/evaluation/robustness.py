@@ -31,7 +31,7 @@ _SUBSET_SEED = 0  # whatever the run's, so that runs are judged on the same imag
 
 Images = UInt8[np.ndarray, "images size size 3"]
 Labels = Int[np.ndarray, " images"]
-Split = tuple[str, int, Images, Labels]
+CorruptedSplit = tuple[str, int, Images, Labels]
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class CorruptedImages:
     name: str  # such as "CIFAR-10-C (regenerated)"
     images: int
     kinds: tuple[str, ...]
-    splits: Callable[[], Iterator[Split]]
+    splits: Callable[[], Iterator[CorruptedSplit]]
     skipped: dict[str, str] = field(default_factory=dict)
 
 
@@ -147,7 +147,9 @@ def _mean(errors: dict[str, list[float]], kinds: Sequence[str]) -> float | None:
     return float(np.mean([errors[kind] for kind in kinds]))
 
 
-def _regenerated_splits(settings, kinds, images, labels, name: str, count: int) -> Iterator[Split]:
+def _regenerated_splits(
+    settings, kinds, images, labels, name: str, count: int
+) -> Iterator[CorruptedSplit]:
     indices = _subset(labels, count)
     images, labels = images[indices], labels[indices]
     cache = None
@@ -160,7 +162,7 @@ def _regenerated_splits(settings, kinds, images, labels, name: str, count: int) 
         yield kind, severity, corrupted, labels
 
 
-def _published_splits(published: Published, kinds, count: int) -> Iterator[Split]:
+def _published_splits(published: Published, kinds, count: int) -> Iterator[CorruptedSplit]:
     for kind in kinds:
         for severity in SEVERITIES:
             images, labels = published.read(kind, severity)

@@ -10,10 +10,10 @@ from smallvit_jax.reporting.figures import COLORS, colors_of, panels, styled
 from smallvit_jax.reporting.page import Block, Code, PageContent, Picture, Section, Table
 from smallvit_jax.reporting.sections import duration
 
-Row = Mapping[str, Any]
+Figures = Mapping[str, Any]
 
 
-def build_page(result: Row, command: str | None) -> PageContent:
+def build_page(result: Figures, command: str | None) -> PageContent:
     """The page of a finished comparison, from its `result.json`."""
     best = max(result["comparison"], key=lambda row: row["test_top1"])
     environment = result["environment"]
@@ -35,7 +35,7 @@ def build_page(result: Row, command: str | None) -> PageContent:
     )
 
 
-def run_again(result: Row, command: str | None) -> list[Block]:
+def run_again(result: Figures, command: str | None) -> list[Block]:
     """The command, where it is known, and what the figures depend on besides."""
     environment = result["environment"]
     versions = ", ".join(f"{name} {v}" for name, v in environment["versions"].items())
@@ -43,7 +43,7 @@ def run_again(result: Row, command: str | None) -> list[Block]:
     return [Code(command), about] if command else [about]
 
 
-def _best(result: Row) -> list[Block]:
+def _best(result: Figures) -> list[Block]:
     return [
         Picture(
             "accuracies",
@@ -60,7 +60,7 @@ def _best(result: Row) -> list[Block]:
     ]
 
 
-def _learning(result: Row) -> list[Block]:
+def _learning(result: Figures) -> list[Block]:
     return [
         Picture(
             "learning",
@@ -72,7 +72,7 @@ def _learning(result: Row) -> list[Block]:
     ]
 
 
-def comparison_table(result: Row) -> tuple[Sequence[str], list[Sequence[str]]]:
+def comparison_table(result: Figures) -> tuple[Sequence[str], list[Sequence[str]]]:
     """Head and rows of text, for people; "-" where there is no figure."""
     targets = [f"{target:g}" for target in result["targets"]]
     head = [
@@ -99,7 +99,7 @@ def comparison_table(result: Row) -> tuple[Sequence[str], list[Sequence[str]]]:
     return head, rows
 
 
-def with_deviation(row: Row, name: str) -> str:
+def with_deviation(row: Figures, name: str) -> str:
     """A mean with its deviation, where there is one."""
     mean, deviation = row[name], row[f"{name}_sd"]
     if mean is None:
@@ -107,12 +107,12 @@ def with_deviation(row: Row, name: str) -> str:
     return f"{mean:.1f}" if deviation is None else f"{mean:.1f} ± {deviation:.1f}"
 
 
-def _diverged(row: Row) -> str:
+def _diverged(row: Figures) -> str:
     count = row.get("diverged")  # older results have none
     return f" ({count} diverged)" if count else ""
 
 
-def _seconds(row: Row) -> float | None:
+def _seconds(row: Figures) -> float | None:
     stages = (row["training_seconds"], row["pretraining_seconds"])
     return None if None in stages else sum(stages)
 
@@ -126,7 +126,7 @@ def _duration(seconds: float | None) -> str:
 
 
 @styled
-def draw_accuracies(result: Row) -> Figure:
+def draw_accuracies(result: Figures) -> Figure:
     """Last test accuracy by variant, the first on top: mean, deviation, and each seed."""
     rows = result["comparison"]
     figure, (ax,) = panels(1, width=6.5, height=0.9 + 0.32 * len(rows))
@@ -149,7 +149,7 @@ def draw_accuracies(result: Row) -> Figure:
 
 
 @styled
-def draw_learning(result: Row) -> Figure:
+def draw_learning(result: Figures) -> Figure:
     """Test accuracy over labeled epochs and over time, a line of each variant: the mean over its
     seeds, without those that diverged."""
     figure, (by_epoch, by_time) = panels(2, 2, height=3.6)

@@ -11,11 +11,11 @@ from smallvit_jax.reporting.figures import colors_of, panels, styled
 from smallvit_jax.reporting.page import PageContent, Picture, Section, Table
 from smallvit_jax.reporting.sections import duration
 
-Row = Mapping[str, Any]
+Figures = Mapping[str, Any]
 _NAMES = {"adamw": "AdamW", "sgd": "SGD"}
 
 
-def build_page(result: Row, command: str | None) -> PageContent:
+def build_page(result: Figures, command: str | None) -> PageContent:
     """The page of a finished sweep, from its `result.json`."""
     environment = result["environment"]
     settings = Table(
@@ -58,7 +58,7 @@ def build_page(result: Row, command: str | None) -> PageContent:
     )
 
 
-def sweep_table(result: Row) -> tuple[Sequence[str], list[Sequence[str]]]:
+def sweep_table(result: Figures) -> tuple[Sequence[str], list[Sequence[str]]]:
     """Head and rows of text, for people."""
     head = ("variant", "optimiser", "best", "median", "within 4 of best", "diverged", "settings")
     rows = [
@@ -77,7 +77,7 @@ def sweep_table(result: Row) -> tuple[Sequence[str], list[Sequence[str]]]:
 
 
 @styled
-def draw_sweep(result: Row) -> Figure:
+def draw_sweep(result: Figures) -> Figure:
     """Distributions of errors for each optimiser (rows of panels), a curve of each variant."""
     optimizers = list(dict.fromkeys(row["optimizer"] for row in result["runs"]))
     figure, axes = panels(2 * len(optimizers), 2, height=2.6)

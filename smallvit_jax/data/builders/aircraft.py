@@ -3,7 +3,7 @@
 import re
 
 from smallvit_jax.data.builders.base import Labels, OriginalBuilder, square_jpeg
-from smallvit_jax.data.builders.original import Layout, Original
+from smallvit_jax.data.builders.original import Original, OriginalLayout
 from smallvit_jax.errors import UserError
 
 _BANNER = 20  # rows at the bottom that name the photographer; the README has users remove them
@@ -28,7 +28,7 @@ class FgvcAircraft(OriginalBuilder):
     SIZE = 256
     CLASSES = 100
     COUNTS = {"trainval": 6_667, "test": 3_333}  # noqa: RUF012
-    LAYOUT = Layout(
+    LAYOUT = OriginalLayout(
         wanted="fgvc-aircraft-2013b.tar.gz or the folder unpacked from it",
         archives=("fgvc-aircraft-2013b*.tar.gz", "fgvc-aircraft-2013b*.zip"),
         contents=("data",),

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import tensorflow_datasets as tfds
 
-from smallvit_jax.data.builders.original import Layout, Original
+from smallvit_jax.data.builders.original import Original, OriginalLayout
 from smallvit_jax.errors import UserError
 from smallvit_jax.process.terminal import progress
 
@@ -29,7 +29,7 @@ class OriginalBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     SIZE: int  # pixels per side as stored
     CLASSES: int
     COUNTS: dict[str, int]  # images of each split
-    LAYOUT: Layout
+    LAYOUT: OriginalLayout
     HOMEPAGE: str
     DESCRIPTION: str
 

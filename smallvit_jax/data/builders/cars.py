@@ -7,7 +7,7 @@ import io
 import re
 
 from smallvit_jax.data.builders.base import Labels, OriginalBuilder, square_jpeg
-from smallvit_jax.data.builders.original import Layout, Original
+from smallvit_jax.data.builders.original import Original, OriginalLayout
 from smallvit_jax.errors import UserError
 
 _ANNOTATIONS = {"train": "cars_train_annos.mat", "test": "cars_test_annos_withlabels.mat"}
@@ -37,7 +37,7 @@ class StanfordCars(OriginalBuilder):
     SIZE = 256
     CLASSES = 196
     COUNTS = {"train": 8_144, "test": 8_041}  # noqa: RUF012
-    LAYOUT = Layout(
+    LAYOUT = OriginalLayout(
         wanted="a folder with cars_train.tgz, cars_test.tgz, car_devkit.tgz and "
         "cars_test_annos_withlabels.mat, or a copy with class folders",
         archives=(

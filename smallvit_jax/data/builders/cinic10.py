@@ -3,7 +3,7 @@
 import re
 
 from smallvit_jax.data.builders.base import Labels, OriginalBuilder
-from smallvit_jax.data.builders.original import Layout, Original
+from smallvit_jax.data.builders.original import Original, OriginalLayout
 
 _NAMES = (
     *("airplane", "automobile", "bird", "cat", "deer"),
@@ -23,7 +23,7 @@ class Cinic10(OriginalBuilder):
     SIZE = 32
     CLASSES = 10
     COUNTS = {"train": 90_000, "valid": 90_000, "test": 90_000}  # noqa: RUF012
-    LAYOUT = Layout(
+    LAYOUT = OriginalLayout(
         wanted="CINIC-10.tar.gz or the folder unpacked from it",
         archives=("CINIC-10*.tar.gz", "CINIC-10*.tgz", "CINIC-10*.zip"),
         contents=("train", "valid", "test"),

@@ -13,7 +13,7 @@ from smallvit_jax.process.terminal import progress
 
 
 @dataclass(frozen=True)
-class Layout:
+class OriginalLayout:
     """How to recognise an original.
 
     `signs` are paths, any of which says that a folder is the unpacked original. `recognise` finds
@@ -35,7 +35,7 @@ class Original:
     where nothing of the `layout` is found and for archives that cannot be read to their end.
     """
 
-    def __init__(self, path: str | Path, layout: Layout):
+    def __init__(self, path: str | Path, layout: OriginalLayout):
         self.path = Path(path).expanduser().absolute()
         self._sources = _find_sources(self.path, layout)
         self._where: dict[str, tuple[int, str]] = {}  # key → source, name in it
@@ -131,7 +131,7 @@ class _Tar:
                 archive.members = []
 
 
-def _find_sources(path: Path, layout: Layout) -> list:
+def _find_sources(path: Path, layout: OriginalLayout) -> list:
     if not path.exists():
         raise UserError(f'--manual_dir "{path}" does not exist; name {layout.wanted}')
     if path.is_file():
@@ -149,7 +149,7 @@ def _find_sources(path: Path, layout: Layout) -> list:
     raise _nothing_in(path, layout)
 
 
-def _nothing_in(path: Path, layout: Layout) -> UserError:
+def _nothing_in(path: Path, layout: OriginalLayout) -> UserError:
     return UserError(f'--manual_dir "{path}" holds nothing of the dataset; name {layout.wanted}')
 
 

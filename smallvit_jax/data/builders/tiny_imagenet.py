@@ -3,7 +3,7 @@
 import re
 
 from smallvit_jax.data.builders.base import Labels, OriginalBuilder
-from smallvit_jax.data.builders.original import Layout, Original
+from smallvit_jax.data.builders.original import Original, OriginalLayout
 from smallvit_jax.errors import UserError
 
 _FILE = re.compile(
@@ -27,7 +27,7 @@ class TinyImagenet(OriginalBuilder):
     SIZE = 64
     CLASSES = 200
     COUNTS = {"train": 100_000, "validation": 10_000}  # noqa: RUF012
-    LAYOUT = Layout(
+    LAYOUT = OriginalLayout(
         wanted="tiny-imagenet-200.zip or the folder unpacked from it",
         archives=("tiny-imagenet-200*.zip", "tiny-imagenet-200*.tar*"),
         contents=("train", "val", "wnids.txt", "words.txt"),

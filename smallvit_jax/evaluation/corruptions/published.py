@@ -19,7 +19,7 @@ NAMES = {"cifar10": "CIFAR-10-C", "cifar100": "CIFAR-100-C", "tiny_imagenet": "T
 _TFDS_BUILDER = "cifar10_corrupted"
 _TFDS_NAMES = {"glass_blur": "frosted_glass_blur", "elastic_transform": "elastic"}
 
-Split = tuple[UInt8[np.ndarray, "images size size 3"], Int32[np.ndarray, " images"]]
+LabeledSplit = tuple[UInt8[np.ndarray, "images size size 3"], Int32[np.ndarray, " images"]]
 
 
 class ArrayFiles:
@@ -47,7 +47,7 @@ class ArrayFiles:
         self._labels = repeats[0]
         _check_labels(self._labels, test_labels, folder / "labels.npy")
 
-    def read(self, kind: str, severity: int) -> Split:
+    def read(self, kind: str, severity: int) -> LabeledSplit:
         """Returns images and labels in the files' order."""
         count = len(self._labels)
         start = SEVERITIES.index(severity) * count
@@ -80,7 +80,7 @@ class ImageFolders:
         self._numbers = {name: number for number, name in enumerate(class_names)}
         _check_present(folder, [f"{kind}/{s}" for kind in kinds for s in SEVERITIES])
 
-    def read(self, kind: str, severity: int) -> Split:
+    def read(self, kind: str, severity: int) -> LabeledSplit:
         """Returns images and labels in the order of their paths."""
         folder = self._folder / kind / str(severity)
         paths = sorted(p for p in folder.glob("*/*") if p.suffix.lower() in (".jpeg", ".jpg"))
@@ -122,7 +122,7 @@ class TfdsDirectories:
                     "or prepare it again"
                 )
 
-    def read(self, kind: str, severity: int) -> Split:
+    def read(self, kind: str, severity: int) -> LabeledSplit:
         """Returns images and labels in the files' order."""
         name = f"{_tfds_name(kind)}_{severity}"
         images, labels, _ = read_tfds(_tfds_spec(name), "test", self._data_dir)

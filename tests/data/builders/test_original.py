@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from smallvit_jax.data.builders.original import Layout, Original
+from smallvit_jax.data.builders.original import Original, OriginalLayout
 from smallvit_jax.errors import UserError
 from tests.data.tiny_originals import pack
 
@@ -16,7 +16,7 @@ def recognise(path):
     return match[1] if match else None
 
 
-LAYOUT = Layout(
+LAYOUT = OriginalLayout(
     "set.zip", ("set*.zip", "set*.tar.gz"), ("train", "list.txt"), ("list.txt",), recognise
 )
 
