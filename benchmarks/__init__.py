@@ -1,1 +1,1 @@
-"""Measurements of speed and accuracy, run from a checkout; `results/` holds what they found."""
+"""Speed and accuracy benchmarks, run from a checkout; their results are in `results/`."""

@@ -11,7 +11,7 @@ from smallvit_jax.evaluation.corruptions import KINDS, SEVERITIES, corrupt
 
 
 def boat(size: int = 32) -> UInt8[np.ndarray, "size size 3"]:
-    """A sailing boat under the sun: drawn large, then reduced."""
+    """A sailing boat under the sun, drawn large, then downsampled."""
     picture = Image.new("RGB", (512, 512), "#8ec5ea")
     draw = ImageDraw.Draw(picture)
     draw.ellipse((350, 40, 470, 160), fill="#ffd34d")
@@ -32,7 +32,7 @@ def main() -> None:
     file = parser.parse_args().file
     import matplotlib.pyplot as plt
 
-    # Frost shows pieces of photographs that are not ours to copy.
+    # Frost contains parts of photographs that we may not copy.
     kinds = [kind for kind in KINDS if kind != "frost"]
     half = len(kinds) // 2
     figure, axes = plt.subplots(half, 2, figsize=(9.4, 5.9), dpi=100)

@@ -1,10 +1,10 @@
-"""Damages a run in every way it may meet and records what the user sees.
+"""Damages a run in every way that may occur and records what the user sees.
 
     python -m benchmarks.damage_table --out benchmarks/results/damage_cpu.json
 
-A tiny fine-tuning run is interrupted near its end, copied, damaged, and started again with the
-same command. Prints a table in Markdown; exits with 1 if a run that went on ends with other bits.
-Needs to mount small file systems (`unshare`, Linux).
+A tiny fine-tuning run is copied without its result, damaged, and restarted with the same command.
+Prints a Markdown table; exits with 1 if a resumed run ends with different bits. Mounts small file
+systems (`unshare`, Linux).
 """
 
 import argparse
@@ -20,12 +20,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.kill_campaign import compare
+from benchmarks.kill_campaign import compare  # first: it sets how programs are compiled
 from smallvit_jax.workdir.environment import environment
 from smallvit_jax.workdir.ownership import locked
 from tests.checkpoints.cases import flip_stored_array, largest_file
 from tests.data.tiny_tfds import encode, tiny_images, write_tfds
-from tests.support.tiny_jobs import command, quick_compilation, run_job
+from tests.support.tiny_jobs import command, run_job
 
 SETTINGS = {
     "dataset__name": "cifar10",
@@ -47,7 +47,7 @@ def _empty(folder: Path) -> None:
 
 def _make_foreign(folder: Path) -> None:
     _empty(folder)
-    (folder / "default").write_text("of another program")
+    (folder / "default").write_text("written by another program")
 
 
 def _damage_all(run: Path) -> None:
@@ -77,7 +77,7 @@ DAMAGES: dict[str, Callable[[Path], Any]] = {
 
 
 def again(run: Path, **changes) -> tuple[int, list[str]]:
-    """Runs the same command in this process; returns its code, and its warnings and errors."""
+    """Reruns the same command in this process; returns its exit code, warnings and errors."""
     err = io.StringIO()
     with contextlib.redirect_stderr(err), contextlib.redirect_stdout(io.StringIO()):
         code = run_job("finetune", run, **SETTINGS, **changes)
@@ -89,34 +89,31 @@ def _sentences(text: str) -> list[str]:
 
 
 def in_use(run: Path) -> tuple[int, list[str]]:
-    """Another live run holds the folder."""
+    """Another live run uses the workdir."""
     with locked(run):
         return again(run)
 
 
 def another_field(run: Path) -> tuple[int, list[str]]:
-    """The same folder with more epochs."""
+    """The same workdir with more epochs."""
     return again(run, finetune__epochs=3)
 
 
 def no_dataset(run: Path) -> tuple[int, list[str]]:
-    """The dataset is gone."""
+    """The dataset is missing."""
     data = Path(os.environ["TFDS_DATA_DIR"])
     data.rename(f"{data}_gone")
     try:
-        from smallvit_jax.plans.data_and_model import _load_split_once
-
-        _load_split_once.cache_clear()
         return again(run)
     finally:
         Path(f"{data}_gone").rename(data)
 
 
 def mounted(options: str, fill: bool):
-    """Starts the command with a file system of its own, holding a copy of the run, as workdir."""
+    """Runs the command in a workdir on its own file system, with a copy of the run."""
 
     def start(run: Path) -> tuple[int, list[str]]:
-        (run / "checkpoints" / str(STEPS)).rename(f"{run}_newest")  # so that steps are left to do
+        (run / "checkpoints" / str(STEPS)).rename(f"{run}_newest")  # leaves steps to run
         copy = Path(f"{run}_copy")
         shutil.copytree(run, copy)
         ballast = f"head -c 99m /dev/zero > {run}/ballast 2>/dev/null; " if fill else ""
@@ -146,7 +143,7 @@ STARTS: dict[str, Callable[[Path], tuple[int, list[str]]]] = {
 
 
 def run_table(folder: Path) -> list[dict[str, Any]]:
-    """Makes the run, and one row for each damage."""
+    """Creates the run and returns one row for each kind of damage."""
     images, labels = tiny_images(96)
     examples = [(encode(image), int(label)) for image, label in zip(images, labels, strict=True)]
     write_tfds(folder / "data", {"train": examples, "test": examples[:24]})
@@ -175,23 +172,23 @@ def run_table(folder: Path) -> list[dict[str, Any]]:
 
 
 def markdown(rows: list[dict[str, Any]]) -> str:
-    """The table of the documentation."""
-    lines = ["| what was done | what the user saw | exit | end |", "|---|---|---|---|"]
+    """Returns the table for the documentation."""
+    lines = ["| damage | what the user sees | exit code | result |", "|---|---|---|---|"]
     for row in rows:
-        seen = "<br>".join(row["seen"]) or "nothing: it goes on"
+        seen = "<br>".join(row["seen"]) or "nothing; the run resumes"
         differing = ", ".join(row["differences"] or ())
-        end = f"differs in {differing.replace('.: ', '')}" if differing else "the same bits"
+        end = f"differs in {differing.replace('.: ', '')}" if differing else "identical bits"
         end = "stopped" if row["differences"] is None else end
         lines.append(f"| {row['damage']} | {seen} | {row['exit_code']} | {end} |")
     return "\n".join(lines)
 
 
 def main() -> int:
-    """Prints the table and returns 1 if a run that went on ended with other bits."""
+    """Prints the table and returns 1 if a resumed run ended with different bits."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--out", type=Path, help="where to write the record")
+    parser.add_argument("--out", type=Path, help="JSON file to write the results to")
     flags = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder, quick_compilation(Path(folder) / "cache"):
+    with tempfile.TemporaryDirectory() as folder:
         rows = run_table(Path(folder))
     record = {
         "command": "python -m benchmarks.damage_table",

@@ -1,6 +1,6 @@
 """Draws docs/images/initial_attention.png: `python -m benchmarks.initial_attention FILE`.
 
-Where patches look before any training, with and without structured initialisation.
+Shows where patches attend before any training, with and without structured initialization.
 """
 
 import argparse
@@ -15,18 +15,18 @@ from PIL import Image
 from smallvit_jax.models import create_model
 from smallvit_jax.models.positions import sincos_positions
 
-# The ViT-T/2 of the paper, one block of it.
+# One block of the paper's ViT-T/2.
 MODEL = {"image_size": 32, "patch_size": 2, "width": 192, "depth": 1, "heads": 3, "mlp_ratio": 4.0}
 INITS = {"reference": "reference", "mimetic": "mimetic", "impulse3": "impulse3"}
-QUERIES = ((4, 4), (11, 5), (7, 11))  # row and column of the patches that look
-SEED = 1  # its three heads look into three directions
-WINDOW = 4  # patches around the looking one that a map shows
+QUERIES = ((4, 4), (11, 5), (7, 11))  # row and column of the query patches
+SEED = 1  # its three heads attend in three different directions
+WINDOW = 4  # patches shown on each side of the query
 GRID = MODEL["image_size"] // MODEL["patch_size"]
 MEAN, STD = 0.47, 0.25  # about CIFAR-10's
 
 
 def photograph() -> UInt8[np.ndarray, "size size 3"]:
-    """The temple that comes with scikit-learn, a square of it."""
+    """A square crop of the temple photograph that comes with scikit-learn."""
     from sklearn.datasets import load_sample_image
 
     image = Image.fromarray(load_sample_image("china.jpg"))
@@ -38,8 +38,10 @@ def photograph() -> UInt8[np.ndarray, "size size 3"]:
 def attention(
     model: nnx.Module, image: UInt8[np.ndarray, "size size 3"] | None
 ) -> Float[np.ndarray, "heads tokens tokens"]:
-    """Of the first block, in multiples of even attention: between the fixed positions alone, or
-    on an image."""
+    """The first block's attention, in multiples of uniform attention.
+
+    Without an image, between the fixed positions alone.
+    """
     if image is None:
         tokens = jnp.asarray(sincos_positions(GRID, GRID, MODEL["width"]))[None]
     else:
@@ -80,7 +82,7 @@ def main() -> None:
             x = box.x0 + (query + 0.5) * box.width / len(QUERIES)
             figure.text(x, 0.917, query + 1, ha="center", fontsize=9)
     bar = figure.colorbar(shown, cax=figure.add_axes((0.885, 0.4, 0.014, 0.46)), extend="both")
-    bar.set_ticks([0.3, 1, 10, 100], labels=["0.3", "1: even", "10", "100"])
+    bar.set_ticks([0.3, 1, 10, 100], labels=["0.3", "1: uniform", "10", "100"])
     bar.ax.minorticks_off()
     _draw_photograph(figure.add_axes((0.872, 0.05, 0.12, 0.19)), image)
     figure.canvas.draw()
@@ -89,7 +91,7 @@ def main() -> None:
 
 
 def _draw_head(figure, place, head: Float[np.ndarray, "tokens tokens"]):
-    """Each looking patch's attention to those around it, side by side."""
+    """Draws each query patch's attention to the patches around it, side by side."""
     from matplotlib.colors import LogNorm
     from matplotlib.patches import Rectangle
 
@@ -111,7 +113,7 @@ def _draw_photograph(axis, image: UInt8[np.ndarray, "size size 3"]) -> None:
 
     axis.imshow(image)
     axis.set_axis_off()
-    axis.set_title("looking patches", fontsize=9)
+    axis.set_title("query patches", fontsize=9)
     side = MODEL["patch_size"]
     for number, (y, x) in enumerate(QUERIES):
         corner = (side * x - 0.5, side * y - 0.5)

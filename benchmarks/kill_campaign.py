@@ -1,12 +1,11 @@
-"""Kills runs with SIGKILL at random moments and shows that they end as if nothing had happened.
+"""Kills runs with SIGKILL at random moments and checks that they end as if uninterrupted.
 
     python -m benchmarks.kill_campaign --kills 36 --out benchmarks/results/kill_campaign_cpu.json
 
-Tiny jobs on the digits; the moments are chosen by what a run has written (`TRIGGERS`) and a random
-delay. A killed run is started again with the same command until it has been killed often enough,
-then left to finish, and compared with one that was never stopped: every array of the last
-checkpoints, every byte of `metrics.jsonl`, and `result.json` but for times. Exits with 1 if
-anything differs.
+Tiny jobs on the digits are killed a random delay after they have written something (`TRIGGERS`). A
+killed run is restarted with the same command until it has been killed often enough, then left to
+finish and compared with an uninterrupted run: every array of the last checkpoints, every byte of
+`metrics.jsonl`, and `result.json` except for times. Exits with 1 if anything differs.
 """
 
 import argparse
@@ -23,12 +22,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from smallvit_jax.process.terminal import print_table
-from smallvit_jax.workdir.environment import environment
-from tests.support.tiny_jobs import checkpoint_steps, finish, read_checkpoint, read_json, start_job
+from tests.support.quick_programs import use_quick_programs
+
+use_quick_programs()  # before anything imports JAX
+
+from smallvit_jax.process.terminal import print_table  # noqa: E402
+from smallvit_jax.workdir.environment import environment  # noqa: E402
+from tests.support.tiny_jobs import checkpoint_steps, finish, read_checkpoint, read_json, start_job  # noqa: E402
 
 CASES = tuple(itertools.product(("pretrain", "finetune", "recipe"), ("device", "host")))
-# 144 images in 12 batches an epoch; checkpoints every 5 steps, so mostly within an epoch.
+# 144 images in 12 batches per epoch; checkpoints every 5 steps, so mostly within an epoch.
 SETTINGS = {
     "pretrain__batch_size": 12,
     "pretrain__epochs": 5,
@@ -38,24 +41,24 @@ SETTINGS = {
 }
 TIMES = ("seconds", "images_per_second")  # fields of result.json that may differ
 STEPS_PER_EPOCH = 12
-_PATIENCE = 300.0  # seconds until a run that neither ends nor reaches its trigger is an error
+_PATIENCE = 300.0  # seconds in which a run must end or reach its trigger
 
 
 @dataclasses.dataclass(frozen=True)
 class Seen:
     """What a run has written so far."""
 
-    opened: frozenset  # event files: a stage that is about to compile has one more
+    opened: frozenset  # event files; a stage opens one before it compiles
     half_written: frozenset
     finished: frozenset
     results: frozenset
     training: int  # lines of metrics.jsonl
-    epochs: int  # of them those that end an epoch, after which an evaluation comes
+    epochs: int  # lines that end an epoch, just before an evaluation
     evaluations: int
 
 
 def look(workdir: Path) -> Seen:
-    """Looks at a run's files; what it cannot read yet, it leaves out."""
+    """Reads a run's files, leaving out what cannot be read yet."""
     folders = [workdir, *(path for path in workdir.glob("*") if path.is_dir())]
     steps = [path for folder in folders for path in folder.glob("checkpoints/[0-9]*")]
     rows = []
@@ -63,7 +66,7 @@ def look(workdir: Path) -> Seen:
         for line in path.read_text().splitlines() if path.exists() else ():
             try:
                 rows.append(json.loads(line))
-            except ValueError:  # not whole yet
+            except ValueError:  # the line is incomplete
                 continue
     training = [row for row in rows if row["split"] == "train"]
     return Seen(
@@ -78,7 +81,7 @@ def look(workdir: Path) -> Seen:
 
 
 def _number(path: Path) -> int:
-    """Tells a file from another that had the same name."""
+    """Inode number, which distinguishes a file from an earlier one with the same name."""
     try:
         return path.stat().st_ino
     except FileNotFoundError:
@@ -87,11 +90,11 @@ def _number(path: Path) -> int:
 
 @dataclasses.dataclass(frozen=True)
 class Trigger:
-    """A moment to kill at: when `now` has come about since `before`, after a random delay."""
+    """When to kill a run: a random delay after `reached(before, now)` becomes true."""
 
     reached: Callable[[Seen, Seen], bool]
     longest_delay: float  # seconds
-    fresh_cache: bool = False  # nothing compiled before, so that compiling takes long
+    fresh_cache: bool = False  # empty compilation cache, so that compiling takes long
 
 
 TRIGGERS = {
@@ -110,17 +113,18 @@ TRIGGERS = {
 }
 
 
-def kill_once(job: str, workdir: Path, cache: Path, name: str, delay: float, **settings):
-    """Starts a run and kills it; returns what it had written, None if it ended before."""
+def kill_once(job: str, workdir: Path, name: str, delay: float, **settings):
+    """Starts a run and kills it; returns what it has written, or None if it ended first."""
     trigger = TRIGGERS[name]
     with tempfile.TemporaryDirectory() as empty:
         before = look(workdir)
-        process = start_job(job, workdir, Path(empty) if trigger.fresh_cache else cache, **settings)
+        cache = Path(empty) if trigger.fresh_cache else None
+        process = start_job(job, workdir, cache=cache, **settings)
         try:
             deadline = time.monotonic() + _PATIENCE
             while process.poll() is None and not trigger.reached(before, look(workdir)):
                 if time.monotonic() > deadline:
-                    raise TimeoutError(f"{job}: no {name} within {_PATIENCE:.0f} s")
+                    raise TimeoutError(f'{job} did not reach "{name}" within {_PATIENCE:.0f} s')
                 time.sleep(0.001)
             time.sleep(delay)
         finally:
@@ -129,20 +133,20 @@ def kill_once(job: str, workdir: Path, cache: Path, name: str, delay: float, **s
     if process.returncode == -signal.SIGKILL:
         return look(workdir)
     if process.returncode != 0:
-        raise RuntimeError(f"{job} failed by itself: {errors}")
+        raise RuntimeError(f"{job} failed without being killed: {errors}")
     return None
 
 
 def run_case(
-    job: str, placement: str, folder: Path, cache: Path, triggers: list[tuple[str, float]]
+    job: str, placement: str, folder: Path, triggers: list[tuple[str, float]]
 ) -> dict[str, Any]:
     """Kills one job at each (trigger, delay) in turn and compares it with an uninterrupted run.
 
-    A run that ends before it is killed is compared, and a new one begun for the rest.
+    A run that ends before it is killed is compared, and a new run gets the remaining kills.
     """
     settings = SETTINGS | {"runtime__data_placement": placement}
     whole = folder / "whole"
-    finish(start_job(job, whole, cache, **settings))
+    finish(start_job(job, whole, **settings))
     case = {"job": job, "placement": placement, "kills": [], "runs": 0, "differences": []}
     left = list(triggers)
     while left:
@@ -150,8 +154,8 @@ def run_case(
         case["runs"] += 1
         while left:
             name, delay = left.pop(0)
-            seen = kill_once(job, workdir, cache, name, delay, **settings)
-            if seen is None:  # it was done before
+            seen = kill_once(job, workdir, name, delay, **settings)
+            if seen is None:  # it ended first
                 break
             case["kills"].append(
                 {
@@ -163,7 +167,7 @@ def run_case(
                 }
             )
         else:
-            finish(start_job(job, workdir, cache, **settings))
+            finish(start_job(job, workdir, **settings))
         case["differences"] += compare(whole, workdir)
     case["arrays"] = sum(len(_arrays(stage)) for stage in stages(whole))
     return case
@@ -175,7 +179,7 @@ def stages(workdir: Path) -> list[Path]:
 
 
 def compare(whole: Path, other: Path) -> list[str]:
-    """Names everything in which two finished runs differ, times aside."""
+    """Lists all differences between two finished runs, except for times."""
     found = []
     for stage in stages(whole):
         name, twin = stage.relative_to(whole), other / stage.relative_to(whole)
@@ -197,7 +201,7 @@ def compare(whole: Path, other: Path) -> list[str]:
 
 
 def _arrays(stage: Path) -> dict[str, tuple[str, tuple, bytes]]:
-    """Every array of the newest checkpoint, to the bit."""
+    """Every array of the newest checkpoint, as dtype, shape and bytes."""
     return {
         f"{item}.{name}": (array.dtype.name, array.shape, array.tobytes())
         for item in ("state", "params")
@@ -212,7 +216,7 @@ def _without_times(value: Any, workdir: Path) -> Any:
 
 
 def draw_triggers(generator: random.Random, job: str, count: int) -> list[tuple[str, float]]:
-    """Random moments, each kind about as often; only a recipe goes on after a stage."""
+    """Draws random moments, each kind about equally often; only a recipe has a next stage."""
     names = [name for name in TRIGGERS if job == "recipe" or name != "after a stage"]
     rounds = [generator.sample(names, len(names)) for _ in range(-(-count // len(names)))]
     chosen = list(itertools.chain(*rounds))[:count]
@@ -220,16 +224,15 @@ def draw_triggers(generator: random.Random, job: str, count: int) -> list[tuple[
 
 
 def run_campaign(kills: int, seed: int) -> dict[str, Any]:
-    """Spreads the kills evenly over `CASES`; returns the whole record, ready for JSON."""
+    """Spreads the kills evenly over `CASES`; returns the results, ready for JSON."""
     generator, started = random.Random(seed), time.monotonic()
     cases = []
     with tempfile.TemporaryDirectory() as folder:
-        cache = Path(folder) / "cache"
         for number, (job, placement) in enumerate(CASES):
             share = kills // len(CASES) + (number < kills % len(CASES))
             triggers = draw_triggers(generator, job, share)
             where = Path(folder) / f"{job}_{placement}"
-            cases.append(run_case(job, placement, where, cache, triggers))
+            cases.append(run_case(job, placement, where, triggers))
             print(f"{job}, {placement}: {_row(cases[-1])[1:]}", file=sys.stderr, flush=True)
     return {
         "command": f"python -m benchmarks.kill_campaign --kills {kills} --seed {seed}",
@@ -256,12 +259,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--kills", type=int, default=36)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, help="where to write the record")
+    parser.add_argument("--out", type=Path, help="JSON file to write the results to")
     flags = parser.parse_args()
     record = run_campaign(flags.kills, flags.seed)
     if flags.out:
         flags.out.write_text(json.dumps(record, indent=1) + "\n")
-    header = ("job, images", "kills", "in a half-written checkpoint", "runs", "arrays", "differ")
+    header = ("job, images", "kills", "while writing a checkpoint", "runs", "arrays", "differences")
     print_table(f"{record['kills']} kills", [header, *map(_row, record["cases"])])
     return 1 if record["differences"] else 0
 

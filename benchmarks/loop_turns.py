@@ -1,7 +1,7 @@
 """Whole jobs and a bare step, taking turns in one process.
 
-Each contender works for one turn while the others wait, round after round: whatever the machine
-does meanwhile, it does to all of them.
+Each contender works for one turn while the others wait, round after round, so that changes in the
+machine's speed affect all of them.
 """
 
 import threading
@@ -18,17 +18,17 @@ from benchmarks.timing import Run
 from smallvit_jax.jobs import finetune, pretrain
 
 Turn = Callable[[], None]
-"""Ends the contender's turn and returns when its next one begins."""
+"""Ends the contender's turn and returns when its next one starts."""
 Contender = Callable[[Turn], None]
 
 _EVALUATOR = {"pretrain": (pretrain, "KnnEvaluator"), "finetune": (finetune, "AccuracyEvaluator")}
 
 
 def take_turns(contenders: Mapping[str, Contender]) -> dict[str, list[float]]:
-    """Seconds of each turn but the first, which compiles and warms up.
+    """Measures the seconds of each turn except the first, which compiles and warms up.
 
-    Every contender calls its `turn` first, when it is ready to begin, then after each turn, as
-    often as the others. What it does after its last turn is not timed, nor in anyone's way.
+    Every contender calls `turn` once when it is ready and then after each turn, as often as the
+    others. Work after the last turn is not timed and does not disturb the others.
     """
     relay = _Relay(list(contenders))
     threads = [
@@ -51,15 +51,15 @@ class _Relay:
         self._names = list(names)
         self._running = 0
         self._changed = threading.Condition()
-        self._begun: dict[str, float] = {}
+        self._started: dict[str, float] = {}
         self.seconds: dict[str, list[float]] = {name: [] for name in names}
         self.error: BaseException | None = None
 
     def run(self, name: str, contender: Contender) -> None:
         try:
-            self._wait(name)  # preparations are made one after the other, too
+            self._wait(name)  # setup is done one contender at a time, too
             contender(lambda: self._turn(name))
-        except BaseException as error:  # must reach the main thread, and end the others
+        except BaseException as error:  # must reach the main thread and stop the others
             self.error = self.error or error
         finally:
             with self._changed:
@@ -68,13 +68,13 @@ class _Relay:
                 self._changed.notify_all()
 
     def _turn(self, name: str) -> None:
-        if name in self._begun:
-            self.seconds[name].append(time.perf_counter() - self._begun[name])
+        if name in self._started:
+            self.seconds[name].append(time.perf_counter() - self._started[name])
         with self._changed:
             self._running = (self._running + 1) % len(self._names)
             self._changed.notify_all()
         self._wait(name)
-        self._begun[name] = time.perf_counter()
+        self._started[name] = time.perf_counter()
 
     def _wait(self, name: str) -> None:
         with self._changed:
@@ -86,7 +86,7 @@ class _Relay:
 
 
 def repeated(run: Run, steps: int, repeats: int) -> Contender:
-    """A contender that runs so many steps per turn."""
+    """A contender that runs `steps` steps per turn."""
 
     def contender(turn: Turn) -> None:
         turn()
@@ -100,8 +100,8 @@ def repeated(run: Run, steps: int, repeats: int) -> Contender:
 def jobs(config: ConfigDict, folder: Path, steps: int, repeats: int) -> dict[str, Contender]:
     """The config's job with its images in device memory and in host memory.
 
-    A turn is an epoch of so many steps. Only the evaluation is replaced, by the end of the turn.
-    Writes images and results into `folder`.
+    A turn is an epoch of `steps` steps. Only the evaluation is replaced, to end the turn. Writes
+    images and results to `folder`.
     """
     stage = config.job
     write_cifar10(folder, images=steps * config[stage].batch_size)
@@ -111,7 +111,7 @@ def jobs(config: ConfigDict, folder: Path, steps: int, repeats: int) -> dict[str
         own[stage].epochs = repeats + 1
         own.finetune.passes_per_epoch = 1
         own.runtime.data_placement = placement
-        own.runtime.checkpoint_every = 10**9  # one is written after the last turn
+        own.runtime.checkpoint_every = 10**9  # only one, after the last turn
         own.runtime.compilation_cache = ""
         module, evaluator = _EVALUATOR[stage]
 

@@ -1,7 +1,7 @@
-"""One measurement in a process of its own: `python -m benchmarks.measure '{"what": …}'`.
+"""Runs one measurement in its own process: `python -m benchmarks.measure '{"what": …}'`.
 
-`benchmarks.speed` starts it; the result is the last line of stdout, as JSON. The keys beside
-`what` are the arguments of the function of that name; unknown ones are fields of `config.model`.
+`benchmarks.speed` starts it; the result is the last line of stdout, as JSON. The keys other than
+`what` are arguments of the function with that name; unknown ones are fields of `config.model`.
 """
 
 import contextlib
@@ -30,12 +30,12 @@ from smallvit_jax.process.sharding import make_mesh
 from smallvit_jax.training.placement import make_source
 from smallvit_jax.workdir.environment import environment
 
-PHOTOGRAPHS = 1000  # of 256 pixels per side that the host path is measured with: 200 MB
-_KEYS = 16  # different random choices that a measurement goes through
+PHOTOGRAPHS = 1000  # images of 256 x 256 pixels for measuring the host path: 200 MB
+_KEYS = 16  # PRNG keys that a measurement cycles through
 
 
 def machine(precisions: list[str] | None, duration: float, repeats: int) -> dict[str, Any]:
-    """What the figures were measured on, with the speed of large matrix products there.
+    """The machine and its speed on large matrix products.
 
     Float32 products are true float32, as in training (JAX's precision "highest").
     """
@@ -68,9 +68,9 @@ def step(
     unrolled: bool = False,
     **options: Any,
 ) -> dict[str, Any]:
-    """Images per second of the step's `parts` (complete, update), their compilation and FLOPs.
+    """Images per second, compile time and FLOPs of the step's `parts` (complete, update).
 
-    The state's memory on the device is donated from step to step, as in training.
+    The state's device memory is donated from step to step, as in training.
     """
     steps = make_steps(model, stage, batch, precision, **options)
     with unrolled_loops() if unrolled else contextlib.nullcontext():
@@ -103,7 +103,7 @@ def augment(
     pin: bool,
     **options: Any,
 ) -> dict[str, Any]:
-    """Images per second of the augmentation alone, on one core where `pin`ned."""
+    """Images per second of the augmentation alone, on one core if `pin`."""
     steps = make_steps(model, stage, batch, "float32", **options)
     program = jax.jit(steps.augment).lower(steps.images, jax.random.key(0)).compile()
     keys = _keys()
@@ -128,7 +128,7 @@ def loop(
 ) -> dict[str, Any]:
     """The whole job from device memory and from host memory, in turns with its bare step.
 
-    A turn is an epoch of some `duration` seconds, at least one dispatch.
+    A turn is an epoch of about `duration` seconds, at least one dispatch.
     """
     steps = make_steps(model, stage, batch, precision, **options)
     bare = _runner(steps, "complete", _compile(steps, "complete"))
@@ -150,7 +150,7 @@ def loop(
 
 
 def feed(batch: int, stored_size: int, duration: float, repeats: int) -> dict[str, Any]:
-    """Images per second that the host path brings to the devices, no step beside it."""
+    """Images per second that the host path delivers to the devices, without a training step."""
     count = max(PHOTOGRAPHS, batch)
     images = np.random.default_rng(0).integers(
         0, 256, (count, stored_size, stored_size, 3), np.uint8
@@ -175,7 +175,7 @@ def _keys() -> list[jax.Array]:
 
 
 def _arguments(steps: TrainingSteps, part: str, key: jax.Array) -> tuple:
-    """What the part takes behind the state."""
+    """The arguments of the part after the state."""
     if part == "complete":
         return steps.images, steps.labels, key, steps.schedule
     return steps.ready, key, steps.schedule
@@ -187,7 +187,7 @@ def _compile(steps: TrainingSteps, part: str):
 
 
 def _runner(steps: TrainingSteps, part: str, program) -> Callable[[int], None]:
-    """Runs so many steps, each with the state that the one before it left."""
+    """Returns a function that runs a number of steps, passing the state from each to the next."""
     state = jax.tree.map(lambda x: jnp.array(x, copy=True), steps.state)
     keys = _keys()
 
@@ -201,7 +201,7 @@ def _runner(steps: TrainingSteps, part: str, program) -> Callable[[int], None]:
 
 
 def _xla_flops(program) -> float:
-    """XLA's own count for a program; a loop's body counts once there."""
+    """XLA's own count for a program, in which a loop's body counts once."""
     analysis = program.cost_analysis() or {}
     return float(analysis.get("flops", float("nan")))
 

@@ -1,4 +1,4 @@
-"""Measurements in processes of their own, so that none inherits memory or compiled programs."""
+"""Runs each measurement in its own process, so that none inherits memory or compiled programs."""
 
 import json
 import os
@@ -13,22 +13,22 @@ ROOT = Path(__file__).parents[1]
 
 
 class Session:
-    """Runs measurements in processes of their own and collects what they found."""
+    """Runs measurements in their own processes and collects the results."""
 
     def __init__(self, folder: Path, *, quick: bool):
         self.folder, self.quick = folder, quick
         self.figures: list[dict[str, Any]] = []
-        self.duration = 0.3 if quick else 1.5  # seconds of one repeat
+        self.duration = 0.3 if quick else 1.5  # seconds per repeat
         self.repeats = 2 if quick else 5
         self.platform = "cpu"
-        self.rounds = 3  # of measurements side by side
+        self.rounds = 3  # of side-by-side measurements
         self.torch_compile = False
         self._start = time.monotonic()
 
     def record(
         self, what: str, about: dict[str, Any], measure: Callable[[], dict[str, Any]]
     ) -> dict[str, Any] | None:
-        """Adds the figure that `measure()` returns, or the error that kept it from being one."""
+        """Adds the figure that `measure()` returns, or the error that it raises."""
         label = " ".join(map(str, (what, *about.values())))
         self._say(label)
         try:
@@ -65,7 +65,7 @@ class Session:
         return process, log
 
     def _environment(self) -> dict[str, str]:
-        """Compiled programs are shared between the processes of one benchmark, and no others."""
+        """Shares compiled programs among the processes of this benchmark only."""
         return {
             "JAX_COMPILATION_CACHE_DIR": str(self.folder / "cache"),
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.5",
@@ -78,7 +78,7 @@ class Session:
 
 
 class MeasurementError(Exception):
-    """A measurement's process failed."""
+    """A measurement process failed."""
 
 
 def wait(process: subprocess.Popen, log: Path) -> int:
@@ -95,5 +95,5 @@ def wait(process: subprocess.Popen, log: Path) -> int:
 
 
 def is_running(process: subprocess.Popen) -> bool:
-    """Whether a process has not ended; leaves it to be waited for."""
+    """Whether a process is still running; does not reap it."""
     return os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None

@@ -1,6 +1,6 @@
 """Layers of ViT, Swin and CaiT in plain PyTorch, for `benchmarks.pytorch_models`.
 
-With the fast forms that PyTorch offers anyone.
+They use the fast operations that ship with PyTorch.
 """
 
 from functools import cache
@@ -17,7 +17,7 @@ def layer_norm(width: int) -> nn.LayerNorm:
 
 
 class DropPath(nn.Module):
-    """Zeroes a residual branch of whole samples."""
+    """Zeroes the residual branch of whole samples."""
 
     def __init__(self, rate: float):
         super().__init__()
@@ -96,7 +96,7 @@ class WindowAttention(nn.Module):
 
 @cache
 def mask_of(rows: int, columns: int, window: int, shift: int, device: torch.device):
-    """What is added to the logits, [windows, 1, tokens, tokens]; None where that is nothing."""
+    """Mask added to the logits, [windows, 1, tokens, tokens], or None if nothing is masked."""
     mask = window_mask(rows, columns, window, shift, mask_padding=False, mask_self=False)
     return None if mask is None else torch.as_tensor(mask, device=device)[:, None]
 
@@ -121,7 +121,7 @@ class TalkingHeads(nn.Module):
 
 
 class ClassAttention(nn.Module):
-    """Attention from the first token to all."""
+    """Attention from the first token to all tokens."""
 
     def __init__(self, width: int, heads: int):
         super().__init__()
@@ -140,7 +140,7 @@ class ClassAttention(nn.Module):
 
 
 class Mlp(nn.Module):
-    """Two linear layers around a GELU."""
+    """Two linear layers with a GELU between them."""
 
     def __init__(self, width: int, hidden: int):
         super().__init__()
@@ -152,7 +152,7 @@ class Mlp(nn.Module):
 
 
 class PatchEmbed(nn.Module):
-    """Patches as a convolution."""
+    """Patch embedding as a convolution."""
 
     def __init__(self, patch_size: int, width: int):
         super().__init__()
@@ -163,7 +163,7 @@ class PatchEmbed(nn.Module):
 
 
 def cut_patches(images: Tensor, side: int) -> Tensor:
-    """Square patches row by row, each flattened in the order (row, column, channel)."""
+    """Cuts square patches, row by row, each flattened in (row, column, channel) order."""
     batch, channels, rows, columns = images.shape
     patches = images.view(batch, channels, rows // side, side, columns // side, side)
     return patches.permute(0, 2, 4, 3, 5, 1).reshape(batch, -1, side * side * channels)

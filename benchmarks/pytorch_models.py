@@ -1,7 +1,7 @@
 """ViT, Swin and CaiT in plain PyTorch, for `benchmarks.pytorch_peer`.
 
-What they compute, at both sizes of views, is what ours compute. Module names are those of the
-reference's state dicts.
+They compute the same as our models at both view sizes. Module names match the reference's state
+dicts.
 """
 
 import numpy as np
@@ -39,7 +39,7 @@ class Block(nn.Module):
 
 
 class ViT(nn.Module):
-    """Class token, learned positions, blocks; the features are the class token's."""
+    """Class token, learned positions, blocks; features are the class token."""
 
     def __init__(
         self,
@@ -80,7 +80,7 @@ class ViT(nn.Module):
 
 
 class SwinBlock(Block):
-    """Pre-norm block with attention in windows."""
+    """Pre-norm block with window attention."""
 
     def __init__(self, width: int, heads: int, grid: int, shifted: bool, *rest: float):
         super().__init__(width, heads, *rest)
@@ -90,7 +90,7 @@ class SwinBlock(Block):
 
 
 class PatchMerging(nn.Module):
-    """Four neighbours become one token of twice the width."""
+    """Merges 2 x 2 tokens into one of twice the width."""
 
     def __init__(self, width: int):
         super().__init__()
@@ -104,7 +104,7 @@ class PatchMerging(nn.Module):
 
 
 class Stage(nn.Module):
-    """Blocks on one grid, then perhaps a merging."""
+    """Blocks at one grid size, then optional merging."""
 
     def __init__(
         self, width: int, heads: int, grid: int, mlp_ratio: float, rates: list[float], merge: bool
@@ -123,7 +123,7 @@ class Stage(nn.Module):
 
 
 class Swin(nn.Module):
-    """Attention in shifted windows, three stages; the features are the mean of all tokens."""
+    """Shifted-window attention in three stages; features are the mean over all tokens."""
 
     def __init__(
         self,
@@ -181,7 +181,7 @@ class CaiTBlock(Block):
 
 
 class ClassBlock(CaiTBlock):
-    """Changes the class token alone."""
+    """Updates only the class token."""
 
     def __init__(self, width: int, heads: int):
         super().__init__(width, heads, 4.0, 0.0)
@@ -193,7 +193,7 @@ class ClassBlock(CaiTBlock):
 
 
 class CaiT(nn.Module):
-    """Talking heads over the patches, then class attention; the features are the class token's."""
+    """Talking heads over the patches, then class attention; features are the class token."""
 
     def __init__(
         self,

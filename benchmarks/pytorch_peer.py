@@ -1,10 +1,10 @@
-"""The same training steps in plain PyTorch, to measure ours against.
+"""The same training steps in plain PyTorch, as a baseline for ours.
 
     python -m benchmarks.pytorch_peer --model vit --stage pretrain [--device cuda] [--bf16]
 
-Written for this comparison and nothing else: from ready views or images, with the fast forms that
-PyTorch offers anyone (fused attention and AdamW, grouped tensor operations). The last line of
-stdout is JSON.
+Written only for this comparison: steps on augmented views or images, with the fast operations that
+ship with PyTorch (fused attention and AdamW, grouped tensor operations). The last line of stdout is
+JSON.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from benchmarks.timing import steps_for, summarize
 
 
 class LastLayer(nn.Module):
-    """Linear layer whose weight rows have length 1."""
+    """Linear layer whose weight rows have norm 1."""
 
     def __init__(self, width: int, outputs: int):
         super().__init__()
@@ -34,7 +34,7 @@ class LastLayer(nn.Module):
 
 
 class Head(nn.Module):
-    """Projection MLP, normalisation, prototypes."""
+    """Projection MLP, normalization, prototypes."""
 
     def __init__(self, width: int, hidden: int = 512, bottleneck: int = 256, outputs: int = 1024):
         super().__init__()
@@ -50,7 +50,7 @@ class Head(nn.Module):
 
 
 class MultiCrop(nn.Module):
-    """A backbone with its head, one backbone pass per size of views."""
+    """A backbone with its head; one backbone pass per view size."""
 
     def __init__(self, backbone: nn.Module, head: nn.Module):
         super().__init__()
@@ -58,14 +58,14 @@ class MultiCrop(nn.Module):
         self.mlphead = head
 
     def forward(self, views: Sequence[Tensor]) -> Tensor:
-        """Views are [count x batch, 3, side, side], view by view; so is the result's first axis."""
+        """Views are [count x batch, 3, side, side], view by view, like the result's first axis."""
         return self.mlphead(torch.cat([self.backbone(group) for group in views]))
 
 
 def view_prediction_loss(
     student: Tensor, teacher: Tensor, center: Tensor, temperature: float, views: int
 ) -> Tensor:
-    """Cross-entropy of each teacher view with each other student view, averaged."""
+    """Mean cross-entropy between each teacher view and every other student view."""
     targets = F.softmax((teacher.float() - center) / temperature, dim=-1).chunk(2)
     predictions = F.log_softmax(student.float() / 0.1, dim=-1).chunk(views)
     terms = [
@@ -78,7 +78,7 @@ def view_prediction_loss(
 
 
 class Pretraining:
-    """Student, teacher, centre and optimiser; `step` does what `pretrain_step.update` does."""
+    """Student, teacher, center and optimizer; `step` does the same as `dino.update`."""
 
     def __init__(self, student: MultiCrop, teacher: MultiCrop, *, bf16=False, compiled=False):
         self.student, self.teacher, self.bf16 = student, teacher, bf16
@@ -108,7 +108,7 @@ class Pretraining:
     def step(
         self, views: Sequence[Tensor], *, temperature: float = 0.07, momentum: float = 0.997
     ) -> Tensor:
-        """Takes one step from ready views and returns its loss."""
+        """Takes one step on augmented views and returns its loss."""
         count = 2 * sum(map(len, views)) // len(views[0])
         with _autocast(self.center.device.type, self.bf16):
             with torch.no_grad():
@@ -126,7 +126,7 @@ class Pretraining:
 
 
 def clip_each_tensor(gradients: list[Tensor], most: float) -> None:
-    """Scales each tensor down to a norm of `most`."""
+    """Scales each tensor down to a norm of at most `most`."""
     norms = torch._foreach_norm(gradients)
     torch._foreach_add_(norms, 1e-6)
     factors = [torch.clamp(most / norm, max=1.0) for norm in norms]
@@ -134,7 +134,7 @@ def clip_each_tensor(gradients: list[Tensor], most: float) -> None:
 
 
 class Finetuning:
-    """Model and optimiser; `step` does what `finetune_step.update` does."""
+    """Model and optimizer; `step` does the same as `supervised.update`."""
 
     def __init__(self, model: nn.Module, *, bf16: bool = False, compiled: bool = False):
         self.model, self.bf16 = model, bf16
@@ -144,7 +144,7 @@ class Finetuning:
         self.apply = torch.compile(model) if compiled else model
 
     def step(self, images: Tensor, labels: Tensor, others: Tensor, share: float) -> Tensor:
-        """Takes one step from mixed images and returns its loss."""
+        """Takes one step on mixed images and returns its loss."""
         with _autocast(images.device.type, self.bf16):
             logits = self.apply(images)
             first = F.cross_entropy(logits, labels, label_smoothing=0.1)
@@ -161,7 +161,7 @@ def _autocast(device: str, bf16: bool):
 
 
 def random_step(model: str, stage: str, batch: int, device: str, bf16: bool, compiled: bool):
-    """A function that takes one step of the stage from random inputs."""
+    """Returns a function that takes one step of the stage on random inputs."""
     torch.manual_seed(0)
     backbone = MODELS[model]
     with torch.device(device):
@@ -187,7 +187,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--bf16", action="store_true", help="automatic mixed precision")
     parser.add_argument("--compile", action="store_true", help="torch.compile the networks")
-    parser.add_argument("--duration", type=float, default=1.5, help="seconds of one repeat")
+    parser.add_argument("--duration", type=float, default=1.5, help="seconds per repeat")
     parser.add_argument("--repeats", type=int, default=5)
     args = parser.parse_args()
     step = random_step(args.model, args.stage, args.batch, args.device, args.bf16, args.compile)

@@ -1,8 +1,8 @@
-"""Measures how fast training is here: `python -m benchmarks.speed [--quick] [--out FILE]`.
+"""Measures training speed: `python -m benchmarks.speed [--quick] [--out FILE]`.
 
 Prints progress on stderr and tables at the end, and writes every figure as JSON.
 `python -m benchmarks.speed --table FILE...` prints the tables of earlier results as Markdown.
-What each figure means is in docs/speed.md.
+See docs/speed.md for the meaning of each figure.
 """
 
 import argparse
@@ -27,7 +27,7 @@ FIGURES = ("help", "step", "augment", "loop", "start", "peer", "feed", "unrolled
 
 
 def measure_help(session: Session, _: dict[str, Any]) -> dict[str, Any]:
-    """Seconds until `--help` has answered."""
+    """Seconds until `--help` returns."""
     times = []
     for _ in range(session.repeats):
         start = time.perf_counter()
@@ -38,7 +38,7 @@ def measure_help(session: Session, _: dict[str, Any]) -> dict[str, Any]:
 
 
 def measure_step(session: Session, about: dict[str, Any]) -> dict[str, Any]:
-    """The complete step and the step from ready views."""
+    """The complete step, and the step without augmentation."""
     return session.measure(
         "step",
         **about,
@@ -49,7 +49,7 @@ def measure_step(session: Session, about: dict[str, Any]) -> dict[str, Any]:
 
 
 def measure_augmentation(session: Session, about: dict[str, Any]) -> dict[str, Any]:
-    """Augmentation alone: on one core of a CPU, else on the device."""
+    """Augmentation alone: on one core of a CPU, otherwise on the device."""
     about = {name: value for name, value in about.items() if name != "precision"}
     return session.measure(
         "augment",
@@ -61,7 +61,7 @@ def measure_augmentation(session: Session, about: dict[str, Any]) -> dict[str, A
 
 
 def measure_loop(session: Session, about: dict[str, Any]) -> dict[str, Any]:
-    """The whole job against its bare step, and from host memory against device memory."""
+    """The whole job against its bare step, and host memory against device memory."""
     quick = session.quick
     return session.measure(
         "loop", **about, duration=1.0 if quick else 4.0, repeats=2 if quick else 4
@@ -69,7 +69,7 @@ def measure_loop(session: Session, about: dict[str, Any]) -> dict[str, Any]:
 
 
 def measure_feed(session: Session, about: dict[str, Any]) -> dict[str, Any]:
-    """Photographs that the host path brings, against what fine-tuning at 224 pixels takes."""
+    """Photographs that the host path delivers and that fine-tuning at 224 pixels consumes."""
     timing = dict(duration=session.duration, repeats=session.repeats)
     found = session.measure("feed", batch=about["batch"], stored_size=256, **timing)
     step = session.measure("step", **about, **timing, parts=["complete"], image_size=224)
@@ -84,7 +84,7 @@ def measure_feed(session: Session, about: dict[str, Any]) -> dict[str, Any]:
 
 
 def measure_start(session: Session, about: dict[str, Any]) -> dict[str, Any]:
-    """Seconds from the command to the first finished step, with nothing compiled and again."""
+    """Seconds from the command to the end of the first step, with a cold and a warm cache."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_cifar10(folder, images=2 * about["batch"])
@@ -101,7 +101,7 @@ def measure_start(session: Session, about: dict[str, Any]) -> dict[str, Any]:
 def _first_step(
     session: Session, about: dict[str, Any], folder: Path, name: str
 ) -> tuple[float, int]:
-    """Runs a job of two steps; returns the seconds to the first one's end, and peak memory."""
+    """Runs a job of two steps; returns the seconds to the end of the first, and peak memory."""
     stage = about["stage"]
     settings = {
         f"{stage}.batch_size": about["batch"],
@@ -128,19 +128,19 @@ def _first_step(
         time.sleep(0.01)
     memory = wait(process, log)
     if finished is None:
-        raise MeasurementError("the job ended without a finished step")
+        raise MeasurementError("the job ended before finishing a step")
     return finished, memory
 
 
 def _files(folder: Path) -> set[str]:
-    """Programs in a compilation cache."""
+    """Names of the programs in a compilation cache."""
     if not folder.is_dir():
         return set()
     return {path.name for path in folder.iterdir() if path.name.endswith("-cache")}
 
 
 def measure_peer(session: Session, about: dict[str, Any]) -> dict[str, Any]:
-    """Our step from ready views beside the same step in PyTorch, in turns."""
+    """Our step without augmentation and the same step in PyTorch, in turns."""
     device = "cpu" if session.platform == "cpu" else "cuda"
     peer = [
         *("--model", about["model"], "--stage", about["stage"]),
@@ -160,7 +160,7 @@ def measure_peer(session: Session, about: dict[str, Any]) -> dict[str, Any]:
 
 
 def measure_unrolled(session: Session, about: dict[str, Any]) -> dict[str, Any]:
-    """The step with its loops over equal blocks, and with copies of the blocks instead."""
+    """The step with loops over identical blocks, and with unrolled blocks."""
     contenders = {
         "loops": lambda: _update_alone(session, about),
         "unrolled": lambda: _update_alone(session, about, unrolled=True),
@@ -175,7 +175,7 @@ def _update_alone(session: Session, about: dict[str, Any], **options: Any) -> di
 
 
 def side_by_side(contenders: dict[str, Any], rounds: int) -> dict[str, Any]:
-    """Runs contenders in turns; ratios are those of the first to each of the others."""
+    """Runs contenders in turns; ratios compare the first with each of the others."""
     rates: dict[str, list[float]] = {name: [] for name in contenders}
     found: dict[str, Any] = {}
     for number in range(rounds):
@@ -183,7 +183,7 @@ def side_by_side(contenders: dict[str, Any], rounds: int) -> dict[str, Any]:
             result = measure()
             rate = result["images_per_second"]
             rates[name].append(rate.get("update", rate)["median"])
-            if number == 0:  # with nothing compiled
+            if number == 0:  # with an empty compilation cache
                 kept = ("compile_seconds", "peak_rss_bytes", "device_peak_bytes")
                 found[name] = {key: result[key] for key in kept if result.get(key)}
     first, *others = contenders
@@ -207,7 +207,7 @@ _MEASURES = {
 
 
 def plan(args: argparse.Namespace) -> Iterator[tuple[str, dict[str, Any]]]:
-    """What to measure, in order: figure and what it is about."""
+    """Yields what to measure, in order: each figure with its settings."""
     if "help" in args.only:
         yield "help", {}
     for model in args.models:
@@ -236,22 +236,22 @@ def parse(words: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.speed", description=__doc__)
     listed = lambda text: text.split(",")  # noqa: E731
     numbers = lambda text: [int(word) for word in text.split(",")]  # noqa: E731
-    parser.add_argument("--models", type=listed, default=["vit"], help="of vit,swin,cait")
+    parser.add_argument("--models", type=listed, default=["vit"], help="from vit,swin,cait")
     parser.add_argument("--stages", type=listed, default=["pretrain", "finetune"])
-    parser.add_argument("--batch", type=numbers, help="default: 16 on a CPU, else 256")
-    parser.add_argument("--precision", type=listed, help="default: float32; on a GPU bfloat16 too")
+    parser.add_argument("--batch", type=numbers, help="default: 16 on a CPU, otherwise 256")
+    parser.add_argument("--precision", type=listed, help="default: float32, on a GPU also bfloat16")
     parser.add_argument(
-        "--only", type=listed, default=list(FIGURES[:-1]), help=f"of {','.join(FIGURES)}"
+        "--only", type=listed, default=list(FIGURES[:-1]), help=f"from {','.join(FIGURES)}"
     )
-    parser.add_argument("--rounds", type=int, default=3, help="of the side-by-side figures")
-    parser.add_argument("--torch_compile", action="store_true", help="PyTorch compiled as well")
-    parser.add_argument("--quick", action="store_true", help="short and rough, to try it out")
-    parser.add_argument("--out", type=Path, help="default: speed_<device>.json here")
-    parser.add_argument("--table", type=Path, nargs="+", help="print results as Markdown, no more")
+    parser.add_argument("--rounds", type=int, default=3, help="rounds of the side-by-side figures")
+    parser.add_argument("--torch_compile", action="store_true", help="also run compiled PyTorch")
+    parser.add_argument("--quick", action="store_true", help="short, rough trial run")
+    parser.add_argument("--out", type=Path, help="default: ./speed_<device>.json")
+    parser.add_argument("--table", type=Path, nargs="+", help="only print results as Markdown")
     args = parser.parse_args(words)
     if unknown := set(args.only) - set(FIGURES):
         parser.error(
-            f"--only={','.join(sorted(unknown))} is unknown; choose of {','.join(FIGURES)}"
+            f"--only={','.join(sorted(unknown))} is unknown; choose from {','.join(FIGURES)}"
         )
     return args
 
@@ -288,12 +288,12 @@ def main(words: Sequence[str] | None = None) -> int:
     out = args.out or Path(f"speed_{kind}.json")
     out.write_text(json.dumps(result, indent=1) + "\n")
     speed_report.show(result)
-    print(f"written: {out}")
+    print(f"wrote {out}")
     return int(any("error" in figure for figure in session.figures))
 
 
 def _origin(words: Sequence[str] | None) -> dict[str, Any]:
-    """Which code, command and day the figures are from."""
+    """The code version, command and date of the figures."""
     words = sys.argv[1:] if words is None else words
     return {
         "command": shlex.join(["python", "-m", "benchmarks.speed", *words]),
@@ -313,7 +313,7 @@ def _git(*words: str) -> str:
 
 
 def _processor() -> str:
-    """The processor's name where the system tells it."""
+    """The processor's name, if the system reports it."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

@@ -1,4 +1,4 @@
-"""Tables of speed results, for the terminal and as Markdown."""
+"""Tables of speed results, for the terminal or as Markdown."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -7,7 +7,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-# Dense matrix products, FLOP/s, from the makers' data sheets, by a part of JAX's device kind.
+# FLOP/s of dense matrix products from vendor data sheets, by a part of JAX's device kind.
 NOMINAL_PEAKS = {
     "H200": {"bfloat16": 989e12, "float32": 67e12},
     "H100 80GB HBM3": {"bfloat16": 989e12, "float32": 67e12},
@@ -19,7 +19,7 @@ NOMINAL_PEAKS = {
 
 
 def show(result: dict[str, Any], *, markdown: bool = False) -> None:
-    """Prints what was measured, on which machine, and a table for each kind of figure."""
+    """Prints the machine and command, then a table for each kind of figure."""
     console = Console(width=200 if markdown else None)
     console.print(heading(result), markup=False, highlight=False, soft_wrap=True)
     for table in tables(result):
@@ -34,7 +34,7 @@ def show(result: dict[str, Any], *, markdown: bool = False) -> None:
 
 
 def heading(result: dict[str, Any]) -> str:
-    """Which machine, versions and commit."""
+    """Machine, versions, commit and command."""
     machine = result["machine"]
     versions = ", ".join(f"{k} {machine['versions'][k]}" for k in ("python", "jax", "flax"))
     changed = " with changes" if result["changed_files"] else ""
@@ -51,7 +51,7 @@ def heading(result: dict[str, Any]) -> str:
 
 
 def tables(result: dict[str, Any]) -> Iterator[Table]:
-    """One table per kind of figure that the result holds; failures are named in the last."""
+    """Yields one table per kind of figure in the result; the last one lists failures."""
     for kind, (title, columns, row) in _TABLES.items():
         figures = [f for f in result["figures"] if f["figure"] == kind and "error" not in f]
         if not figures:
@@ -97,7 +97,7 @@ def _ratio(found: dict[str, float]) -> str:
 
 
 def nominal_peak(device_kind: str, precision: str) -> float | None:
-    """FLOP/s by the data sheet, or None where it is not known here."""
+    """FLOP/s from the data sheet, or None if the device is not listed."""
     for part, peaks in NOMINAL_PEAKS.items():
         if part in device_kind:
             return peaks.get(precision)
@@ -189,23 +189,23 @@ _TABLES = {
     ),
     "augment": ("Augmentation alone, images per second", ["rate", "on"], _augment_row),
     "loop": (
-        "The whole job in turns with its bare step, images per second",
+        "The whole job and its bare step in turns, images per second",
         ["step", "job, device memory", "job, host memory", "job / step", "host / device"],
         _loop_row,
     ),
     "peer": (
-        "Beside plain PyTorch, from ready views, images per second",
+        "Compared with plain PyTorch, from ready views, images per second",
         ["ours", "PyTorch", "ratio", "torch.compile", "ratio"],
         _peer_row,
     ),
     "feed": (
         "Photographs of 256 px from host memory, images per second",
-        ["brought to the devices", "taken by the step at 224 px", "ratio"],
+        ["delivered to the devices", "consumed by the step at 224 px", "ratio"],
         _feed_row,
     ),
     "unrolled": (
-        "Loops over equal blocks against copies of them, images per second",
-        ["loops", "copies", "ratio", "loops compiled in", "copies compiled in"],
+        "Loops over identical blocks against unrolled blocks, images per second",
+        ["loops", "unrolled", "ratio", "loops compiled in", "unrolled compiled in"],
         _unrolled_row,
     ),
     "start": (
@@ -213,5 +213,5 @@ _TABLES = {
         ["cold", "warm", "programs compiled in warm", "cold peak GiB", "warm peak GiB"],
         _start_row,
     ),
-    "help": ("Answer to --help", ["median"], _help_row),
+    "help": ("Time for --help", ["median"], _help_row),
 }

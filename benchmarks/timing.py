@@ -1,15 +1,15 @@
-"""Repeated timing, and what is reported of it."""
+"""Repeated timing and its summary statistics."""
 
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 
 Run = Callable[[int], None]
-"""Takes a number of steps and returns when they are finished."""
+"""Runs a number of steps and returns when they are finished."""
 
 
 def summarize(rates: Sequence[float]) -> dict[str, object]:
-    """Best, median and spread (highest minus lowest, as a part of the median) of rates."""
+    """Best, median and spread (highest minus lowest, relative to the median) of rates."""
     median = statistics.median(rates)
     return {
         "best": round(max(rates), 3),
@@ -21,7 +21,7 @@ def summarize(rates: Sequence[float]) -> dict[str, object]:
 
 
 def seconds(run: Run, steps: int) -> float:
-    """Wall time of so many steps."""
+    """Wall time of `steps` steps."""
     start = time.perf_counter()
     run(steps)
     return time.perf_counter() - start
@@ -39,7 +39,7 @@ def steps_for(run: Run, duration: float, most: int = 10_000) -> int:
 def interleaved_rates(
     runs: Mapping[str, Run], images_per_step: int, duration: float, repeats: int
 ) -> dict[str, dict[str, object]]:
-    """Images per second of each run, measured in turns so that a drift of the machine meets all.
+    """Images per second of each run, measured in turns so that machine drift affects all.
 
     Each repeat takes about `duration` seconds, at least one step.
     """
@@ -52,7 +52,7 @@ def interleaved_rates(
 
 
 def summarize_ratio(numerators: Sequence[float], denominators: Sequence[float]) -> dict:
-    """Ratio of the medians, and the lowest and highest ratio of neighbours in time."""
+    """Ratio of the medians, and the lowest and highest ratio of measurements adjacent in time."""
     pairs = [a / b for a, b in zip(numerators, denominators, strict=True)]
     ratio = statistics.median(numerators) / statistics.median(denominators)
     return {

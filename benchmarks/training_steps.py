@@ -1,4 +1,4 @@
-"""The real training steps of both stages, taken apart for measurement."""
+"""The real training steps of both stages, split into parts for measurement."""
 
 import contextlib
 import dataclasses
@@ -25,21 +25,21 @@ from smallvit_jax.process import runtime
 
 STAGES = ("pretrain", "finetune")
 _STEPS_PER_EPOCH = 10
-_MIDDLE = 50 * _STEPS_PER_EPOCH  # a step past every warm-up, the last layer free
+_MIDDLE = 50 * _STEPS_PER_EPOCH  # a step after every warmup, with the last layer unfrozen
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainingSteps:
-    """One stage's step: complete from uint8 images, and its two parts.
+    """One stage's step: the complete step on uint8 images, and its two parts.
 
     Attributes:
-      state: a fresh state; the functions may be given copies of it only, when they donate.
-      images: uint8 batch; `labels` its labels.
-      ready: what `augment` would give to `update`, from random numbers.
-      schedule: the values of a step in the middle of training.
-      complete: (state, images, labels, key, schedule) → (state, metrics), as training compiles it.
+      state: a fresh state; pass only copies to functions that donate it.
+      images: uint8 batch; `labels` are its labels.
+      ready: random inputs for `update`, in place of the output of `augment`.
+      schedule: schedule values of a step in the middle of training.
+      complete: (state, images, labels, key, schedule) → (state, metrics), as compiled in training.
       augment: (images, key) → views or augmented images.
-      update: (state, ready, key, schedule) → (state, metrics): all but the augmentation.
+      update: (state, ready, key, schedule) → (state, metrics); everything except augmentation.
     """
 
     state: Any
@@ -53,7 +53,7 @@ class TrainingSteps:
 
 
 def make_config(model: str, stage: str, batch_size: int, **options: Any) -> ConfigDict:
-    """The reference's recipe for CIFAR-10 with another model and batch size.
+    """The reference's recipe for CIFAR-10 with the given model and batch size.
 
     `options` are fields of `config.model`, for small models in tests.
     """
@@ -69,7 +69,7 @@ def make_config(model: str, stage: str, batch_size: int, **options: Any) -> Conf
 def make_steps(
     model: str, stage: str, batch_size: int, precision: str, **options: Any
 ) -> TrainingSteps:
-    """Builds the stage's step; `precision` is float32 or bfloat16, set for the whole process."""
+    """Builds the stage's step; `precision`, float32 or bfloat16, is set for the whole process."""
     config = make_config(model, stage, batch_size, **options)
     dtype = runtime.prepare(precision, "")
     spec = get_dataset("cifar10")
@@ -118,7 +118,7 @@ def _finetuning(config, options, dtype, data, random) -> TrainingSteps:
 
 
 def _row(schedule: dict[str, np.ndarray]) -> dict[str, jax.Array]:
-    """The values of one step in the middle, in the types that the training loop gives them."""
+    """Schedule values of one step in the middle, with the dtypes of the training loop."""
     types = {name: bool if v.dtype == bool else np.float32 for name, v in schedule.items()}
     return {name: jnp.asarray(v[_MIDDLE], types[name]) for name, v in schedule.items()}
 
@@ -128,7 +128,7 @@ def _random(batch_size: int) -> SimpleNamespace:
     rng = np.random.default_rng(0)
 
     def floats(*shape: int) -> jax.Array:
-        """Normal values of shape [batch, (views,) side, side, 3]."""
+        """Normally distributed values of shape [batch, (views,) side, side, 3]."""
         *views, side = shape
         values = rng.standard_normal((batch_size, *views, side, side, 3), np.float32)
         return jnp.asarray(values)
@@ -144,9 +144,9 @@ def _random(batch_size: int) -> SimpleNamespace:
 
 @contextlib.contextmanager
 def unrolled_loops():
-    """Turns every `jax.lax.scan` of the models into copies of its body while it is active.
+    """Unrolls every `jax.lax.scan` in the models while active.
 
-    A measurement's business alone: it shows what looping over equal blocks costs and saves.
+    Only for measuring what looping over identical blocks costs and saves.
     """
 
     def scan(body, init, xs=None, length=None, **_):

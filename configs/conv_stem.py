@@ -3,16 +3,16 @@
     python -m smallvit_jax.main --config configs/conv_stem.py:1gf,cars --workdir runs/conv_stem_1gf
 
 The argument is SIZE,DATASET. SIZE is 1gf, 4gf, 18gf or 36gf: the paper's ViT_C at 224 pixels, with
-4,567,936, 17,754,136, 81,573,160 and 167,796,008 parameters for 1,000 classes. With "-patchify"
-behind it (1gf-patchify), it is the paper's ViT_P to compare with: patches of 16 pixels and one
-block more.
+4,567,936, 17,754,136, 81,573,160 and 167,796,008 parameters for 1,000 classes. The suffix
+"-patchify" (1gf-patchify) gives the paper's ViT_P for comparison: patches of 16 pixels and one more
+block.
 
-From the paper: AdamW with a learning rate of 1e-3 (36gf: 6e-4) at a batch of 2,048, weight decay
-.24 (.28) on all but biases and norms, 5 epochs of warm-up, half a cosine down to .5 % over 400
-epochs, AutoAugment, mixup .8, CutMix 1, label smoothing .1, no erasing, no drop path.
-Own choices: batches of 256, with the learning rate an eighth of the paper's, as it grows with the
-batch there (change both together; the decay is multiplied by the rate, so it follows); every batch
-is mixed; random crops of padded images; the initialisation of the blocks; no average of weights.
+From the paper: AdamW with a learning rate of 1e-3 (36gf: 6e-4) at batch size 2,048, weight decay
+0.24 (36gf: 0.28) except on biases and norms, 5 epochs of warmup, half a cosine down to 0.5 % over
+400 epochs, AutoAugment, mixup 0.8, CutMix 1, label smoothing 0.1, no erasing, no drop path.
+Our choices: batch size 256 with an eighth of the paper's learning rate, which scales with the batch
+size there (change both together; the decay is multiplied by the rate, so it follows); every batch
+is mixed; random crops of padded images; the initialization of the blocks; no weight averaging.
 
 Expected time: not measured.
 Expected accuracy: not measured; the paper reports top-1 errors on ImageNet of 24.7, 18.6, 17.0 and
@@ -29,7 +29,7 @@ SIZES = {
     "18gf": {"width": 768, "heads": 12, "mlp_ratio": 4.0, "depth": 11},
     "36gf": {"width": 1024, "heads": 16, "mlp_ratio": 4.0, "depth": 13},
 }
-# The two larger models have a stack of their own; that of the others is the rule's.
+# The two larger models have their own stem; the others use the default one.
 DEEP_STEM = {"stem_channels": (64, 128, 128, 256, 256, 512), "stem_strides": (2, 2, 1, 2, 1, 2)}
 PATCHIFY = "-patchify"
 

@@ -1,11 +1,11 @@
-"""Convolutional networks trained from scratch with the recipe that they were made with.
+"""Convolutional networks trained from scratch with their original recipe.
 
     python -m smallvit_jax.main --config configs/convnets.py:resnet56,cifar10 \\
         --workdir runs/resnet56
 
 The argument is MODEL,DATASET; MODEL is resnet18, resnet56, resnet110 or efficientnet_b0. The recipe
-is that of He et al. (2016) with a cosine in place of two drops: SGD, random crops and flips. With
-`configs/finetune.py:resnet56,cifar10` the same networks train by the transformers' recipe.
+is that of He et al. (2016), with a cosine schedule instead of two drops: SGD, random crops and
+flips. `configs/finetune.py:resnet56,cifar10` trains the same network with the transformers' recipe.
 
 Expected time: not measured yet.
 Expected accuracy: not measured yet; for such recipes on cifar10 others report 93.0 to 93.4 %
@@ -34,14 +34,14 @@ def get_config(argument: str = "resnet56,cifar10"):
     finetune.batch_size = 128
     finetune.label_smoothing = 0.0
 
-    finetune.augment.policy = "none"  # random crops and flips alone
+    finetune.augment.policy = "none"  # only random crops and flips
     finetune.augment.erase = 0.0
     finetune.augment.mix = 0.0
 
-    finetune.optimizer.name = "sgd"  # with momentum .9
+    finetune.optimizer.name = "sgd"  # with momentum 0.9
     finetune.optimizer.lr = 0.1
     finetune.optimizer.min_lr = 0.0
-    # A large rate undoes a deep network's first steps; the paper warms resnet110 up.
+    # The deepest network does not start to converge at the full rate; the paper warms it up, too.
     finetune.optimizer.warmup_epochs = 1 if config.model.name == "resnet110" else 0
     thin = config.model.name in ("resnet56", "resnet110")
     finetune.optimizer.weight_decay = 1e-4 if thin else 5e-4  # more for ten times the weights

@@ -1,15 +1,15 @@
-"""What pre-training is worth at fewer labels: the recipe and from scratch at 25 to 100 % of them.
+"""Pre-training against training from scratch with 25 to 100 % of the labels.
 
     python -m smallvit_jax.main --config configs/data_efficiency.py:vit,cifar10 \\
         --workdir runs/labels --config.data_efficiency.seeds=0,1,2
 
 The argument is MODEL,DATASET. Each seed pre-trains once, on every image without labels, then
-fine-tunes at each fraction of the labels, from there and from scratch. The same command again
-continues an interrupted comparison.
+fine-tunes with each fraction of the labels, from there and from scratch. Running the same command
+again resumes an interrupted comparison.
 
 Expected time: one pre-training and eight trainings per seed; not measured yet.
-Expected accuracy: not measured yet; the paper reports for swin,cifar10 91.75, 94.26 and 95.40 % at
-25, 50 and 75 % of the labels, against 83.36, 90.83 and 91.73 % from scratch (its best epochs on the
+Expected accuracy: not measured yet; for swin,cifar10 the paper reports 91.75, 94.26 and 95.40 %
+with 25, 50 and 75 % of the labels, and 83.36, 90.83 and 91.73 % from scratch (best epochs on the
 test set).
 """
 

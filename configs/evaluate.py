@@ -6,7 +6,7 @@
 The argument is DATASET; the model is the checkpoint's.
 
 Expected time: not measured yet.
-Expected accuracy: what the checkpoint's own `result.json` says.
+Expected accuracy: as in the checkpoint's own `result.json`.
 """
 
 from smallvit_jax.config import default_config

@@ -1,4 +1,4 @@
-"""Fine-tuning alone: supervised training, from a pre-trained model or from scratch.
+"""Fine-tuning only: supervised training, from a pre-trained model or from scratch.
 
     python -m smallvit_jax.main --config configs/finetune.py:vit,cifar10 --workdir runs/finetune \\
         --config.finetune.init_from=runs/pretrain

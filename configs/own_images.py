@@ -1,13 +1,13 @@
-"""The whole recipe on a folder of one's own images, sized for some hundreds or thousands of them.
+"""The whole recipe on a folder of your own images, sized for hundreds or thousands of them.
 
     python -m smallvit_jax.main --config configs/own_images.py:photos --workdir runs/photos
 
-The argument is the PATH of the folder. Of that many images the reference's settings would make a
-handful of steps; these make hundreds, with a model that a laptop trains.
+The argument is the PATH of the folder. With so few images, the reference's settings would give a
+handful of steps; these give hundreds, with a model that trains on a laptop.
 
 Expected time: not measured alone; with `--config.model.image_size=32 --config.pretrain.epochs=20
---config.finetune.epochs=10` and 702 images 48 minutes on 2 CPU cores that many others used, too.
-Expected accuracy: that of your images; with those flags 75 % on six classes of Tiny-ImageNet,
+--config.finetune.epochs=10` and 702 images, 48 minutes on 2 busy CPU cores.
+Expected accuracy: depends on your images; with those flags 75 % on six classes of Tiny-ImageNet,
 against 74 % from scratch.
 """
 
@@ -26,7 +26,7 @@ def get_config(argument: str = ""):
     config.job = "recipe"
     make_narrow(config)  # a model that learns within minutes on a laptop
     set_dataset(config, f"folder:{argument}")
-    config.recipe.from_scratch = True  # shows whether pre-training was worth it
+    config.recipe.from_scratch = True  # shows whether pre-training helped
 
     pretrain = config.pretrain
     pretrain.epochs = 40

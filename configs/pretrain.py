@@ -1,9 +1,9 @@
-"""Pre-training alone: the model learns from the images without their labels.
+"""Pre-training only: the model learns from the images without their labels.
 
     python -m smallvit_jax.main --config configs/pretrain.py:vit,cifar10 --workdir runs/pretrain
 
-The argument is MODEL,DATASET. The result is the teacher's backbone, which configs/finetune.py
-starts from.
+The argument is MODEL,DATASET. The result is the teacher's backbone, from which
+configs/finetune.py starts.
 
 Expected time: not measured yet.
 Expected accuracy (kNN on the teacher's features): not measured yet.

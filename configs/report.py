@@ -3,11 +3,11 @@
     python -m smallvit_jax.main --config configs/report.py --workdir runs/quickstart
     python -m smallvit_jax.main --config configs/report.py:runs/a,runs/b --workdir runs/compared
 
-Without an argument the --workdir is the run's own, and its `report.html` is written anew. The
-argument names the workdirs to compare; then --workdir is where the page goes.
+Without an argument, --workdir is the run's own, and its `report.html` is rebuilt. An argument lists
+the workdirs to compare; then the page goes to --workdir.
 
 Expected time: about half a minute.
-Expected accuracy: none; the figures are those of the runs.
+Expected accuracy: none; results are those of the runs.
 """
 
 from smallvit_jax.config import default_config

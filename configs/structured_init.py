@@ -4,16 +4,16 @@
         --workdir runs/impulse3
 
 The argument is SIZE,DATASET,INIT. SIZE is tiny, the paper's ViT-T/2 (width 192, 12 blocks, 3 heads,
-5,341,248 parameters without the classifier; 16 x 16 patches of images up to 96 pixels), or small,
-the ViT of the other presets (12 heads, 9 blocks, 8 x 8 patches) without its class token. INIT is
-impulse3, impulse5, mimetic, mimetic_released, or reference for the same training without.
+5,341,248 parameters without the classifier; 16 x 16 patches for images of up to 96 pixels), or
+small, the ViT of the other presets (12 heads, 9 blocks, 8 x 8 patches) without its class token.
+INIT is impulse3, impulse5, mimetic, mimetic_released, or reference for the plain initialization.
 
-The recipe is the authors' for small datasets: 200 epochs of batches of 512, AdamW with an epsilon
+The recipe is the authors' for small datasets: 200 epochs at batch size 512, AdamW with an epsilon
 of 1e-3, RandAugment, no crops, no mixing, no erasing. See docs/structured_init.md.
 
-Expected time: not measured; the initialisation takes some seconds, once.
+Expected time: not measured; the initialization takes a few seconds, once.
 Expected accuracy: not measured; for tiny,cifar10 the paper reports 91.62 % with impulse3, 91.16 %
-with mimetic, and 2 to 4 points less with its plain initialisations (single runs).
+with mimetic, and 2 to 4 points less with its plain initializations (single runs).
 """
 
 from smallvit_jax.config import default_config
@@ -36,7 +36,7 @@ def get_config(argument: str = "tiny,cifar10,impulse3"):
     for kind, name, known in (("SIZE", size, SIZES), ("INIT", init, INITS)):
         if name not in known:
             raise UserError(
-                f'the argument "{argument}" names no known {kind} "{name}"'
+                f'the argument "{argument}" has the unknown {kind} "{name}"'
                 f"{did_you_mean(name, known)}; known: {', '.join(known)}"
             )
     config = default_config()

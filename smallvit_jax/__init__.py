@@ -1,4 +1,4 @@
-"""Small vision transformers, trained from nothing on small image datasets."""
+"""Small vision transformers trained from scratch on small image datasets."""
 
 import importlib
 
@@ -14,7 +14,7 @@ __all__ = [
     "load_predictor",
 ]
 
-# Resolved on first use, so that `python -m smallvit_jax.main --help` need not wait for JAX.
+# Imported on first use, so that `python -m smallvit_jax.main --help` does not wait for JAX.
 _LAZY = {
     "UserError": "smallvit_jax.errors",
     "create_model": "smallvit_jax.models",

@@ -1,4 +1,4 @@
-"""The one exception for mistakes that a user can fix, and the hints in its messages."""
+"""The exception for mistakes that a user can fix, and helpers for its messages."""
 
 from collections.abc import Collection, Iterable
 
@@ -12,7 +12,7 @@ class UserError(Exception):
 
 
 def check_choice(what: str, name: object, choices: Collection[str]) -> None:
-    """Raises UserError if `name` is none of the choices; `what` is the field, or who asks."""
+    """Raises UserError if `name` is not one of the choices; `what` names the field."""
     if name not in choices:
         raise UserError(
             f'{what} is "{name}"{did_you_mean(name, choices)}; choose one of {", ".join(choices)}'

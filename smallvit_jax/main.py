@@ -1,9 +1,8 @@
 """Runs a job: `python -m smallvit_jax.main --config FILE[:ARGUMENT] --workdir FOLDER`.
 
-Exits with 0 when the job is done, 2 after a mistake that the user can fix (one line on stderr), 130
-when interrupted by SIGINT and 143 by SIGTERM (training saves a checkpoint first; a second signal
-exits at once), 75 when another process of the run has ended, and 1 after an error in the program
-itself (with its traceback).
+Exit codes: 0 on success, 2 for a mistake that the user can fix (one line on stderr), 130 if
+interrupted by SIGINT and 143 by SIGTERM (training saves a checkpoint first; a second signal exits
+at once), 75 if another process of the run died, 1 for a bug (with a traceback).
 """
 
 import importlib
@@ -22,7 +21,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     code = run_program(
         lambda: _run(read_flags(words), words),
-        when_interrupted="the same command continues from the last checkpoint",
+        when_interrupted="the same command resumes from the last checkpoint",
     )
     if code and "jax" in sys.modules:
         from smallvit_jax.process.runtime import leave_processes
@@ -43,7 +42,7 @@ def _run(flags: Flags, words: Sequence[str]) -> None:
         return
     config, workdir, data_dir = resolve(flags)
     validate(config)
-    # Imported here because JAX takes seconds, and neither --help nor a mistake should wait for it.
+    # Imported here because JAX takes seconds to import; --help and error messages should not wait.
     from smallvit_jax.plans.data_and_model import DatasetReader
     from smallvit_jax.process.runtime import join_processes, keep_freed_memory
 

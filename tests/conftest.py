@@ -4,7 +4,10 @@ import os
 import signal
 from pathlib import Path
 
-os.environ.setdefault("JAX_PLATFORMS", "cpu")
+from tests.support.quick_programs import use_quick_programs
+
+if "PYTEST_XDIST_WORKER" not in os.environ:  # workers inherit the environment
+    use_quick_programs()
 
 import jax
 import pytest
@@ -16,8 +19,8 @@ from tests.support.golden_formulas import read_golden
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# Real images beside a checkout, where they exist.
-SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
+# A folder of real images as prepared TFDS datasets; some tests need one, and are skipped without.
+REAL_IMAGES = Path(os.environ.get("SMALLVIT_REAL_IMAGES") or "no folder of real images")
 
 jax.config.update("jax_default_matmul_precision", "highest")
 
@@ -29,14 +32,8 @@ def golden():
 
 
 @pytest.fixture(scope="session")
-def compilation_cache(tmp_path_factory):
-    """A folder of compiled programs that tests of whole jobs share."""
-    return tmp_path_factory.mktemp("compilation_cache")
-
-
-@pytest.fixture(scope="session")
-def tiny_recipe(tmp_path_factory, compilation_cache):
+def tiny_recipe(tmp_path_factory):
     """A finished recipe on a few digits; tests may read its folder but not change it."""
     from tests.support.tiny_jobs import finish_tiny_recipe
 
-    return finish_tiny_recipe(tmp_path_factory.mktemp("runs") / "recipe", compilation_cache)
+    return finish_tiny_recipe(tmp_path_factory.mktemp("runs") / "recipe")

@@ -1,11 +1,11 @@
 """AutoAugment: a random sub-policy of two operations for each image (see `policies`).
 
-The 14 operations are seven kinds of change with parameters. The parameters depend on the policy
-and the image size alone: they are tables, made ahead in double precision, as Pillow reckons. Every
-image goes through all seven kinds and keeps one; a batch has images of each kind anyway.
+The 14 operations are seven kinds of change with parameters. The parameters depend only on the
+policy and the image size, so they are precomputed as tables, in double precision like Pillow. Every
+image goes through all seven kinds and keeps one result; a batch has images of each kind anyway.
 
-Images are planes (see `geometry`), square. The operations are Pillow's as the reference uses them
-(utils/autoaug.py, utils/transforms.py); what comes from outside the image is grey 128.
+Images are square planes (see `geometry`). The operations are Pillow's as the reference uses them
+(utils/autoaug.py, utils/transforms.py); pixels from outside the image are gray 128.
 """
 
 import math
@@ -19,15 +19,15 @@ from jaxtyping import Array, Bool, Float, Int
 from smallvit_jax.augment import color
 from smallvit_jax.augment.policies import POLICIES, Step
 
-NUMBERS = 5  # uniform numbers behind one image: sub-policy, whether and which sign for each step
+NUMBERS = 5  # uniform numbers per image: sub-policy, whether to apply each step, sign of each step
 FILL = 128.0
-FIXED = 65536  # Pillow's rotation counts in 65536ths of a pixel
+FIXED = 65536  # Pillow's rotation uses 65536ths of a pixel
 TURN, SHIFT, MAP, ADJUST, SHARPEN, AUTOCONTRAST, EQUALIZE = range(7)
 
 _STRENGTHS = np.linspace(0.0, 0.9, 10)
 _NONE = np.zeros(10)
-# What the levels 0 to 9 of each operation stand for: slopes, parts of the image's side, degrees
-# counter-clockwise, changes of the factor, bits that are kept, the first value to be inverted.
+# The meaning of levels 0 to 9 for each operation: slope, fraction of the image's side, degrees
+# counterclockwise, change of the factor, bits kept, or lowest value that is inverted.
 MAGNITUDES = {
     "shearX": np.linspace(0.0, 0.3, 10),
     "shearY": np.linspace(0.0, 0.3, 10),
@@ -52,13 +52,13 @@ ADJUSTMENTS = {
 
 
 class Parameters(NamedTuple):
-    """One operation: its kind and the parameters of that kind; those of the others are neutral.
+    """One operation: its kind and the parameters of that kind; all others are neutral.
 
-    TURN: pixel (x, y) shows what is at (a x + b y + c, d x + e y + f), where `turn` is
+    TURN: pixel (x, y) takes the value at (a x + b y + c, d x + e y + f), where `turn` is
     (a, b, c, d, e, f) in 65536ths of a pixel. SHIFT: row y, or column if `vertical`, moves by
-    `shift` + `part` pixels, the part below 1. MAP: values below 128 gain `added`, then all lose
-    what is below a multiple of `step`, and are inverted from `threshold` on. ADJUST: `adjustment`
-    is one of `color`'s, by `factor`. SHARPEN: by `factor`.
+    `shift` + `part` pixels, with `part` below 1. MAP: `added` is added to values below 128, all are
+    rounded down to a multiple of `step`, and those from `threshold` on are inverted. ADJUST:
+    `adjustment` is one of `color`'s operations, with `factor`. SHARPEN: with `factor`.
     """
 
     kind: Int[Array, ""]
@@ -76,10 +76,7 @@ class Parameters(NamedTuple):
 def autoaugment(
     planes: Float[Array, "size 3 size"], uniform: Float[Array, "5"], policy: str
 ) -> Float[Array, "size 3 size"]:
-    """Applies a random sub-policy, chosen by `NUMBERS` numbers uniform in [0, 1).
-
-    `policy` is a name in `policies.POLICIES`.
-    """
+    """Applies a random sub-policy of `POLICIES[policy]`, selected by numbers uniform in [0, 1)."""
     steps = [step for sub_policy in POLICIES[policy] for step in sub_policy]
     table = parameter_table(steps, planes.shape[0])
     probability = jnp.array([probability for _, probability, _ in steps], jnp.float32)
@@ -91,13 +88,13 @@ def autoaugment(
         row = jnp.where(happens < probability[step], 2 * step + (sign < 0.5), 2 * len(steps))
         return apply(planes, jax.tree.map(lambda values: jnp.asarray(values)[row], table)), None
 
-    # A loop, because XLA computes what goes in and comes out only once then: on a CPU the two
-    # changes written out, between cropping and normalising, took four times as long.
+    # With a loop, XLA computes its input and output only once: unrolled, between cropping and
+    # normalizing, the two changes took four times as long on a CPU.
     return jax.lax.scan(change, planes, (jnp.arange(2), uniform[1:3], uniform[3:5]))[0]
 
 
 def parameter_table(steps: list[Step], size: int) -> Parameters:
-    """Stacks each step's parameters with sign -1 and with sign 1 in turn, and the neutral ones."""
+    """Stacks the parameters of each step with signs -1 and 1, and the neutral ones at the end."""
     rows = [
         parameters(name, MAGNITUDES[name][level], sign, size)
         for name, _, level in steps
@@ -107,7 +104,7 @@ def parameter_table(steps: list[Step], size: int) -> Parameters:
 
 
 def neutral(size: int) -> Parameters:
-    """Returns parameters that leave an image of `size` pixels per side as it is."""
+    """Returns parameters that leave an image with `size` pixels per side unchanged."""
     return Parameters(
         kind=np.int32(MAP),
         turn=np.array([FIXED, 0, 0, 0, FIXED, 0], np.int32),
@@ -123,10 +120,10 @@ def neutral(size: int) -> Parameters:
 
 
 def parameters(name: str, magnitude: float, sign: int, size: int) -> Parameters:
-    """Returns an operation's parameters for square images of `size` pixels per side.
+    """Returns an operation's parameters for square images with `size` pixels per side.
 
-    `sign` (-1 or 1) acts on shears, translations and enhancements only: the reference always
-    rotates counter-clockwise. `magnitude` (see `MAGNITUDES`) acts on all but the last three.
+    `sign` (-1 or 1) affects only shears, translations and enhancements: the reference always
+    rotates counterclockwise. `magnitude` affects all but the last three entries of `MAGNITUDES`.
     """
     signed = sign * float(magnitude)
     vertical = np.bool_(name.endswith("Y"))
@@ -156,9 +153,9 @@ def parameters(name: str, magnitude: float, sign: int, size: int) -> Parameters:
 def apply(
     planes: Float[Array, "size 3 size"], parameters: Parameters
 ) -> Float[Array, "size 3 size"]:
-    """Changes an image as the parameters say."""
+    """Applies one operation to an image."""
     p = parameters
-    # Values are whole numbers, and the step is a power of two: exact.
+    # Exact, since values are whole numbers and the step is a power of two.
     added = jnp.where(planes < 128.0, jnp.minimum(planes + p.added, 255.0), planes)
     changed = {
         TURN: turn(planes, p.turn),
@@ -173,7 +170,7 @@ def apply(
 
 
 def turn(planes: Float[Array, "size 3 size"], turn: Int[Array, "6"]) -> Float[Array, "size 3 size"]:
-    """Takes each pixel from the nearest place that an affine map names (see `Parameters`)."""
+    """Applies an affine map with nearest-neighbor sampling (see `Parameters`)."""
     size = planes.shape[0]
     index = jnp.arange(size)
     x = (turn[0] * index + turn[1] * index[:, None] + turn[2]) >> 16
@@ -189,10 +186,10 @@ def shift_rows(
     part: Float[Array, " size"],
     vertical: Bool[Array, ""] | bool,
 ) -> Float[Array, "size 3 size"]:
-    """Row y shows, at x, what was at x + shift[y] + part[y]; columns if `vertical`.
+    """Moves the pixel at x + shift[y] + part[y] of row y to x; the same for columns if `vertical`.
 
-    Between pixels it takes the cubic through four neighbours, a = -1, whose result is cut to a
-    whole number; beyond the edge, neighbours are copies of the last pixel (Pillow's transform).
+    Interpolates with a cubic through four neighbors, a = -1, and truncates the result to a whole
+    number; beyond the edge, neighbors are copies of the last pixel (Pillow's transform).
     """
     size = planes.shape[0]
     index = jnp.arange(size)
@@ -211,7 +208,7 @@ def shift_rows(
     nearest = start + (t >= 0.5)
     inside = (nearest >= 0) & (nearest < size)
     t = t[:, None]
-    moved = here + t * (after - before + t * (square + t * cube))  # exact where all are equal
+    moved = here + t * (after - before + t * (square + t * cube))  # exact if all are equal
     return jnp.where(inside[:, None], jnp.floor(jnp.clip(moved, 0.0, 255.0)), FILL)
 
 
@@ -220,13 +217,13 @@ def sharpen(
 ) -> Float[Array, "size 3 size"]:
     """Moves the image away from a smoothed one by a factor (Pillow's `Sharpness`).
 
-    Smoothing takes 5 parts of 13 of the pixel and one of each of its eight neighbours; pixels on
-    the edge stay.
+    Smoothing weights the pixel by 5/13 and each of its eight neighbors by 1/13; pixels on the edge
+    are not smoothed.
     """
     index = jnp.arange(planes.shape[0])
     near = (jnp.abs(index[:, None] - index) <= 1).astype(jnp.float32)
-    # As matrix products: sums of slices made the whole of `apply` two and a half times as slow on a
-    # CPU, as XLA computed them several times over.
+    # Matrix products, because with sums of slices, which XLA computed several times over, all of
+    # `apply` took 2.5 times as long on a CPU.
     exact = jax.lax.Precision.HIGHEST
     rows = jnp.einsum("hcw,ph->pcw", planes, near, precision=exact)
     box = jnp.einsum("pcw,ow->pco", rows, near, precision=exact)
@@ -234,7 +231,7 @@ def sharpen(
     smooth = jnp.floor((box + 4.0 * planes) / 13.0 + 0.5)
     smooth = jnp.where(inside[:, None, None] & inside, smooth, planes)
     # The inner clip changes no value, but keeps XLA from fusing product and sum into one operation
-    # that rounds once. Pillow rounds twice; 2 % of the values would be a level off.
+    # that rounds once. Pillow rounds twice; fused, 2 % of the values would be off by one level.
     change = jnp.clip(factor * (planes - smooth), -512.0, 512.0)
     return jnp.floor(jnp.clip(smooth + change, 0.0, 255.0))
 
@@ -242,8 +239,8 @@ def sharpen(
 def stretch(planes: Float[Array, "height 3 width"]) -> Float[Array, "height 3 width"]:
     """Stretches each channel to the full range (Pillow's `autocontrast`).
 
-    Where the exact result is a whole number, Pillow's rounding sometimes takes it for the one
-    below: in 0.4 % of all cases, among them the highest value of 15 % of all channels.
+    If the exact result is a whole number, Pillow's rounding sometimes gives the next lower one: in
+    0.4 % of all cases, including the highest value in 15 % of all channels.
     """
     low = planes.min((0, 2), keepdims=True)
     span = planes.max((0, 2), keepdims=True) - low
@@ -252,12 +249,12 @@ def stretch(planes: Float[Array, "height 3 width"]) -> Float[Array, "height 3 wi
 
 
 def equalize(planes: Float[Array, "height 3 width"]) -> Float[Array, "height 3 width"]:
-    """Makes the values of each channel about equally frequent (Pillow's `equalize`)."""
+    """Equalizes the histogram of each channel (Pillow's `equalize`)."""
     values = planes.astype(jnp.int32) + 256 * jnp.arange(3)[:, None]
-    # Whole numbers: adding them up in any order gives the same, on a GPU too.
+    # Integer sums do not depend on the order of addition, which varies on a GPU.
     counts = jnp.zeros(3 * 256, jnp.int32).at[values].add(1).reshape(3, 256)
     below = jnp.cumsum(counts, axis=1) - counts
-    # The halves keep quotients that are whole from being rounded to below.
+    # Adding 0.5 keeps rounding errors from pushing whole quotients below the whole number.
     step = jnp.floor((jnp.where(counts > 0, below, 0).max(1, keepdims=True) + 0.5) / 255.0)
     level = jnp.floor((jnp.floor(step / 2.0) + below + 0.5) / jnp.maximum(step, 1.0))
     level = jnp.where(step > 0.0, jnp.minimum(level, 255.0), jnp.arange(256.0))
@@ -278,7 +275,7 @@ def _whole_and_part(distance: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def _rotation(degrees: float, size: int) -> np.ndarray:
-    """The affine map of a rotation about the center, between the corners of pixel grids."""
+    """The affine map of a rotation about the image center, at pixel centers."""
     cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
     center = size / 2
     x = center + cos * (0.5 - center) - sin * (0.5 - center)

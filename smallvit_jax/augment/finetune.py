@@ -1,4 +1,4 @@
-"""The augmentation of supervised training, and what evaluation does instead."""
+"""Augmentation for supervised training, and preprocessing for evaluation."""
 
 import dataclasses
 
@@ -11,13 +11,13 @@ from smallvit_jax.augment import autoaugment, color, geometry, randaugment
 
 @dataclasses.dataclass(frozen=True)
 class AugmentSettings:
-    """What happens to a training image; the defaults are the reference's for CIFAR-10.
+    """Settings of the augmentation; defaults except `policy` are the reference's for CIFAR-10.
 
-    Except for `policy`, which is none, AutoAugment's cifar10, svhn or imagenet, or randaugment.
-    `flip` and `erase` are probabilities. `crop_padding` is in pixels; 0 means no crop. `erase_area`
-    is the range of the erased share of the image, `erase_aspect` that of height over width.
-    `erase_fill` is "mean" (0, the normalised mean) or "reference": the mean before normalisation,
-    which the reference writes into images already normalised (random_erasing.py:37-39).
+    `policy` is "none", AutoAugment's "cifar10", "svhn" or "imagenet", or "randaugment". `flip` and
+    `erase` are probabilities. `crop_padding` is in pixels; 0 means no crop. `erase_area` is the
+    range of the erased fraction of the image, `erase_aspect` the range of height over width.
+    `erase_fill` is "mean" (0, the normalized mean) or "reference": the mean before normalization,
+    which the reference writes into already normalized images (random_erasing.py:37-39).
     """
 
     image_size: int = 32
@@ -35,10 +35,10 @@ class AugmentSettings:
 def augment_batch(
     images: UInt8[Array, "batch height width 3"], key: jax.Array, settings: AugmentSettings
 ) -> Float[Array, "batch size size 3"]:
-    """Returns the images flipped, cropped, changed by the policy, normalised, and erased.
+    """Returns the images flipped, cropped, changed by the policy, normalized, and erased.
 
-    All but normalising is random. Float32; images of another size than `settings.image_size` are
-    resized first. Image i's result depends on `key` and i alone.
+    Everything but normalization is random. Float32; images not of size `settings.image_size` are
+    resized first. The result for image i depends only on `key` and i.
     """
     planes = resize(geometry.to_planes(images), settings.image_size)
     keys = jax.random.split(key, len(images))
@@ -51,14 +51,14 @@ def evaluation_batch(
     mean: tuple[float, float, float],
     std: tuple[float, float, float],
 ) -> Float[Array, "batch size size 3"]:
-    """Returns the images resized if need be and normalised, as float32."""
+    """Returns the images resized if necessary and normalized, as float32."""
     return color.normalize(resize(geometry.to_planes(images), image_size), mean, std)
 
 
 def resize(
     planes: Float[Array, "batch height 3 width"], size: int
 ) -> Float[Array, "batch size 3 size"]:
-    """Resizes whole images to `size` by `size` (bicubic) unless they have that size."""
+    """Resizes whole images to `size` by `size` (bicubic) unless they already have that size."""
     height, width = planes.shape[1], planes.shape[3]
     if (height, width) == (size, size):
         return planes

@@ -1,9 +1,9 @@
-"""Cropping, resizing, flipping and erasing, each image by its own box.
+"""Cropping, resizing, flipping and erasing, with a separate box for each image.
 
-Inside the pipelines an image is a float32 array of whole numbers 0..255 laid out [height, 3, width]
-("planes"): every separable operation then is one matrix product per axis without a transposition,
-and the rows of a channel are contiguous. Functions here take one image and scalar parameters;
-`jax.vmap` gives the batch.
+Inside the pipelines, an image is a float32 array of whole numbers 0..255 laid out [height, 3,
+width] ("planes"): every separable operation is then one matrix product per axis without transposes,
+and each channel's rows are contiguous. Functions here take one image and scalar parameters; use
+`jax.vmap` for batches.
 """
 
 import math
@@ -12,23 +12,23 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
-CROP_TRIES = 10  # torchvision's RandomResizedCrop gives up after as many
-ERASE_TRIES = 100  # the reference's RandomErasing gives up after as many
-CROP_NUMBERS = 2 * CROP_TRIES + 2  # uniform numbers that a random crop box is made of
-ERASE_NUMBERS = 2 * ERASE_TRIES + 2  # uniform numbers that a random box to erase is made of
+CROP_TRIES = 10  # as in torchvision's RandomResizedCrop
+ERASE_TRIES = 100  # as in the reference's RandomErasing
+CROP_NUMBERS = 2 * CROP_TRIES + 2  # uniform numbers per random crop box
+ERASE_NUMBERS = 2 * ERASE_TRIES + 2  # uniform numbers per random box to erase
 
 
 def to_planes(
     images: UInt8[Array, "*batch height width 3"],
 ) -> Float[Array, "*batch height 3 width"]:
-    """Returns 8-bit images as float32 planes."""
+    """Converts 8-bit images to float32 planes."""
     return jnp.swapaxes(images, -1, -2).astype(jnp.float32)
 
 
 def from_planes(
     planes: Float[Array, "*batch height 3 width"],
 ) -> UInt8[Array, "*batch height width 3"]:
-    """Returns planes of whole numbers 0..255 as 8-bit images."""
+    """Converts planes of whole numbers 0..255 to 8-bit images."""
     return jnp.swapaxes(planes.astype(jnp.uint8), -1, -2)
 
 
@@ -37,28 +37,28 @@ def filter_planes(
     vertical: Float[Array, "new_height height"],
     horizontal: Float[Array, "new_width width"],
 ) -> Float[Array, "new_height 3 new_width"]:
-    """Applies one matrix along each axis, and rounds and clips to 0..255 after each.
+    """Applies one matrix along each axis, rounding and clipping to 0..255 after each.
 
-    The horizontal pass comes first, as in Pillow up to 12.3. Pillow 13 begins with the vertical one
-    for some sizes; because of the clipping between the passes this shows at saturated edges.
+    The horizontal pass comes first, as in Pillow up to 12.3. Pillow 13 starts with the vertical one
+    for some sizes; due to the clipping between the passes, results differ at saturated edges.
     """
-    exact = jax.lax.Precision.HIGHEST  # whole numbers up to 255 must survive a product with 0 and 1
+    exact = jax.lax.Precision.HIGHEST  # products of 0 or 1 and numbers up to 255 must be exact
     rows = round_to_levels(jnp.einsum("hcw,ow->hco", planes, horizontal, precision=exact))
     return round_to_levels(jnp.einsum("hco,ph->pco", rows, vertical, precision=exact))
 
 
 def round_to_levels(values: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    """Rounds halves up and clips to 0..255."""
+    """Rounds half up and clips to 0..255."""
     return jnp.floor(jnp.clip(values, 0.0, 255.0) + 0.5)
 
 
 def bicubic_matrix(
     start: Int[Array, ""], length: Int[Array, ""], in_size: int, out_size: int
 ) -> Float[Array, "out_size in_size"]:
-    """Returns the weights that resize a stretch of a row of `in_size` pixels to `out_size`.
+    """Returns the weights that resize part of a row of `in_size` pixels to `out_size` pixels.
 
-    The stretch are the `length` pixels from `start` on; no other pixel is used. Pillow's
-    antialiased bicubic filter: a = -1/2, support widened by the reduction.
+    The part is the `length` pixels from `start` on; no other pixels are used. Pillow's antialiased
+    bicubic filter: a = -1/2, support widened by the downscaling factor.
     """
     scale = length / out_size
     position = jnp.arange(in_size) - start
@@ -77,9 +77,9 @@ def crop_and_resize(
     size: int,
     flip: Bool[Array, ""] | bool = False,
 ) -> Float[Array, "size 3 size"]:
-    """Crops a box (top, left, height, width), resizes it to `size` by `size`, and may flip it.
+    """Crops a box (top, left, height, width), resizes it to `size` by `size`, and can flip it.
 
-    The same as Pillow's bicubic `resize` of the cropped image, to a level.
+    Matches Pillow's bicubic `resize` of the cropped image to within one level.
     """
     height, _, width = planes.shape
     top, left, box_height, box_width = box
@@ -95,9 +95,9 @@ def pad_and_crop(
     padding: int,
     flip: Bool[Array, ""] | bool = False,
 ) -> Float[Array, "height 3 width"]:
-    """Flips if asked, adds `padding` black pixels on each side, and crops the old size.
+    """Flips if asked, adds `padding` black pixels on each side, and crops to the original size.
 
-    The crop's corner (top, left) lies in 0 .. 2 * padding.
+    The crop's corner (top, left) is in 0 .. 2 * padding.
     """
     height, _, width = planes.shape
 
@@ -117,11 +117,11 @@ def crop_box(
     scale: Float[Array, "2"] | tuple[float, float],
     aspect: tuple[float, float] = (3 / 4, 4 / 3),
 ) -> Int[Array, "4"]:
-    """Makes a random box (top, left, height, width) of 22 numbers uniform in [0, 1).
+    """Makes a random box (top, left, height, width) from 22 numbers uniform in [0, 1).
 
-    As torchvision's RandomResizedCrop: `scale` is the range of the box's share of the image area
-    (uniform), `aspect` that of width over height (log-uniform). Ten tries; then the largest centred
-    box of an allowed aspect.
+    Like torchvision's RandomResizedCrop: `scale` is the range of the box's fraction of the image
+    area (uniform), `aspect` the range of width over height (log-uniform). After ten tries, falls
+    back to the largest centered box with an allowed aspect ratio.
     """
     shares, ratios, place = jnp.split(uniform, (CROP_TRIES, 2 * CROP_TRIES))
     low, high = math.log(aspect[0]), math.log(aspect[1])
@@ -144,11 +144,11 @@ def erase_box(
     area: tuple[float, float] = (0.02, 0.4),
     aspect: tuple[float, float] = (0.3, 3.33),
 ) -> Int[Array, "4"]:
-    """Makes a random box (top, left, height, width) of 202 numbers uniform in [0, 1).
+    """Makes a random box (top, left, height, width) from 202 numbers uniform in [0, 1).
 
-    As the reference's random_erasing.py: `area` is the range of the box's share of the image,
-    `aspect` that of height over width, both uniform. The box is smaller than the image in both
-    directions; after 100 tries without such a box it is empty (all zero).
+    Like the reference's random_erasing.py: `area` is the range of the box's fraction of the image
+    area, `aspect` the range of height over width, both uniform. The box is smaller than the image
+    in both directions; after 100 failed tries it is empty (all zeros).
     """
     shares, ratios, place = jnp.split(uniform, (ERASE_TRIES, 2 * ERASE_TRIES))
     target = (area[0] + (area[1] - area[0]) * shares) * (height * width)
@@ -162,7 +162,7 @@ def erase_box(
 def erase(
     image: Float[Array, "height width 3"], box: Int[Array, "4"], fill: Float[Array, "3"]
 ) -> Float[Array, "height width 3"]:
-    """Overwrites the box (top, left, height, width) of a normalised image with one colour."""
+    """Fills the box (top, left, height, width) in a normalized image with one color."""
     return jnp.where(box_mask(box, *image.shape[:2])[..., None], fill, image)
 
 
@@ -181,7 +181,7 @@ def _place_first_fitting(
     width: int,
     uniform: Float[Array, "2"],
 ) -> Int[Array, "4"]:
-    """Puts the first box that fits anywhere in the image, all places being equally likely."""
+    """Puts the first box that fits at a uniformly random place in the image."""
     size = jnp.stack([heights, widths])[:, jnp.argmax(fits)]
     corner = jnp.floor(uniform * (jnp.array([height, width]) - size + 1))
     return jnp.concatenate([corner, size]).astype(jnp.int32)

@@ -1,4 +1,4 @@
-"""Mixup and cutmix of whole batches."""
+"""Mixup and cutmix for whole batches."""
 
 import jax
 import jax.numpy as jnp
@@ -20,11 +20,11 @@ def mix_batch(
     Int[Array, " batch"],
     Float[Array, ""],
 ]:
-    """Returns (images, labels_a, labels_b, lam), lam being the share of labels_a in the loss.
+    """Returns (images, labels_a, labels_b, lam), where lam is the weight of labels_a in the loss.
 
-    With `mix_probability` the whole batch is mixed with a permutation of itself, by mixup
-    (arXiv:1710.09412) or cutmix (arXiv:1905.04899) with equal chances, or by the one whose alpha
-    is not 0. lam ~ Beta(alpha, alpha). A batch that is not mixed comes back as it was, with lam 1.
+    With probability `mix_probability`, mixes the whole batch with a permutation of itself, by mixup
+    (arXiv:1710.09412) or cutmix (arXiv:1905.04899) with equal probability, or by the one whose
+    alpha is not 0. lam ~ Beta(alpha, alpha). Otherwise, returns the batch unchanged, with lam 1.
     """
     if mix_probability == 0 or (mixup_alpha == 0 and cutmix_alpha == 0):
         return images, labels, labels, jnp.float32(1.0)
@@ -41,7 +41,7 @@ def mix_batch(
     box, cutmix_lam = cut_box(_draw_lam(cutmix_key, cutmix_alpha), *center, height, width)
 
     # Both are a weighted sum with the permuted batch: mixup with one weight for all pixels, cutmix
-    # with 1 or 0 for each.
+    # with a weight of 1 or 0 per pixel.
     lam = jnp.where(mixed, jnp.where(cut, cutmix_lam, mixup_lam), 1.0)
     weight = jnp.where(mixed & cut, 1.0 - box_mask(box, height, width), lam)
     permutation = jax.random.permutation(permutation_key, len(images))
@@ -74,10 +74,10 @@ def cut_box(
     height: int,
     width: int,
 ) -> tuple[Int[Array, "4"], Float[Array, ""]]:
-    """Returns cutmix's box (top, left, height, width) and the lam that its area stands for.
+    """Returns cutmix's box (top, left, height, width) and the lam that matches its area.
 
-    Before it is clipped to the image, the box covers a share of 1 - lam of it; a lam near 1 gives
-    an empty box. Sides and half sides are cut to whole pixels as in the reference's `rand_bbox`
+    Before clipping to the image, the box covers a fraction 1 - lam of it; a lam near 1 gives an
+    empty box. Sides and half sides are truncated to whole pixels as in the reference's `rand_bbox`
     (mix.py), whose "W" is the row axis.
     """
     size = jnp.array([height, width])
@@ -99,6 +99,6 @@ def _weighted_sum(
 
 def _draw_lam(key: jax.Array, alpha: float) -> Float[Array, ""]:
     """Draws from Beta(alpha, alpha); Beta(1, 1) is uniform."""
-    if alpha in (0, 1):  # 0: not used
+    if alpha in (0, 1):  # 0: lam is not used
         return jax.random.uniform(key)
     return jax.random.beta(key, alpha, alpha)

@@ -1,8 +1,8 @@
-"""The policies that AutoAugment found: Cubuk et al. 2019 (arXiv:1805.09501), tables 7 to 9.
+"""The learned AutoAugment policies: Cubuk et al. 2019 (arXiv:1805.09501), tables 7 to 9.
 
-A policy is a list of sub-policies; an image meets one of them, all being equally likely. A
-sub-policy is two steps, each the name of an operation, the probability that it happens, and its
-level from 0 to 9. These are the tables of the reference (utils/autoaug.py, which has them from
+A policy is a list of sub-policies, of which each image gets one with equal probability. A
+sub-policy is two steps, each with the name of an operation, its probability, and its level from 0
+to 9. The tables come from the reference (utils/autoaug.py, which took them from
 DeepVoltaire/AutoAugment).
 """
 

@@ -1,11 +1,11 @@
-"""RandAugment (Cubuk et al. 2020, arXiv:1909.13719) as timm has it under "rand-m9-mstd0.5-inc1".
+"""RandAugment (Cubuk et al. 2020, arXiv:1909.13719), like timm's "rand-m9-mstd0.5-inc1".
 
-Two operations for each image, drawn of fifteen with replacement; each happens with probability .5,
-at a level from a normal distribution, mean 9 and standard deviation .5, cut to 0..10. A higher
-level changes an image more ("increasing"). The operations are those of `autoaugment` and one more,
-so two things differ from timm: a rotation takes the nearest pixel and shears and translations are
-always bicubic, where timm draws bilinear or bicubic; and what comes from outside the image is grey
-128, where timm takes the dataset's mean.
+Draws two of fifteen operations for each image, with replacement; each is applied with probability
+0.5, at a level from a normal distribution with mean 9 and standard deviation 0.5, clipped to 0..10.
+A higher level changes an image more ("increasing"). Two things differ from timm because the
+operations are those of `autoaugment` (and one more): rotations use the nearest pixel and shears and
+translations are always bicubic, while timm draws bilinear or bicubic; and pixels from outside the
+image are gray 128, while timm uses the dataset's mean.
 """
 
 import jax
@@ -20,8 +20,8 @@ OPERATIONS = (
     *("color", "contrast", "brightness", "sharpness"),
     *("shearX", "shearY", "translateX", "translateY"),
 )
-STEPS = 2  # operations for each image
-NUMBERS = 4 * STEPS  # uniform numbers behind one image: which, whether, level and sign, for each
+STEPS = 2  # operations per image
+NUMBERS = 4 * STEPS  # uniform numbers per image: operation, whether, level and sign, twice
 PROBABILITY = 0.5
 LEVEL, LEVEL_SPREAD, HIGHEST = 9.0, 0.5, 10.0
 
@@ -39,18 +39,18 @@ _KINDS = {
 def randaugment(
     planes: Float[Array, "size 3 size"], uniform: Float[Array, "8"]
 ) -> Float[Array, "size 3 size"]:
-    """Applies random operations, chosen by `NUMBERS` numbers uniform in [0, 1)."""
+    """Applies random operations, selected by numbers uniform in [0, 1)."""
 
     def change(planes, numbers):
         return autoaugment.apply(planes, draw(numbers, planes.shape[0])), None
 
-    # A loop, for the reason that `autoaugment` has one.
+    # A loop, for the same reason as in `autoaugment`.
     return jax.lax.scan(change, planes, uniform.reshape(STEPS, 4))[0]
 
 
 def draw(uniform: Float[Array, "4"], size: int) -> Parameters:
-    """The parameters of one operation on an image of `size` pixels per side, neutral if none is to
-    happen."""
+    """Draws the parameters of one operation on an image with `size` pixels per side; neutral ones
+    if it is not applied."""
     which, happens, level, sign = uniform
     operation = jnp.floor(which * len(OPERATIONS)).astype(jnp.int32)
     level = LEVEL + LEVEL_SPREAD * jax.scipy.special.ndtri(level)
@@ -65,11 +65,12 @@ def draw(uniform: Float[Array, "4"], size: int) -> Parameters:
 def parameters(
     operation: Int[Array, ""] | int, level: Float[Array, ""] | float, sign: Array | float, size: int
 ) -> Parameters:
-    """An operation's parameters for square images of `size` pixels per side.
+    """Returns an operation's parameters for square images with `size` pixels per side.
 
-    `operation` counts in `OPERATIONS`. At level 10, above which levels are cut: rotations of 30
-    degrees, shears of .3, translations of .45 of the side, factors 1 ± .9, 0 bits kept, solarising
-    from 0 on, and 110 added to values below 128. `sign` (-1 or 1) acts on the first four.
+    `operation` is an index into `OPERATIONS`. At level 10, where levels are clipped: rotations of
+    30 degrees, shears of 0.3, translations of 0.45 of the side, factors 1 ± 0.9, 0 bits kept,
+    solarizing from 0 on, and 110 added to values below 128. `sign` (-1 or 1) affects the first
+    four.
     """
     strength = jnp.clip(level, 0.0, HIGHEST) / HIGHEST
     signed = sign * strength
@@ -101,7 +102,7 @@ def parameters(
 
 
 def _rotation(angle: Float[Array, ""], size: int) -> Int[Array, "6"]:
-    """`autoaugment`'s map of a rotation by radians, on the device."""
+    """`autoaugment._rotation`, on the device and for radians."""
     cos, sin = jnp.cos(angle), jnp.sin(angle)
     center = size / 2
     x = center + (cos - sin) * (0.5 - center)

@@ -1,4 +1,4 @@
-"""The multi-crop of pre-training: two global and several local random views of each image."""
+"""Multi-crop for pre-training: two global and several local random views of each image."""
 
 import dataclasses
 import functools
@@ -15,7 +15,7 @@ from smallvit_jax.augment import color, geometry
 GLOBAL_VIEWS = 2
 BLUR_RADIUS = (0.1, 2.0)  # pixels, uniform
 ORDERS = np.array(list(itertools.permutations(range(4))), np.int32)
-# Uniform numbers behind one view: crop box, jitter strengths, jitter order, what is done at all,
+# Uniform numbers per view: crop box, jitter strengths, jitter order, which operations to apply,
 # blur radius.
 VIEW_PARTS = (geometry.CROP_NUMBERS, 4, 1, 5, 1)
 VIEW_NUMBERS = sum(VIEW_PARTS)
@@ -23,13 +23,13 @@ VIEW_NUMBERS = sum(VIEW_PARTS)
 
 @dataclasses.dataclass(frozen=True)
 class ViewSettings:
-    """What the views look like; the defaults are the reference's for CIFAR-10 (train_ssl.py).
+    """Settings of the views; the defaults are the reference's for CIFAR-10 (train_ssl.py).
 
-    Global views have `image_size` pixels per side, local ones half of it. The scales are ranges of
-    the crop's share of the image. `flip`, `jitter`, `grayscale`, `blur` and `solarize` are
-    probabilities: `blur` of the first global, the second global and the local views, `solarize` of
-    the second global view, the only one it acts on. `jitter_strength` is that of brightness,
-    contrast and saturation (factors 1 - s .. 1 + s) and hue (-s .. s of a full circle).
+    Global views have `image_size` pixels per side, local views half as many. The scales are ranges
+    of the crop's fraction of the image area. `flip`, `jitter`, `grayscale`, `blur` and `solarize`
+    are probabilities: `blur` for the first global, the second global and the local views,
+    `solarize` for the second global view only. `jitter_strength` is for brightness, contrast and
+    saturation (factors 1 - s .. 1 + s) and hue (-s .. s of a full circle).
     """
 
     image_size: int = 32
@@ -47,7 +47,7 @@ class ViewSettings:
 
 
 class ViewParameters(NamedTuple):
-    """The random choices behind one view."""
+    """The random choices for one view."""
 
     box: Int[Array, "4"]
     flip: Bool[Array, ""]
@@ -63,11 +63,11 @@ class ViewParameters(NamedTuple):
 def multi_crop(
     images: UInt8[Array, "batch height width 3"], key: jax.Array, settings: ViewSettings
 ) -> tuple[Float[Array, "batch views size size 3"], ...]:
-    """Returns the normalised views of each image: the 2 global ones, then the local ones if any.
+    """Returns the normalized views of each image: the 2 global ones, then any local ones.
 
-    Two arrays, or only the first without local crops; float32. The images may have any size.
-    Image i's views depend on `key` and i alone, and a batch split over devices stays where it is.
-    Order of the operations: crop, flip, colour jitter, grayscale, blur, solarise, normalise.
+    Two float32 arrays, or only the first without local crops. The images may have any size. The
+    views of image i depend only on `key` and i, and a batch sharded over devices stays in place.
+    Order of operations: crop, flip, color jitter, grayscale, blur, solarize, normalize.
     """
     batch, height, width, _ = images.shape
     draw = jax.vmap(lambda k: draw_views(k, height, width, settings))
@@ -107,7 +107,7 @@ def view_parameters(
     width: int,
     settings: ViewSettings,
 ) -> ViewParameters:
-    """Makes the parameters of one view of `VIEW_NUMBERS` uniform numbers."""
+    """Turns `VIEW_NUMBERS` uniform numbers into the parameters of one view."""
     crop, change, order, chance, radius = jnp.split(uniform, np.cumsum(VIEW_PARTS)[:-1])
     *strengths, hue = settings.jitter_strength
     low = jnp.array([*(max(0.0, 1.0 - strength) for strength in strengths), -hue])
@@ -136,7 +136,7 @@ def render_view(
     mean: tuple[float, float, float],
     std: tuple[float, float, float],
 ) -> Float[Array, "size size 3"]:
-    """Makes one normalised view of one image."""
+    """Renders one normalized view of one image."""
     p = parameters
     view = geometry.crop_and_resize(planes, p.box, size, p.flip)
     view = color.color_jitter(view, p.order, p.factors, p.hue, p.jitter)

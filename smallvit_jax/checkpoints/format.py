@@ -1,8 +1,8 @@
-"""What one checkpoint holds, and how each part is checked on the way back.
+"""The format of a checkpoint, and the checks when it is read.
 
 A step folder has three items: `state` and `params`, each a flat dict of arrays keyed by dotted
-path, and `meta`, a JSON dict. `meta` lists every array's shape, dtype and digest, and carries a
-digest of itself, so that one flipped bit anywhere is noticed: the array files have no checksum.
+path, and `meta`, a JSON dict. The array files have no checksum, so `meta` lists the shape, dtype
+and digest of every array and has a digest of itself: a single flipped bit is detected.
 """
 
 import functools
@@ -31,11 +31,11 @@ Table = dict[str, dict[str, Any]]
 
 
 class DamagedCheckpointError(Exception):
-    """A checkpoint's files are missing, torn or altered; the message says which in a few words."""
+    """Files of a checkpoint are missing, torn or corrupted; the message names them briefly."""
 
 
 class ForeignCheckpointError(UserError):
-    """A sound checkpoint that is not of this run; `cause` says why in a few words."""
+    """An intact checkpoint that does not belong to this run; `cause` says why in a few words."""
 
     def __init__(self, cause: str, sentence: str):
         super().__init__(sentence)
@@ -43,7 +43,7 @@ class ForeignCheckpointError(UserError):
 
 
 def flatten(tree: Any) -> dict[str, Any]:
-    """The leaves of any pytree by dotted path, such as `optimizer.0.mu.blocks.0.kernel`."""
+    """Returns a pytree's leaves by dotted path, such as `optimizer.0.mu.blocks.0.kernel`."""
     flat = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         name = jax.tree_util.keystr(path, simple=True, separator=".")
@@ -54,7 +54,7 @@ def flatten(tree: Any) -> dict[str, Any]:
 
 
 def to_host(leaves: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """Copies leaves into host memory that nothing else refers to, so buffers may be donated."""
+    """Copies leaves to host memory; the original buffers may then be donated."""
     for leaf in leaves.values():
         if isinstance(leaf, jax.Array):
             leaf.copy_to_host_async()
@@ -64,19 +64,19 @@ def to_host(leaves: Mapping[str, Any]) -> dict[str, np.ndarray]:
 def _to_host(name: str, leaf: Any) -> np.ndarray:
     if isinstance(leaf, jax.Array):
         if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-            raise ValueError(f"{name!r} is a typed key; store jax.random.key_data of it")
+            raise ValueError(f"{name!r} is a typed PRNG key; store its jax.random.key_data")
         if not (leaf.is_fully_addressable or leaf.is_fully_replicated):
             from jax.experimental import multihost_utils
 
             leaf = multihost_utils.process_allgather(leaf, tiled=True)
     array = np.array(leaf, order="C", copy=True)
     if array.dtype.kind in "OUSMm":
-        raise ValueError(f"{name!r} is a {type(leaf).__name__}, which no checkpoint can hold")
+        raise ValueError(f"{name!r} is a {type(leaf).__name__}, which a checkpoint cannot hold")
     return array
 
 
 def describe(arrays: Mapping[str, np.ndarray]) -> Table:
-    """Shape, dtype and digest of each array."""
+    """Returns the shape, dtype and digest of each array."""
     return {
         name: {"shape": list(a.shape), "dtype": a.dtype.name, "digest": digest(a)}
         for name, a in arrays.items()
@@ -84,7 +84,7 @@ def describe(arrays: Mapping[str, np.ndarray]) -> Table:
 
 
 def digest(data: np.ndarray | str) -> str:
-    """128 bits of BLAKE2b over an array's bytes or a text, in hexadecimal."""
+    """Returns a 128-bit BLAKE2b hash of an array's bytes or of a text, in hexadecimal."""
     raw = data.encode() if isinstance(data, str) else data.reshape(-1).view(np.uint8)
     return hashlib.blake2b(raw, digest_size=16).hexdigest()
 
@@ -95,9 +95,9 @@ def seal(
     metrics: Mapping[str, Any],
     arrays: Mapping[str, Mapping[str, np.ndarray]],
 ) -> dict[str, Any]:
-    """The `meta` item: the caller's, what this format adds, and a digest of it all.
+    """Returns the `meta` item: the caller's entries, those of the format, and a digest of all.
 
-    Raises ValueError for a name that is taken, TypeError for a value that JSON does not have.
+    Raises ValueError for a reserved name, TypeError for a value that JSON cannot represent.
     """
     added = {
         "format": FORMAT,
@@ -114,15 +114,15 @@ def seal(
 
 
 def storable(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Leaves out what orbax refuses: empty arrays, which `meta` describes in full."""
+    """Drops empty arrays, which orbax refuses and `meta` describes in full."""
     return {name: array for name, array in arrays.items() if array.size}
 
 
 def read_meta(folder: Path) -> dict[str, Any]:
     """Reads and checks the `meta` of a step folder.
 
-    Raises DamagedCheckpointError, ForeignCheckpointError where the files are sound but not of this
-    program, or UserError for another version of the format.
+    Raises DamagedCheckpointError, ForeignCheckpointError if another program wrote the files, or
+    UserError for another version of the format.
     """
     import orbax.checkpoint as ocp
 
@@ -132,30 +132,28 @@ def read_meta(folder: Path) -> dict[str, Any]:
         cause = f"it holds {', '.join(sorted(present)[:3])}"
         raise ForeignCheckpointError(
             cause,
-            f"{folder} is not a checkpoint of smallvit_jax ({cause}); give a folder that a run of "
-            "it wrote",
+            f"{folder} is not a smallvit_jax checkpoint ({cause}); give a folder that a run of "
+            "smallvit_jax wrote",
         )
     meta = _guarded(
         "meta", lambda: ocp.Checkpointer(ocp.JsonCheckpointHandler()).restore(folder / "meta")
     )
     if not isinstance(meta, dict) or "digest" not in meta:
         cause = "its meta has no digest"
-        raise ForeignCheckpointError(
-            cause, f"{folder} is not a checkpoint of smallvit_jax; {cause}"
-        )
+        raise ForeignCheckpointError(cause, f"{folder} is not a smallvit_jax checkpoint: {cause}")
     rest = {key: value for key, value in meta.items() if key != "digest"}
     if digest(json.dumps(rest, sort_keys=True)) != meta["digest"]:
-        raise DamagedCheckpointError("its meta is altered")
+        raise DamagedCheckpointError("its meta is corrupted")
     if meta.get("format") != FORMAT or meta.get("format_version") != FORMAT_VERSION:
         raise UserError(
-            f"{folder} has format {meta.get('format')!r} version {meta.get('format_version')}, and "
+            f"{folder} has format {meta.get('format')!r} version {meta.get('format_version')}, but "
             f"this smallvit_jax reads version {FORMAT_VERSION}; use the version that wrote it"
         )
     return rest
 
 
 def read_arrays(folder: Path, item: str, meta: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """Reads one item into host memory, on any number of devices, and checks every array.
+    """Reads one item into host memory and checks every array; works on any number of devices.
 
     Raises DamagedCheckpointError.
     """
@@ -175,12 +173,12 @@ def read_arrays(folder: Path, item: str, meta: Mapping[str, Any]) -> dict[str, n
     found = describe(arrays)
     for name, row in table.items():
         if found[name] != row:
-            raise DamagedCheckpointError(f"{name} in its {item} is altered")
+            raise DamagedCheckpointError(f"{name} in its {item} is corrupted")
     return arrays
 
 
 def _guarded(item: str, read) -> Any:
-    """Turns whatever a torn file makes of orbax, tensorstore and json into one exception."""
+    """Turns any orbax, tensorstore or json error on a torn file into DamagedCheckpointError."""
     try:
         return read()
     except (MemoryError, PermissionError):
@@ -192,13 +190,13 @@ def _guarded(item: str, read) -> Any:
 
 
 def check_fits(table: Table, template: Mapping[str, Any], source: str) -> None:
-    """Raises ForeignCheckpointError, naming the leaves in which checkpoint and template differ."""
+    """Raises ForeignCheckpointError naming the leaves in which checkpoint and template differ."""
     expected = {name: f"{_dtype(x).name}{list(np.shape(x))}" for name, x in template.items()}
     found = {name: f"{row['dtype']}{row['shape']}" for name, row in table.items()}
     problems = [f"{name} is missing" for name in expected if name not in found]
     problems += [f"{name} is unexpected" for name in found if name not in expected]
     problems += [
-        f"{name} is {found[name]} where this run has {kind}"
+        f"{name} is {found[name]} instead of {kind}"
         for name, kind in expected.items()
         if name in found and found[name] != kind
     ]
@@ -207,7 +205,7 @@ def check_fits(table: Table, template: Mapping[str, Any], source: str) -> None:
         cause = f"{', '.join(problems[:3])}{more}"
         raise ForeignCheckpointError(
             cause,
-            f"{source} does not fit this run: {cause}; go on with the config it was made with, or "
+            f"{source} does not fit this run: {cause}; use the config it was trained with, or "
             "choose another --workdir",
         )
 
@@ -217,16 +215,16 @@ def _dtype(leaf: Any) -> np.dtype:
 
 
 def place(array: np.ndarray, like: Any) -> Any:
-    """Makes of a host array what the template's leaf is: same kind, same devices, same sharding.
+    """Converts a host array to the kind, devices and sharding of a template's leaf.
 
-    The result owns its memory, so it may be donated.
+    The result owns its memory and may be donated.
     """
     if isinstance(like, (bool, int, float, complex)):
         return type(like)(array.item())
     if not isinstance(like, (jax.Array, jax.ShapeDtypeStruct)):
         return array if isinstance(like, np.ndarray) else array[()]
     value: Any = array
-    if like.weak_type and array.ndim == 0:  # as a Python number would be: promotion depends on it
+    if like.weak_type and array.ndim == 0:  # stay weakly typed: promotion depends on it
         value = jnp.asarray(array.item())
     sharding = like.sharding
     if sharding is None or (isinstance(like, jax.Array) and not like.committed):
@@ -238,10 +236,10 @@ def place(array: np.ndarray, like: Any) -> Any:
 
 @functools.cache
 def quiet_orbax() -> None:
-    """Silences what orbax prints: a log of every save, and page after page on one torn file.
+    """Silences orbax's output: a log of every save, and pages of tracebacks for one torn file.
 
-    Nothing is lost: errors reach the caller as exceptions. Reads still under way when the first
-    fails end on an event loop that orbax has closed by then, each with a traceback of its own.
+    Errors still reach the caller as exceptions. After a read fails, orbax closes the event loop
+    that other reads are still using, and each of them would print a traceback.
     """
     orbax = f"{os.sep}orbax{os.sep}"
     logging.getLogger("absl").addFilter(lambda record: orbax not in record.pathname)

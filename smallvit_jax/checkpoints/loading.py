@@ -1,4 +1,4 @@
-"""Trained models back from their checkpoints: whole, or the backbone for a new task."""
+"""Loads trained models from checkpoints: the whole model, or the backbone for fine-tuning."""
 
 import json
 import math
@@ -16,8 +16,8 @@ from smallvit_jax.models import abstract_model, resolve_options
 from smallvit_jax.models.layers import resize_position_embedding
 from smallvit_jax.models.parameters import get_arrays, set_arrays
 
-# Options in which a backbone may differ from its checkpoint: drop path and initialisation shape how
-# it trains, and to another image size it is fitted.
+# Options in which a backbone may differ from its checkpoint: drop path and initialization affect
+# only training, and positions are resized to another image size.
 FREE_OPTIONS = ("num_classes", "drop_path", "init", "image_size")
 
 
@@ -25,12 +25,12 @@ def load_checkpoint(path: str | os.PathLike, which: str = "latest") -> nnx.Modul
     """Returns the model of a checkpoint, ready to use on any number of devices.
 
     Args:
-      path: a stage folder such as `runs/x/finetune`, its `checkpoints`, one step in that, or an
-        exported `.safetensors` file.
-      which: of a folder's steps the "latest", or the "best" by held-out accuracy.
+      path: a stage folder such as `runs/x/finetune`, its `checkpoints` folder, one step in it, or
+        an exported `.safetensors` file.
+      which: the "latest" step in a folder, or the "best" by held-out accuracy.
 
-    After pre-training the model gives features (the teacher's backbone), after fine-tuning
-    logits. Raises `UserError` where there is no sound checkpoint.
+    A pre-trained model (the teacher's backbone) returns features, a fine-tuned model logits.
+    Raises `UserError` if there is no valid checkpoint.
     """
     return load_with_meta(path, which)[0]
 
@@ -38,8 +38,8 @@ def load_checkpoint(path: str | os.PathLike, which: str = "latest") -> nnx.Modul
 def load_with_meta(
     path: str | os.PathLike, which: str = "latest", dtype=jnp.float32
 ) -> tuple[nnx.Module, dict[str, Any]]:
-    """As `load_checkpoint`, with the checkpoint's `meta` beside: dataset, class names, mean and
-    std, step, versions. `dtype` is what the model computes in."""
+    """Returns the model as `load_checkpoint` does, and the checkpoint's `meta`: dataset, class
+    names, mean and std, step, versions. `dtype` is the model's compute dtype."""
     arrays, meta = _read(path, which)
     model = abstract_model(**meta["model"], dtype=dtype)
     set_arrays(model, arrays, f"The checkpoint {path}")
@@ -55,11 +55,11 @@ def _read(
 
 
 def load_backbone(model: nnx.Module, path: str | os.PathLike, options: dict[str, Any]) -> str:
-    """Sets all but the classifier from a checkpoint and returns a sentence that says so.
+    """Loads all weights but the classifier's and returns a one-sentence summary.
 
-    `options` are the model's. Position embeddings of another image size are resized to the model's
-    grid, which the sentence says too. Raises `UserError` where the checkpoint is of another model,
-    listing the options that differ, or where any other array is missing, unexpected or misshapen.
+    `options` are the model's. Position embeddings are resized to the model's grid if the image size
+    differs. Raises `UserError` if the checkpoint holds another model, listing the options that
+    differ, or if any other array is missing, unexpected or of the wrong shape.
     """
     arrays, meta = _read(path)
     check_same_model(meta["model"], options, f"finetune.init_from={path}")
@@ -67,7 +67,7 @@ def load_backbone(model: nnx.Module, path: str | os.PathLike, options: dict[str,
     fresh = {k: v for k, v in own.items() if k.startswith("head.")}
     backbone = {k: v for k, v in arrays.items() if not k.startswith("head.")}
     resized = ""
-    # A convolutional network has no grid to fit: it takes images of any size.
+    # Convolutional networks have no grid of positions; they take images of any size.
     grids = [o["image_size"] // o.get("patch_size", 1) for o in (meta["model"], options)]
     if "patch_size" in options and grids[0] != grids[1]:
         _check_windows(backbone, own, path, meta["model"]["image_size"])
@@ -75,14 +75,14 @@ def load_backbone(model: nnx.Module, path: str | os.PathLike, options: dict[str,
     set_arrays(model, backbone | fresh, f"The checkpoint {path}")
     return (
         f"loaded {len(backbone)} arrays ({sum(v.size for v in backbone.values()):,} values) from "
-        f"{path} at step {meta['step']}; freshly initialised: {', '.join(fresh)}{resized}"
+        f"{path} at step {meta['step']}; newly initialized: {', '.join(fresh)}{resized}"
     )
 
 
 def check_same_model(theirs: dict[str, Any], ours: dict[str, Any], source: str) -> None:
-    """Raises `UserError` with the options in which the source's model is another one.
+    """Raises `UserError` listing the options in which the model of `source` differs from ours.
 
-    An option that is younger than the source has its default there: the model as it was before.
+    An option that was added after the source was written counts as having had its default.
     """
     theirs, ours = (
         json.loads(json.dumps({k: v for k, v in options.items() if k not in FREE_OPTIONS}))
@@ -90,33 +90,33 @@ def check_same_model(theirs: dict[str, Any], ours: dict[str, Any], source: str) 
     )
     reasons = {"patch_size": ", so the patch embedding does not fit"}
     differing = [
-        f"model.{k} = {theirs.get(k)} there and {ours.get(k)} here{reasons.get(k, '')}"
+        f"model.{k} is {theirs.get(k)} there but {ours.get(k)} here{reasons.get(k, '')}"
         for k in sorted(theirs.keys() | ours.keys())
         if theirs.get(k) != ours.get(k)
     ]
     if differing:
         raise UserError(
-            f"{source} holds another model ({'; '.join(differing)}); give this "
-            "run the checkpoint's values"
+            f"{source} holds a different model ({'; '.join(differing)}); set these options to "
+            "the checkpoint's values"
         )
 
 
 def _check_windows(backbone: dict[str, Any], own: dict[str, Any], path, image_size: int) -> None:
-    """A swin's positions belong to its windows, which shrink where the grid is smaller."""
+    """A swin's position biases depend on its windows, which shrink if the grid is smaller."""
 
     def window(arrays, name):
         return (math.isqrt(len(arrays[name])) + 1) // 2  # a table has (2 window - 1)² rows
 
     tables = [k for k in backbone if k.endswith("relative_position_bias_table") and k in own]
     for name in tables:
-        theirs, ours = window(backbone, name), window(own, name)
-        if theirs != ours:
+        old, new = window(backbone, name), window(own, name)
+        if old != new:
             stage = int(name.split(".")[1]) + 1
             raise UserError(
-                f"finetune.init_from={path} was trained at {image_size} pixels, where the windows "
-                f"of stage {stage} are {theirs} x {theirs} patches; here they are {ours} x {ours}, "
-                "which its position biases do not fit; choose a model.image_size with the same "
-                "windows"
+                f"finetune.init_from={path} was trained at {image_size} pixels with windows of "
+                f"{old} x {old} patches in stage {stage}, but here the windows are {new} x "
+                f"{new} and its position biases do not fit; choose a model.image_size with the "
+                "same windows"
             )
 
 
@@ -127,19 +127,20 @@ def _fit_positions(
     old_grid: int,
     new_grid: int,
 ) -> str:
-    """Resizes the position embeddings of the patches, where they are weights, and says so.
+    """Resizes learned position embeddings in place and returns the end of the summary.
 
-    Exactly by the sizes: the surplus of 0.1 is for the smaller crops of a forward pass.
+    Scales exactly by the ratio of the grids; the reference's surplus of 0.1 is only for the smaller
+    crops of a forward pass.
     """
     grids = f"from {old_grid} x {old_grid} to {new_grid} x {new_grid} patches"
     if options.get("pos_embed") == "sincos":
-        return f"; the grid goes {grids}, fixed positions are made for that"
+        return f"; grid changed {grids}, fixed position embeddings recomputed"
     if "pos_embed" not in own:
-        return f"; the grid goes {grids}, positions by window stay as they are"
-    other_tokens = own["pos_embed"].shape[1] - new_grid**2  # the class token's comes first
+        return f"; grid changed {grids}, window position biases kept"
+    other_tokens = own["pos_embed"].shape[1] - new_grid**2  # the class token's come first
     positions = backbone.get("pos_embed")
     if positions is None or positions.shape[1] != other_tokens + old_grid**2:
-        return ""  # a damaged checkpoint, refused below with all that is wrong
+        return ""  # set_arrays will report the wrong shape
     grid = positions[0, other_tokens:].reshape(old_grid, old_grid, -1)
     grid = np.asarray(resize_position_embedding(grid, new_grid, new_grid, surplus=0.0))
     backbone["pos_embed"] = np.concatenate(

@@ -1,4 +1,4 @@
-"""Which step folder a path means, and which step of several is the best."""
+"""Finds the step folder that a path refers to, and the best step."""
 
 import contextlib
 import math
@@ -13,15 +13,17 @@ FOLDER = "checkpoints"  # of a stage folder
 
 
 def find_step(path: Path, which: str) -> Path:
-    """The step folder meant by a path."""
+    """Returns the step folder that a path refers to."""
     if which not in ("latest", "best"):
-        raise UserError(f'which is "latest" or "best", not {which!r}')
+        raise UserError(f'which must be "latest" or "best", not {which!r}')
     if not path.exists():
         siblings = path.parent.iterdir() if path.parent.is_dir() else ()
         hint = did_you_mean(path.name, [sibling.name for sibling in siblings])
-        raise UserError(f"there is no {path}{hint}; give the folder of a run or of its checkpoint")
+        raise UserError(
+            f"{path} does not exist{hint}; give a stage folder or one of its checkpoints"
+        )
     if not path.is_dir():
-        raise UserError(f"{path} is a file; give the folder of a run or of its checkpoint")
+        raise UserError(f"{path} is a file; give a stage folder or one of its checkpoints")
     folder = path / FOLDER if (path / FOLDER).is_dir() else path
     present = sorted(entry.name for entry in folder.iterdir())
     steps = all_steps(folder)
@@ -37,26 +39,26 @@ def find_step(path: Path, which: str) -> Path:
         found = f"only {', '.join(present[:4])}" if present else "nothing"
         raise UserError(
             f"{folder} has no finished checkpoint (it holds {found}); give a stage folder whose "
-            f"{FOLDER}/ has one, or wait until the run has saved one"
+            f"{FOLDER}/ has one, or wait until the run saves one"
         )
     if which == "latest":
         return folder / str(max(steps))
     best = best_step(accuracies(folder))
     if best is None:
         raise UserError(
-            f"no checkpoint in {folder} has a held-out accuracy to choose the best by; take the "
-            "latest, or train with dataset.validation_fraction above 0"
+            f"no checkpoint in {folder} has a held-out accuracy to choose the best one by; use "
+            "the latest, or train with dataset.validation_fraction above 0"
         )
     return folder / str(best)
 
 
 def all_steps(folder: Path) -> list[int]:
-    """The steps a checkpoints folder holds, sound or not, oldest first."""
+    """Returns the steps in a checkpoints folder, damaged ones too, oldest first."""
     return sorted(int(e.name) for e in folder.iterdir() if e.name.isdecimal() and e.is_dir())
 
 
 def accuracies(folder: Path) -> dict[int, float | None]:
-    """The held-out accuracy that each readable step recorded, if any."""
+    """Returns the held-out accuracy of each readable step, None if it has none."""
     found = {}
     for step in all_steps(folder):
         with contextlib.suppress(DamagedCheckpointError, UserError):
@@ -65,7 +67,7 @@ def accuracies(folder: Path) -> dict[int, float | None]:
 
 
 def best_step(accuracy: Mapping[int, float | None]) -> int | None:
-    """The step of the highest accuracy, of equals the newest; NaN is never best."""
-    judged = [(value, step) for step, value in accuracy.items() if value is not None]
-    judged = [(value, step) for value, step in judged if not math.isnan(value)]
-    return max(judged)[1] if judged else None
+    """Returns the step with the highest accuracy, the newest on ties; NaN is never best."""
+    candidates = [(value, step) for step, value in accuracy.items() if value is not None]
+    candidates = [(value, step) for value, step in candidates if not math.isnan(value)]
+    return max(candidates)[1] if candidates else None

@@ -1,8 +1,8 @@
-"""Checkpoints: written in the background, checked on the way back, never given up silently.
+"""Checkpoints: written in the background, verified when read, never discarded silently.
 
-orbax's CheckpointManager does the writing and the tidying up. This module adds what it lacks: it
-keeps the newest and the best, notices damage and goes back to the newest sound step, fits a state
-to whatever devices there are, and says what is wrong in one sentence.
+orbax's CheckpointManager does the writing and cleanup. This module adds what it lacks: it keeps the
+newest and the best step, detects damage and falls back to the newest intact step, restores onto any
+number of devices, and reports problems in one sentence.
 """
 
 import contextlib
@@ -23,15 +23,15 @@ from smallvit_jax.process.others import all_processes_agree, lost_another_proces
 from smallvit_jax.workdir.environment import bit_changes, environment
 from smallvit_jax.workdir.files import is_disk_full, make_folder, storage_error
 
-_DAMAGED = ".corrupt"  # ending of a step that was set aside
+_DAMAGED = ".corrupt"  # suffix of a step folder that was set aside
 
 
 class CheckpointStore:
     """The checkpoints of one training stage: `directory/<step>/{state,params,meta}`.
 
-    Keeps the two newest; with `keep_best` also the one with the highest `metrics["accuracy"]`
-    (of equals the newest). `warn` takes one sentence at a time; by default it prints to stderr.
-    With several processes each one calls every method; they share the file system.
+    Keeps the two newest and, with `keep_best`, the one with the highest `metrics["accuracy"]`
+    (the newest on ties). `warn` takes one sentence at a time; by default it prints to stderr.
+    With several processes, all must call every method and share the file system.
     """
 
     def __init__(
@@ -56,14 +56,14 @@ class CheckpointStore:
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=_NewestAndBest(self._accuracy),
                 cleanup_tmp_directories=True,
-                lightweight_initialize=True,  # else one torn file stops it from opening
-                # Else a save that fails at once leaves a thread that waits for five minutes.
+                lightweight_initialize=True,  # else opening fails on one torn file
+                # Else a save that fails at once leaves a thread waiting for five minutes.
                 async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
             ),
         )
 
     def latest_step(self) -> int | None:
-        """The newest step, finished or still being written; None if there is none."""
+        """Returns the newest step, finished or still being written, or None."""
         return self._manager.latest_step()
 
     def save(
@@ -76,17 +76,17 @@ class CheckpointStore:
     ) -> None:
         """Copies the arrays to the host and writes them in the background.
 
-        On return the arrays may be donated. The newest step is not written twice.
+        The arrays may be donated once this returns. Saving the newest step again does nothing.
 
         Args:
-          step: how many training steps are done; higher than that of any checkpoint before.
-          state: everything needed to continue, any pytree of arrays and numbers.
-          params: what is needed to use the model, by dotted path.
+          step: number of finished training steps, higher than in any earlier checkpoint.
+          state: everything needed to resume, any pytree of arrays and numbers.
+          params: everything needed to use the model, by dotted path.
           meta: JSON values; `metrics`, the environment and the digests are added.
-          metrics: held-out figures of this step; `accuracy` decides what is best.
+          metrics: held-out metrics of this step; `accuracy` decides which step is best.
 
         Raises:
-          UserError: this or the previous save failed, most often because the disk is full.
+          UserError: this or the previous save failed, usually because the disk is full.
         """
         import orbax.checkpoint as ocp
 
@@ -95,7 +95,7 @@ class CheckpointStore:
         if step == latest:
             return
         if latest is not None and step < latest:
-            raise ValueError(f"step {step} comes before the newest checkpoint, step {latest}")
+            raise ValueError(f"step {step} is before the newest checkpoint, step {latest}")
         arrays = {
             "state": checkpoint_format.to_host(checkpoint_format.flatten(state)),
             "params": checkpoint_format.to_host(checkpoint_format.flatten(params)),
@@ -126,23 +126,23 @@ class CheckpointStore:
             raise self._failure(error) from error
 
     def _failure(self, error: Exception) -> UserError:
-        """The sentence for a failed save; leaves the store as if that save had never begun."""
-        if jax.process_count() == 1:  # of several, the others are not here to open it together
-            with contextlib.suppress(Exception):  # the same failure once more
+        """Returns the error for a failed save and resets the store to its state before the save."""
+        if jax.process_count() == 1:  # opening is collective
+            with contextlib.suppress(Exception):  # may raise the same error again
                 self._manager.close()
             self._open()
-        left = self.last_good()
+        last_good = self.last_good()
         if is_disk_full(error):
-            return UserError(f"{storage_error(error, self.directory)}; {left}")
+            return UserError(f"{storage_error(error, self.directory)}; {last_good}")
         reason = str(error).strip().splitlines() or [type(error).__name__]
         return UserError(
-            f"no checkpoint could be written to {self.directory} ({reason[0][:200]}); mend that "
-            f"and run the same command again; {left}"
+            f"no checkpoint could be written to {self.directory} ({reason[0][:200]}); fix this "
+            f"and run the same command again; {last_good}"
         )
 
     def last_good(self) -> str:
-        """Which checkpoint there is to go on from, in a few words."""
-        with contextlib.suppress(Exception):  # what is being written counts when it is there
+        """Says in a few words which checkpoint a run can resume from."""
+        with contextlib.suppress(Exception):  # a save in progress counts if it succeeds
             self._manager.wait_until_finished()
         steps = lookup.all_steps(self.directory)
         if not steps:
@@ -150,19 +150,18 @@ class CheckpointStore:
         return f"the last good checkpoint is step {steps[-1]}"
 
     def restore(self, template: Any, step: int | None = None) -> tuple[int, Any] | None:
-        """Reads the newest sound checkpoint, or the given step; None if there has never been one.
+        """Returns (step, state) of the newest intact checkpoint, or None if none was ever saved.
 
-        Newer steps that are damaged or of another run are renamed to `<step>.corrupt`, with a
-        warning. A change of versions or devices since then gives a warning too: the run goes on,
-        but with other bits.
+        Renames newer steps that are damaged or belong to another run to `<step>.corrupt` and warns.
+        Also warns if versions or devices changed, because the results will then differ bitwise.
 
         Args:
-          template: a state with the wanted structure, shapes, dtypes and shardings; arrays,
-            ShapeDtypeStructs or numbers. It is not changed.
-          step: one step, instead of the newest.
+          template: a state with the desired structure, shapes, dtypes and shardings; arrays,
+            ShapeDtypeStructs or numbers. It is not modified.
+          step: reads this step instead of the newest.
 
         Raises:
-          UserError: no checkpoint is sound, or it does not fit the template.
+          UserError: no checkpoint is intact, or it does not fit the template.
         """
         self.wait()
         steps = lookup.all_steps(self.directory)
@@ -180,8 +179,8 @@ class CheckpointStore:
             changes = bit_changes(meta["environment"], environment())
             if changes:
                 self._tell(
-                    f"{folder} was written under other conditions ({', '.join(changes)}), so the "
-                    "run goes on from it but not bit for bit as it would have"
+                    f"{folder} was written in a different environment ({', '.join(changes)}); the "
+                    "run resumes from it, but not bit for bit"
                 )
             return candidate, state
         for error in unusable.values():
@@ -193,17 +192,17 @@ class CheckpointStore:
         return None
 
     def _refuse_if_any(self, damaged: Mapping[int, Exception]) -> None:
-        """Beginning anew over a run whose checkpoints are all damaged is the user's to decide."""
+        """Raises UserError if all checkpoints are damaged: starting over is the user's decision."""
         causes = [f"step {step}: {cause}" for step, cause in damaged.items()]
         causes += sorted(path.name for path in self.directory.glob(f"*{_DAMAGED}*"))
         if causes:
             raise UserError(
-                f"every checkpoint in {self.directory} is damaged ({'; '.join(causes)}); put a "
-                "sound copy there, or remove the folder to begin anew"
+                f"every checkpoint in {self.directory} is damaged ({'; '.join(causes)}); "
+                "restore an intact copy, or remove the folder to start over"
             )
 
     def _read_state(self, folder: Path, template: Any) -> tuple[Any, dict[str, Any]]:
-        """Reads and places a state; all processes agree on whether it can be used."""
+        """Reads a state onto the devices; if one process cannot read it, all of them raise."""
         problem, arrays, meta = None, {}, {}
         leaves = checkpoint_format.flatten(template)
         try:
@@ -220,7 +219,7 @@ class CheckpointStore:
         return jax.tree.unflatten(jax.tree.structure(template), placed), meta
 
     def _set_aside(self, unusable: Mapping[int, Exception], good: int) -> None:
-        """Renames steps; left in place they would count as the newest for good."""
+        """Renames unusable steps, which orbax would otherwise treat as the newest forever."""
         if not unusable:
             return
         self._manager.close()
@@ -231,8 +230,8 @@ class CheckpointStore:
                 target = target.with_name(target.name + "+")
             what = f"is damaged ({error})"
             if isinstance(error, ForeignCheckpointError):
-                what = f"is not of this run ({error.cause})"
-            self._tell(f"{folder} {what}: set aside as {target.name}, using {good}")
+                what = f"does not belong to this run ({error.cause})"
+            self._tell(f"{folder} {what}; renamed to {target.name}, resuming from step {good}")
             if jax.process_index() == 0:
                 folder.rename(target)
             self._accuracy.pop(step, None)
@@ -244,7 +243,7 @@ class CheckpointStore:
             self._warn(sentence)
 
     def close(self) -> None:
-        """Waits for the last save; raises UserError if it failed."""
+        """Waits for the last save and closes the store; raises UserError if the save failed."""
         try:
             self.wait()
         finally:
@@ -263,10 +262,10 @@ class CheckpointStore:
 
 
 class _NewestAndBest:
-    """orbax's preservation policy, with the accuracies taken from `meta`.
+    """A preservation policy for orbax that takes accuracies from `meta`.
 
-    orbax's own BestN reads them from a further file per step when it opens, and stops if one of
-    them is torn; with its max_to_keep the best push out the newest.
+    orbax's BestN reads them from another file per step when it opens and fails if one is torn; with
+    max_to_keep, the best steps push out the newest.
     """
 
     def __init__(self, accuracy: Mapping[int, float | None]):
@@ -282,14 +281,14 @@ class _NewestAndBest:
 def read_params_and_meta(
     path: str | os.PathLike, which: str = "latest", item: str = "params"
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """Reads what is needed to use a model, on any number of devices, without its training state.
+    """Reads a model's parameters without its training state, on any number of devices.
 
     Args:
-      path: a stage folder, its `checkpoints` folder, or one step in that.
-      which: of several steps the "latest", or the "best" by held-out accuracy.
-      item: "state" reads everything needed to continue instead.
+      path: a stage folder, its `checkpoints` folder, or one step in it.
+      which: the "latest" step, or the "best" by held-out accuracy.
+      item: "state" reads everything needed to resume instead.
 
-    Returns the arrays by dotted path, and `meta`. Raises UserError for a path without a sound
+    Returns the arrays by dotted path, and `meta`. Raises UserError for a path without a valid
     checkpoint.
     """
     folder = Path(path).absolute()
@@ -299,7 +298,7 @@ def read_params_and_meta(
         return checkpoint_format.read_arrays(folder, item, meta), meta
     except DamagedCheckpointError as error:
         others = [n for n in lookup.all_steps(folder.parent) if str(n) != folder.name]
-        remedy = f"try {_listed(others)} beside it" if others else "no other step is beside it"
+        remedy = f"try {_listed(others)} instead" if others else "there is no other step to try"
         raise UserError(f"the checkpoint {folder} is damaged ({error}); {remedy}") from error
     except PermissionError as error:
         raise UserError(f"{folder} cannot be read (permission denied)") from error

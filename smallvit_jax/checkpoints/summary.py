@@ -1,4 +1,4 @@
-"""A model's parameters as a table."""
+"""Table of a model's parameters."""
 
 import re
 from collections import defaultdict
@@ -8,21 +8,21 @@ from typing import Any
 import jax
 from clu import parameter_overview
 
-_LAST_NUMBER = re.compile(r"\.\d+\.(?!.*\.\d+\.)")  # of a block in a list of blocks
+_LAST_NUMBER = re.compile(r"\.\d+\.(?!.*\.\d+\.)")  # the index in a list of blocks
 
 
 def parameter_table(params: Mapping[str, Any], most_lines: int | None = None) -> str:
-    """The names, shapes and sizes of parameters by dotted path, and their total.
+    """Returns a table with the names, shapes and sizes of parameters, and their total.
 
-    Equal arrays of numbered blocks share a row: `blocks.*.mlp.fc1.bias` of shape (9, 384) stands
-    for those of nine blocks. `params` may be arrays or anything with a shape and a dtype. Beyond
-    `most_lines` the table is cut; the total is always of all parameters.
+    Arrays of the same shape in numbered blocks share a row: `blocks.*.mlp.fc1.bias` of shape
+    (9, 384) covers nine blocks. `params` maps dotted paths to arrays or anything with a shape and a
+    dtype. The table is cut after `most_lines`; the total always covers all parameters.
     """
-    alike = defaultdict(list)
+    groups = defaultdict(list)
     for name, array in params.items():
-        alike[_LAST_NUMBER.sub(".*.", name)].append((name, tuple(array.shape), array.dtype))
+        groups[_LAST_NUMBER.sub(".*.", name)].append((name, tuple(array.shape), array.dtype))
     rows: dict[str, jax.ShapeDtypeStruct] = {}
-    for shared, found in alike.items():
+    for shared, found in groups.items():
         if len(found) > 1 and len({(shape, dtype) for _, shape, dtype in found}) == 1:
             _, shape, dtype = found[0]
             rows[shared] = jax.ShapeDtypeStruct((len(found), *shape), dtype)

@@ -1,10 +1,10 @@
-"""The command line: words → flags → (config, workdir, data_dir), every mistake one sentence.
+"""Parses the command line: words → flags → (config, workdir, data_dir).
 
     python -m smallvit_jax.main --config FILE[:ARGUMENT] --workdir FOLDER [--data_dir FOLDER]
                                 [--config.FIELD=VALUE ...]
 
-Parsed here rather than by ml_collections' `config_flags`, which shows tracebacks for most
-mistakes and takes `--config.flag false` for true.
+Every mistake gives a one-sentence error. ml_collections' `config_flags` shows tracebacks for most
+mistakes and reads `--config.flag false` as true.
 """
 
 import dataclasses
@@ -28,7 +28,7 @@ FLAGS = ("--config", "--workdir", "--data_dir", "--help", "--version")
 
 @dataclasses.dataclass
 class Flags:
-    """The words of the command line, sorted but not yet interpreted."""
+    """The words of the command line by flag, not yet interpreted."""
 
     config: str | None = None
     workdir: str | None = None
@@ -39,9 +39,9 @@ class Flags:
 
 
 def read_flags(argv: list[str]) -> Flags:
-    """Sorts the words after the program's name; raises UserError for words that do not fit.
+    """Sorts the words after the program's name into flags; raises UserError for invalid words.
 
-    When help is asked for, everything but the config file is passed over.
+    With --help, ignores everything but the config file.
     """
     if "--help" in argv or "-h" in argv:
         return Flags(help=True, config=_value_after("--config", argv))
@@ -62,14 +62,14 @@ def read_flags(argv: list[str]) -> Flags:
 
 
 def resolve(flags: Flags) -> tuple[ml_collections.ConfigDict, pathlib.Path, str | None]:
-    """Returns the overridden, not yet validated config, the workdir and the data folder.
+    """Returns the config with overrides, not yet validated, the workdir and the data folder.
 
-    Raises UserError for a config file, a field or a folder that is not as it should be.
+    Raises UserError for an invalid config file, field or folder.
     """
     if flags.config is None:
         raise UserError(
-            f"--config is missing: name a config file, as in --config configs/quickstart.py"
-            f"{_present()}"
+            f"--config is missing: give a config file, as in --config configs/quickstart.py"
+            f"{_config_files()}"
         )
     config = load_config(flags.config)
     for path, text in flags.overrides.items():
@@ -93,7 +93,7 @@ def load_config(file_and_argument: str) -> ml_collections.ConfigDict:
             raise UserError(f'--config: "{path}" defines no function get_config')
         takes_argument = bool(inspect.signature(get_config).parameters)
         if argument is not None and not takes_argument:
-            raise UserError(f'--config: "{path}" takes no argument; leave ":{argument}" away')
+            raise UserError(f'--config: "{path}" takes no argument; remove ":{argument}"')
         config = get_config() if argument is None else get_config(argument)
     except UserError:
         raise
@@ -101,8 +101,8 @@ def load_config(file_and_argument: str) -> ml_collections.ConfigDict:
         raise UserError(f"--config: {_place(error, path)}: {_summary(error)}") from error
     if not isinstance(config, ml_collections.ConfigDict):
         raise UserError(
-            f'--config: get_config of "{path}" returned {type(config).__name__}; it must return '
-            "default_config() of smallvit_jax.config with its changes"
+            f'--config: get_config of "{path}" returned {type(config).__name__}; return a modified '
+            "default_config() from smallvit_jax.config"
         )
     check_fields(config)
     return config
@@ -123,11 +123,11 @@ def _check_flag(name: str, word: str, before: str) -> None:
     if not word.startswith("-"):
         place = f' after "{before}"' if before else ""
         raise UserError(
-            f'unexpected word "{word}"{place}: every setting is written --name=value, in quotes '
-            "when it has spaces"
+            f'unexpected argument "{word}"{place}: write settings as --name=value, in quotes if '
+            "they contain spaces"
         )
     hint = did_you_mean(name, FLAGS) or suggest_field(name.lstrip("-"), prefix="--config.")
-    raise UserError(f"unknown flag {name}{hint}; --help lists all")
+    raise UserError(f"unknown flag {name}{hint}; --help lists all flags")
 
 
 def _missing_value(name: str) -> str:
@@ -146,7 +146,7 @@ def _store(flags: Flags, name: str, value: str) -> None:
         return
     field = name.removeprefix("--")
     if field in ("help", "version"):
-        raise UserError(f"{name} takes no value; write it alone")
+        raise UserError(f"{name} takes no value; remove the value")
     if getattr(flags, field) is not None:
         raise UserError(f"{name} is given twice; keep one")
     if not value.strip():
@@ -155,7 +155,7 @@ def _store(flags: Flags, name: str, value: str) -> None:
 
 
 def _split(file_and_argument: str) -> tuple[pathlib.Path, str | None]:
-    # The file ends at ".py", so that folders with a colon in their name work too.
+    # The path ends at ".py", so that folder names may contain colons.
     match = re.fullmatch(r"(.*?\.py)(?::(.*))?", file_and_argument)
     file, argument = match.groups() if match else (file_and_argument.partition(":")[0], None)
     return _expand(file), argument
@@ -166,7 +166,9 @@ def _expand(text: str) -> pathlib.Path:
     try:
         return pathlib.Path(text).expanduser()
     except RuntimeError as error:
-        raise UserError(f'"{text}" begins with the home of no known user; write it out') from error
+        raise UserError(
+            f'"{text}" starts with the home of an unknown user; write out the path'
+        ) from error
 
 
 def _no_such_config(path: pathlib.Path) -> str:
@@ -175,29 +177,29 @@ def _no_such_config(path: pathlib.Path) -> str:
     files = {file.stem: file for folder in folders if folder for file in folder.glob("*.py")}
     close = difflib.get_close_matches(path.stem, files, n=1)
     hint = f' (did you mean "{files[close[0]]}"?)' if close else ""
-    return f"--config: {what}{hint}{_present()}"
+    return f"--config: {what}{hint}{_config_files()}"
 
 
 def _configs_folder() -> pathlib.Path | None:
-    """Returns the `configs/` of the working folder, else of the checkout in use, else None."""
+    """Returns `configs/` in the working folder, else in the checkout in use, else None."""
     checkout = pathlib.Path(__file__).resolve().parents[2]
     if pathlib.Path("configs/quickstart.py").is_file():
         return pathlib.Path("configs")
     return checkout / "configs" if (checkout / "configs/quickstart.py").is_file() else None
 
 
-def _present() -> str:
+def _config_files() -> str:
     folder = _configs_folder()
     if folder is None:
         return (
             "; configs/ comes with a checkout of the repository, not with an installed wheel: run "
-            "from a checkout, or give the path of a config file of your own"
+            "from a checkout, or give the path of your own config file"
         )
-    return f"; in {folder}/ are {', '.join(sorted(file.name for file in folder.glob('*.py')))}"
+    return f"; {folder}/ has {', '.join(sorted(file.name for file in folder.glob('*.py')))}"
 
 
 def _place(error: Exception, path: pathlib.Path) -> str:
-    """Returns "FILE:LINE" of an error, the line being the innermost one inside the file."""
+    """Returns "FILE:LINE" of an error, with the innermost line inside the file."""
     if isinstance(error, SyntaxError) and error.filename:
         return f"{error.filename}:{error.lineno}"
     frames = traceback.extract_tb(error.__traceback__)
@@ -213,14 +215,14 @@ def _summary(error: Exception) -> str:
 def _workdir(text: str | None) -> pathlib.Path:
     if text is None:
         raise UserError(
-            "--workdir is missing: name the folder that the run writes to, as in --workdir runs/x"
+            "--workdir is missing: give the folder that the run writes to, as in --workdir runs/x"
         )
     if "://" in text:
         raise UserError(f'--workdir must be a folder on this machine, not "{text}"')
     path = _expand(text)
     existing = next((part for part in (path, *path.parents) if part.exists()), path)
     if existing.exists() and not existing.is_dir():
-        raise UserError(f'--workdir: "{existing}" is a file; name a folder')
+        raise UserError(f'--workdir: "{existing}" is a file; give a folder')
     return path
 
 
@@ -230,7 +232,7 @@ def _data_dir(text: str | None) -> str | None:
     path = _expand(text)
     if not path.is_dir():
         raise UserError(
-            f'--data_dir: there is no folder "{path}"; name the one that holds the prepared '
-            "TFDS datasets"
+            f'--data_dir: there is no folder "{path}"; give the folder with the prepared TFDS '
+            "datasets"
         )
     return str(path)

@@ -1,4 +1,4 @@
-"""The text of `--help`: usage, examples, and every field with its help and value."""
+"""The text of `--help`: usage, examples, and every config field with its help and value."""
 
 import shutil
 import textwrap
@@ -9,18 +9,18 @@ from smallvit_jax.config.tree import DEFAULTS, FIELD_AT, flatten
 from smallvit_jax.config.values import as_text
 
 _USAGE = """\
-Trains a small vision transformer from nothing on a small image dataset.
+Trains a small vision transformer from scratch on a small image dataset.
 
 Usage: python -m smallvit_jax.main --config FILE[:ARGUMENT] --workdir FOLDER
                                    [--data_dir FOLDER] [--config.FIELD=VALUE ...]
 
-  --config FILE[:ARGUMENT]  what to run; ARGUMENT is what the file takes, mostly MODEL,DATASET
-  --workdir FOLDER          where checkpoints, metrics and results go; the same command again
-                            continues an interrupted run
-  --data_dir FOLDER         prepared TFDS datasets; without it, the variable TFDS_DATA_DIR
-  --config.FIELD=VALUE      changes one field of the config, as often as needed
-  --help, -h                this text, with the values of --config when it is given
-  --version                 the version
+  --config FILE[:ARGUMENT]  config file to run; most files take MODEL,DATASET as the argument
+  --workdir FOLDER          folder for checkpoints, metrics and results; repeat the command to
+                            resume an interrupted run
+  --data_dir FOLDER         folder with prepared TFDS datasets; default: $TFDS_DATA_DIR
+  --config.FIELD=VALUE      set a config field; may be repeated
+  --help, -h                show this help, with the values of --config if given
+  --version                 show the version
 
 Examples:
   python -m smallvit_jax.main --config configs/quickstart.py --workdir runs/quickstart
@@ -31,9 +31,11 @@ Examples:
 
 
 def help_text(config: ml_collections.ConfigDict | None = None, source: str | None = None) -> str:
-    """Returns the text of `--help` with the values of `config`, which was read from `source`."""
+    """Returns the text of `--help` with the values of `config`, read from `source`."""
     values = flatten(config) if config else DEFAULTS
-    origin = f"values of {source}" if source else "default values; add --config to see a file's"
+    origin = (
+        f"values of {source}" if source else "default values; add --config to see those of a file"
+    )
     width = max(60, min(100, shutil.get_terminal_size((100, 24)).columns))
     lines = [_USAGE, f"Fields ({origin}):"]
     for path, field in FIELD_AT.items():
@@ -42,7 +44,7 @@ def help_text(config: ml_collections.ConfigDict | None = None, source: str | Non
 
 
 def _typed(value: object) -> str:
-    """Returns a value the way one would type it: 0.4,0.4,0.2,0.1 for a tuple."""
+    """Formats a value as typed on the command line: 0.4,0.4,0.2,0.1 for a tuple."""
     if isinstance(value, tuple):
         return ",".join(map(str, value))
     return value if isinstance(value, str) else as_text(value)

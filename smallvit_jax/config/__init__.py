@@ -1,4 +1,4 @@
-"""The config: every field declared once, with its default, its help and what it may hold."""
+"""The config: every field is declared once, with its default, help and constraints."""
 
 from smallvit_jax.config.tree import default_config
 

@@ -1,4 +1,4 @@
-"""The check of a config: one sentence about the first thing that is wrong."""
+"""Validates a config and reports the first problem in one sentence."""
 
 import ml_collections
 
@@ -14,8 +14,8 @@ from smallvit_jax.errors import UserError, did_you_mean
 def validate(config: ml_collections.ConfigDict) -> None:
     """Checks every field's type and value, then fields that contradict each other.
 
-    What depends on the dataset, the model or a checkpoint is checked by the jobs. Raises UserError
-    for the first problem.
+    Jobs check what depends on the dataset, the model or a checkpoint. Raises UserError for the
+    first problem.
     """
     check_fields(config)
     for path, value in flatten(config).items():
@@ -74,13 +74,13 @@ def _check_root(config: ml_collections.ConfigDict, job: Job) -> None:
     dataset = config.dataset
     if dataset.root and dataset.name != FOLDER:
         raise UserError(
-            f'dataset.root is "{dataset.root}", but dataset.name is "{dataset.name}", which is not '
-            f"read from there; set --config.dataset.name={FOLDER}, or leave the root empty"
+            f'dataset.root is "{dataset.root}", but dataset.name is "{dataset.name}", which does '
+            f"not use it; set --config.dataset.name={FOLDER}, or leave dataset.root empty"
         )
     if dataset.name == FOLDER and not dataset.root and job.reads_dataset:
         raise UserError(
-            f'dataset.name is "{FOLDER}", which needs dataset.root: the folder of your images, as '
-            "in --config.dataset.root=photos"
+            f'dataset.name is "{FOLDER}", which needs dataset.root: the folder with your images, '
+            "as in --config.dataset.root=photos"
         )
 
 
@@ -117,23 +117,23 @@ def _check_accumulate(config: ml_collections.ConfigDict, job: Job) -> None:
 def _check_options(config: ml_collections.ConfigDict, job: Job) -> None:
     if job.name == "attention" and config.attention.boxes and not config.attention.input:
         raise UserError(
-            f'attention.boxes is "{config.attention.boxes}", but boxes belong to files and '
-            "attention.input is empty; set it to the image file or folder that they belong to"
+            f'attention.boxes is "{config.attention.boxes}", but attention.input is empty; set it '
+            "to the image file or folder that the boxes belong to"
         )
     if job.name == "data_efficiency" and config.dataset.label_fraction < 1:
         raise UserError(
             f"dataset.label_fraction is {config.dataset.label_fraction:g}, but the job "
-            '"data_efficiency" chooses the labels itself, by data_efficiency.fractions; set it to 1'
+            '"data_efficiency" uses data_efficiency.fractions instead; set it to 1'
         )
     augment = config.finetune.augment
     if augment.mix > 0 and augment.mixup_alpha == 0 and augment.cutmix_alpha == 0:
         raise UserError(
             f"finetune.augment.mix is {augment.mix}, but mixup_alpha and cutmix_alpha are both 0; "
-            "set mix to 0 or one of the two above 0"
+            "set mix to 0 or one of the alphas above 0"
         )
     drloc = config.finetune.drloc
     if drloc.weight > 0 and drloc.normalize and drloc.loss != "l1":
         raise UserError(
-            f'finetune.drloc.normalize is for l1, but finetune.drloc.loss is "{drloc.loss}", whose '
-            "classes are whole tokens; change one of the two"
+            f"finetune.drloc.normalize needs the loss l1, but finetune.drloc.loss is "
+            f'"{drloc.loss}", whose classes are whole tokens; change one of the two'
         )

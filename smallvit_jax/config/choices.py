@@ -1,7 +1,7 @@
-"""The names that a user can choose from, each with what it means.
+"""The names that a user can choose from, with their meanings.
 
-The config's rules and help read them, and so do the modules that act on them. No JAX here: `--help`
-imports this file.
+Used by the config's rules and help, and by the modules that implement the choices. This file must
+not import JAX, because `--help` imports it.
 """
 
 TRANSFORMERS = ("vit", "swin", "cait")
@@ -14,16 +14,16 @@ POOLS = {
 }
 POSITIONS = {"learned": "as in the reference", "sincos": "fixed sines and cosines"}
 POSITION_RESIZES = {
-    "slice": "take the first ones, as the reference does",
+    "slice": "keep the first ones, as in the reference",
     "interpolate": "resize the grid",
 }
 WINDOW_PADDINGS = {
-    "unmasked": "padding joins the attention, as in the reference",
+    "unmasked": "padding takes part in attention, as in the reference",
     "masked": "padding is masked",
 }
 LSA_MASKS = {
     "masked": "after the heads are mixed",
-    "released": "a score of -1e-9 before mixing, as in the released code",
+    "released": "by a score of -1e-9 before mixing, as in the released code",
 }
 
 TRANSFORMER_STEMS = {
@@ -31,7 +31,10 @@ TRANSFORMER_STEMS = {
     "conv": "a few convolutions",
     "spt": "shifted patch tokenization",
 }
-CONVNET_STEMS = {"cifar": "full resolution", "imagenet": "1/4, efficientnet_b0: 1/2"}
+CONVNET_STEMS = {
+    "cifar": "full resolution",
+    "imagenet": "1/4 resolution, or 1/2 in efficientnet_b0",
+}
 STEM_NORMS = ("batch", "layer")
 SPT_DIRECTIONS = (4, 8)
 SHORTCUTS = {"pad": "pad with zero channels", "projection": "1 x 1 convolution"}
@@ -40,7 +43,7 @@ STRUCTURED_INITS = {
     "impulse3": "attention starts as 3 x 3 shifts",
     "impulse5": "attention starts as 5 x 5 shifts",
     "mimetic": "attention starts near the identity",
-    "mimetic_released": "the same with the factor order of its released code",
+    "mimetic_released": "the same with the factor order of the released code",
 }
 INITS = {
     "reference": "normal, std 0.02",

@@ -1,7 +1,7 @@
-"""Fields of the dataset and the model. The defaults are the reference's (BMVC'22).
+"""Config fields of the dataset and the model. The defaults are the reference's (BMVC'22).
 
-A field that is None takes its value from the dataset table or the model family when the job runs,
-so overriding the dataset or the model never leaves a stale value.
+Fields that are None take their values from the dataset table or the model family when the job runs,
+so overriding the dataset or the model never leaves stale values.
 """
 
 from smallvit_jax.config import choices
@@ -48,7 +48,7 @@ DATASET: Group = {
         FRACTION,
     ),
     "validation_fraction": field(
-        0.0, "share of the training images set aside to choose the best epoch", BELOW_ONE
+        0.0, "share of the training images held out to choose the best epoch", BELOW_ONE
     ),
 }
 
@@ -76,7 +76,7 @@ MODEL: Group = {
     ),
     "heads": optional(
         int,
-        "attention heads, in swin those of the first stage",
+        "attention heads (swin: in the first stage)",
         "the family's (vit 12, swin 3, cait 4)",
         at_least(1),
     ),
@@ -90,17 +90,17 @@ MODEL: Group = {
         "efficientnet_b0 0.2)",
         BELOW_ONE,
     ),
-    "pool": optional(str, "features of a vit", "cls", one_of(choices.POOLS)),
+    "pool": optional(str, "output features of a vit", "cls", one_of(choices.POOLS)),
     "pos_embed": optional(str, "position embedding of a vit", "learned", one_of(choices.POSITIONS)),
     "position_resize": optional(
         str,
-        "how a cait fits its positions to smaller crops",
+        "how a cait fits its position embedding to smaller crops",
         "slice",
         one_of(choices.POSITION_RESIZES),
     ),
     "window_padding": optional(
         str,
-        "padding of a swin's small grids",
+        "attention to the padding of small grids in a swin",
         "unmasked",
         one_of(choices.WINDOW_PADDINGS),
     ),
@@ -132,7 +132,7 @@ MODEL: Group = {
     ),
     "stem_strides": optional(
         tuple,
-        "their strides, 1 or 2, whose product is the patch size",
+        "strides of these convolutions, 1 or 2; their product is the patch size",
         "from the patch size",
         list_of("ones and twos", int, lambda value: value in (1, 2)),
     ),
@@ -150,8 +150,7 @@ MODEL: Group = {
     ),
     "init": field(
         "reference",
-        "initialization; the impulse and mimetic ones need a vit with pool=mean and "
-        "pos_embed=sincos",
+        "initialization; impulse and mimetic need a vit with pool=mean and pos_embed=sincos",
         one_of(choices.INITS),
     ),
 }

@@ -1,4 +1,4 @@
-"""The declaration of one field: everything that is known of it, in one place."""
+"""The declaration of a config field."""
 
 import dataclasses
 
@@ -10,11 +10,11 @@ class Field:
     """A field of the config.
 
     Attributes:
-      default: its value unless a config file or the command line sets another.
+      default: the value unless a config file or the command line sets another.
       type: int, float, bool, str or tuple.
-      about: one line of help, without the choices, which `rule` has.
-      rule: what it may hold; None if every value of its type is fine.
-      none: what None stands for; empty if the field cannot be None.
+      about: one line of help, without the choices, which come from `rule`.
+      rule: constraint on its value; None if any value of its type is allowed.
+      none: what None means; empty if the field cannot be None.
     """
 
     default: object
@@ -25,11 +25,11 @@ class Field:
 
     @property
     def help(self) -> str:
-        """The line that `--help` shows: what the field means and what there is to choose from."""
+        """The line that `--help` shows: what the field means and its choices."""
         choices = self.rule.choices if self.rule else {}
         listed = " | ".join(f"{n} ({m})" if m else n for n, m in choices.items())
-        said = ": ".join(filter(None, [self.about, listed]))
-        return f"{said}; none: {self.none}" if self.none else said
+        text = ": ".join(filter(None, [self.about, listed]))
+        return f"{text}; none: {self.none}" if self.none else text
 
     @property
     def optional(self) -> bool:
@@ -38,7 +38,7 @@ class Field:
 
     @property
     def length(self) -> int | None:
-        """Number of entries that a list must have; None for other types and any length."""
+        """Required length of a list; None for other types and lists of any length."""
         free = self.type is not tuple or self.optional or (self.rule and self.rule.element)
         return None if free else len(self.default)
 
@@ -51,14 +51,14 @@ class Field:
 
 
 def field(default: object, about: str, rule: Rule | None = None) -> Field:
-    """Declares a field whose type is that of its default."""
+    """Declares a field with the type of its default."""
     return Field(default, type(default), about, rule)
 
 
 def optional(kind: type, about: str, none: str, rule: Rule | None = None) -> Field:
-    """Declares a field that is None by default; `none` says what that stands for."""
+    """Declares a field that is None by default; `none` says what that means."""
     return Field(None, kind, about, rule, none)
 
 
 Group = dict[str, "Field | Group"]
-"""Fields and groups of fields by name, in the order that `--help` shows them."""
+"""Fields and groups of fields by name, in the order of `--help`."""

@@ -1,18 +1,18 @@
-"""The table of jobs: one row for each, and a module of the same name in `smallvit_jax/jobs/`.
+"""The table of jobs: each row has a module of the same name in `smallvit_jax/jobs/`.
 
-Everything that differs between jobs and is known before one runs stands here: which fields a job
-reads, what it needs of its dataset, which fields must be set, which page ends it.
+It holds what is known about a job before it runs: the fields it reads, its requirements on the
+dataset, the fields that must be set, and its report page.
 """
 
 import dataclasses
 
 ALL = ("",)  # every field of the config
-RUN_PAGE = "sections"  # the report of a run and its stages
+RUN_PAGE = "sections"  # the report on a run and its stages
 
 
 @dataclasses.dataclass(frozen=True)
 class Required:
-    """A field that a job cannot run without, with what it is and an example."""
+    """A field that a job cannot run without, with a description and an example."""
 
     path: str
     what: str
@@ -26,14 +26,14 @@ class Job:
     Attributes:
       name: the value of `config.job`, and the name of its module.
       uses: groups and single fields that its results depend on. They are written to the workdir's
-        `config.json`, and a later run that differs in one of them is refused there.
-      reads_dataset: whether it reads the dataset that `config.dataset` names.
+        `config.json`, and later runs in the workdir must not change them.
+      reads_dataset: whether it reads the dataset in `config.dataset`.
       needs_labels: whether training and test images must have labels.
-      pretrains, finetunes: whether it trains without labels, with labels.
-      starts_fresh: whether it decides itself what training starts from, so that
-        `finetune.init_from` must be empty.
-      page: module of `smallvit_jax.reporting` that builds the `report.html` it ends with; empty for
-        none.
+      pretrains: whether it trains without labels.
+      finetunes: whether it trains with labels.
+      starts_fresh: whether it chooses the initial weights itself, so that `finetune.init_from` must
+        be empty.
+      page: module of `smallvit_jax.reporting` that builds its `report.html`; empty for none.
       required: fields that must be set.
     """
 
@@ -55,7 +55,7 @@ def _checkpoint(group: str, use: str) -> Required:
 
 _NEW_IMAGES = (
     _checkpoint("predict", "use"),
-    Required("predict.input", "an image file or a folder of them", "photos"),
+    Required("predict.input", "an image file or a folder of images", "photos"),
 )
 _DATASET = {"reads_dataset": True}
 _LABELS = {"reads_dataset": True, "needs_labels": True}
@@ -101,7 +101,7 @@ _ROWS = (
     Job(
         "attention",
         uses=("dataset", "attention", "runtime", "seed"),
-        required=(_checkpoint("attention", "look into"),),
+        required=(_checkpoint("attention", "visualize"),),
     ),
     Job("predict", uses=("predict", "runtime"), required=_NEW_IMAGES),
     Job("embed", uses=("predict", "runtime"), required=_NEW_IMAGES),

@@ -1,4 +1,4 @@
-"""Fields of the jobs that do not train, or train many times."""
+"""Config fields of all jobs other than pre-training and fine-tuning."""
 
 from smallvit_jax.config.field import Group, field
 from smallvit_jax.config.rules import (
@@ -29,7 +29,7 @@ EVALUATE: Group = {
         (0.03, 0.07, 0.2), "temperatures in the kNN sweep", POSITIVE_NUMBERS
     ),
     "probe_blocks": field(
-        4, "last blocks whose features the linear probe sees; 0: no linear probe", at_least(0)
+        4, "last blocks whose features the linear probe uses; 0: no linear probe", at_least(0)
     ),
     "probe_epochs": field(100, "epochs of the linear probe", at_least(1)),
     "probe_learning_rates": field(
@@ -40,7 +40,7 @@ EVALUATE: Group = {
     "corruptions": {
         "kinds": field(
             0,
-            "kinds of corruption: 15 (the benchmark's) | 19 (with its 4 for validation) | 0: none",
+            "corruption types: 15 (the benchmark) | 19 (plus its 4 for validation) | 0: none",
             one_of_numbers(0, 15, 19),
         ),
         "images": field(0, "test images to corrupt, stratified by class; 0: all", at_least(0)),
@@ -50,7 +50,7 @@ EVALUATE: Group = {
             one_of(
                 {
                     "official": "the published files",
-                    "regenerated": "made here",
+                    "regenerated": "computed here",
                     "auto": "official if found",
                 }
             ),
@@ -59,7 +59,8 @@ EVALUATE: Group = {
             "", "folder of the published .npy files; empty: look in the TFDS data directory"
         ),
         "cache": field(
-            "~/.cache/smallvit_jax/corruptions", "folder for regenerated images; empty: none"
+            "~/.cache/smallvit_jax/corruptions",
+            "cache folder for regenerated images; empty: no cache",
         ),
         "processes": field(0, "processes that corrupt images; 0: one per core", at_least(0)),
     },
@@ -67,24 +68,26 @@ EVALUATE: Group = {
 
 ATTENTION: Group = {
     "checkpoint": field("", "stage folder or checkpoint whose attention to draw"),
-    "beside": field("", "a second one to draw next to it, such as the model trained from scratch"),
-    "input": field("", "an image file or a folder of them; empty: test images of the dataset"),
+    "beside": field(
+        "", "a second checkpoint to draw next to it, such as the model trained from scratch"
+    ),
+    "input": field("", "an image file or a folder of images; empty: test images of the dataset"),
     "boxes": field(
         "",
         "file of bounding boxes for the input's files, one per line: file name, then left, top, "
-        "right, bottom in pixels; other words may stand between them",
+        "right, bottom in pixels; other words between them are ignored",
     ),
     "images": field(8, "how many images to draw", at_least(1)),
     "enlarge": field(
-        4, "draw also at this multiple of the trained image size; 1: do not", at_least(1)
+        4, "also draw at this multiple of the trained image size; 1: do not", at_least(1)
     ),
     "block": field(-1, "block whose attention to draw: 0 is the first, -1 the last"),
-    "mass": field(0.6, "share of the attention that the masked pictures keep", FRACTION),
+    "mass": field(0.6, "share of the attention mass that the masked images show", FRACTION),
 }
 
 PREDICT: Group = {
     "checkpoint": field("", "stage folder or checkpoint to use (jobs predict and embed)"),
-    "input": field("", "an image file or a folder of them, nested or not"),
+    "input": field("", "an image file or a folder of images, with or without subfolders"),
     "batch_size": field(500, "images per forward pass, over all devices", at_least(1)),
     "top": field(5, "classes to write per image", at_least(1)),
     "format": field("csv", "file format of the predictions", one_of("csv", "json")),
@@ -100,7 +103,7 @@ CONVERT: Group = {
     ),
     "format": field(
         "pth",
-        "file that a stage folder becomes",
+        "file format of an exported stage folder",
         one_of({"pth": "", "safetensors": "with a model card"}),
     ),
 }
@@ -115,7 +118,7 @@ REPORT: Group = {
 DATA_EFFICIENCY: Group = {
     "fractions": field(
         (0.25, 0.5, 0.75, 1.0),
-        "shares of the labels to fine-tune on; each is compared with training from scratch",
+        "shares of the labels to fine-tune on, each also trained from scratch for comparison",
         list_of(
             "numbers above 0 and at most 1", float, lambda value: is_positive(value) and value <= 1
         ),
@@ -127,9 +130,9 @@ COMPARE: Group = {
     "variants": field(
         "scratch,ssl",
         "variants to train, separated by commas: parts such as ssl, conv or impulse3 joined by + "
-        "(listed in docs/comparing.md), also FIELD=VALUE of model, pretrain or finetune",
+        "(listed in docs/comparing.md), or FIELD=VALUE of model, pretrain or finetune",
     ),
-    "seeds": field((0, 1, 2), "seeds; every variant is trained with each", SEEDS),
+    "seeds": field((0, 1, 2), "seeds; every variant is trained with each of them", SEEDS),
     "targets": field(
         (50.0, 70.0, 90.0),
         "accuracies in %; the table shows epochs and time to reach them",
@@ -143,9 +146,7 @@ COMPARE: Group = {
 
 SWEEP: Group = {
     "variants": field("scratch", "variants to train, as in compare.variants"),
-    "settings": field(
-        16, "random settings of AdamW, and as many of SGD, for each variant", at_least(1)
-    ),
+    "settings": field(16, "random settings of AdamW, and as many of SGD, per variant", at_least(1)),
     "adamw_lr": field((1e-4, 1e-2), "range of AdamW's learning rates, log-uniform", POSITIVE_RANGE),
     "adamw_weight_decay": field(
         (1e-3, 1.0), "range of AdamW's weight decay, log-uniform", POSITIVE_RANGE

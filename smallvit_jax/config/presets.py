@@ -1,4 +1,4 @@
-"""What several config files share: the names in their arguments, and sets of fields."""
+"""Shared code of config files: parsing of their arguments, and sets of fields."""
 
 from collections.abc import Iterable
 
@@ -13,15 +13,15 @@ _SMALL = ",small"
 
 
 def set_model_and_dataset(config: ConfigDict, argument: str) -> None:
-    """Sets what "MODEL,DATASET" names, the argument of config files like `configs/recipe.py`.
+    """Sets model and dataset from "MODEL,DATASET", the argument of `configs/recipe.py` and others.
 
-    DATASET is as for `set_dataset`. Raises UserError when the argument has another form, or names
-    no known model or dataset.
+    DATASET is as in `set_dataset`. Raises UserError if the argument has another form or names an
+    unknown model or dataset.
     """
     model, _, dataset = (part.strip() for part in argument.partition(","))
     if not dataset or ("," in dataset and not dataset.startswith(f"{FOLDER}:")):
         raise UserError(
-            'the argument after the config file must be MODEL,DATASET like "vit,cifar10" or '
+            'the argument of the config file must be MODEL,DATASET like "vit,cifar10" or '
             f'"vit,folder:PATH", not "{argument}"'
         )
     _check_name("model", model, MODELS)
@@ -30,24 +30,24 @@ def set_model_and_dataset(config: ConfigDict, argument: str) -> None:
 
 
 def set_dataset(config: ConfigDict, argument: str) -> None:
-    """Sets what "DATASET" names, the argument of config files like `configs/evaluate.py`.
+    """Sets the dataset from "DATASET", the argument of `configs/evaluate.py` and others.
 
-    It is a name from the dataset table, or "folder:PATH" for your own images. Raises UserError when
-    it names no known dataset.
+    It is a name from the dataset table, or "folder:PATH" for your own images. Raises UserError for
+    an unknown dataset.
     """
     name, colon, root = argument.strip().partition(":")
     if name != FOLDER:
         name, root = argument.strip(), ""
     _check_name("dataset", name, DATASET_NAMES)
     if colon and not root:
-        raise UserError(f'the argument "{argument}" names no folder; write folder:PATH')
+        raise UserError(f'the argument "{argument}" has no folder; write folder:PATH')
     config.dataset.name, config.dataset.root = name, root
 
 
 def set_dataset_and_size(config: ConfigDict, argument: str) -> None:
-    """Sets what "DATASET" or "DATASET,small" names, the argument of `configs/compare.py`.
+    """Sets the dataset and size from "DATASET" or "DATASET,small", as in `configs/compare.py`.
 
-    Raises UserError when it names no known dataset.
+    Raises UserError for an unknown dataset.
     """
     set_dataset(config, argument.removesuffix(_SMALL))
     if argument.endswith(_SMALL):
@@ -55,42 +55,44 @@ def set_dataset_and_size(config: ConfigDict, argument: str) -> None:
 
 
 def make_narrow(config: ConfigDict) -> None:
-    """Sets a ViT that trains within minutes without a GPU, and a projection head to match."""
+    """Sets a ViT that trains in minutes without a GPU, and a projection head to match."""
     config.model.width = 64  # a third of the reference's, a ninth of its parameters per block
     config.model.depth = 4  # the reference has 9 blocks
-    config.model.heads = 4  # 16 channels each, as in the reference
+    config.model.heads = 4  # 16 channels per head, as in the reference
     config.model.init = "fan_in"  # the reference's std of .02 collapses at this width
 
     pretrain = config.pretrain
     pretrain.teacher.temperature = 0.02  # the reference's .04 to .07 drift into uniform outputs
-    pretrain.teacher.warmup_temperature = 0.02  # no rise
-    pretrain.head.out_dim = 256  # prototypes for some thousand images, not for 50,000
+    pretrain.teacher.warmup_temperature = 0.02  # no warmup
+    pretrain.head.out_dim = 256  # prototypes for a few thousand images, not for 50,000
     pretrain.head.hidden_dim = 128  # twice the width of the model
     pretrain.head.bottleneck_dim = 64  # as wide as the model
 
 
 def make_small(config: ConfigDict) -> None:
-    """Sets a tenth of the images and a narrow model, for runs of minutes on a CPU.
+    """Sets a tenth of the images and a narrow model, for runs of a few minutes on a CPU.
 
-    Pre-training and fine-tuning have batches of the same size.
+    Pre-training and fine-tuning use the same batch size.
     """
     make_narrow(config)
     config.dataset.train_fraction = 0.1  # 5,000 images of CIFAR-10
-    config.compare.targets = (30.0, 40.0, 50.0)  # more is out of reach here
+    config.compare.targets = (30.0, 40.0, 50.0)  # higher accuracies are out of reach
 
     pretrain = config.pretrain
-    pretrain.epochs = 5  # half of the time of an "ssl" variant
-    pretrain.batch_size = 50  # 100 steps an epoch
+    pretrain.epochs = 5  # half the time of an "ssl" variant
+    pretrain.batch_size = 50  # 100 steps per epoch
     pretrain.knn_every = 5  # before the first step and after the last
     pretrain.optimizer.base_lr = 5e-3  # 1e-3 at this batch size
     pretrain.optimizer.warmup_epochs = 1
-    pretrain.teacher.momentum = 0.99  # the reference's .996 averages over half of so short a run
+    pretrain.teacher.momentum = (
+        0.99  # the reference's .996 would average over half of such a short run
+    )
     pretrain.views.local_crops = 4  # half of the reference's
 
     finetune = config.finetune
-    finetune.epochs = 9  # strong augmentation would hurt in so few passes
+    finetune.epochs = 9  # strong augmentation would hurt in so few epochs
     finetune.passes_per_epoch = 1
-    finetune.batch_size = 50  # 100 steps an epoch
+    finetune.batch_size = 50  # 100 steps per epoch
     finetune.evaluate_every = 3  # 10,000 test images take as long as an epoch
     finetune.optimizer.warmup_epochs = 1
     finetune.augment.policy = "none"

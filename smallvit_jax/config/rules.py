@@ -1,4 +1,4 @@
-"""What a field may hold besides a value of its type."""
+"""Constraints on field values beyond their type."""
 
 import dataclasses
 import math
@@ -12,9 +12,9 @@ class Rule:
     Attributes:
       allowed: completes the sentence "must be ...".
       accepts: whether a value of the field's type satisfies the rule.
-      choices: names to choose from, for fields that take one of a few, with their meaning ("" if
-        the name says it all).
-      element: type of a list's entries; None for a field that is no list of any length.
+      choices: names to choose from, with their meanings ("" if the name is enough); empty for
+        fields with free values.
+      element: type of the entries of a list of any length; None for other fields.
     """
 
     allowed: str
@@ -24,7 +24,7 @@ class Rule:
 
 
 def one_of(*names: str | Mapping[str, str]) -> Rule:
-    """One of the given names; a mapping gives each of its names a meaning, which `--help` shows."""
+    """One of the given names; a mapping adds the meanings that `--help` shows."""
     choices: dict[str, str] = {}
     for name in names:
         choices |= {name: ""} if isinstance(name, str) else name
@@ -43,7 +43,7 @@ def at_least(low: float) -> Rule:
 
 
 def list_of(allowed: str, element: type, accepts: Callable[[object], bool]) -> Rule:
-    """A list of any length above 0 whose entries all satisfy `accepts`."""
+    """A non-empty list whose entries all satisfy `accepts`."""
     return Rule(
         f"one or more {allowed}",
         lambda value: bool(value) and all(accepts(entry) for entry in value),
@@ -89,7 +89,7 @@ PROBABILITIES = Rule(
 AREA_RANGE = Rule("low,high with 0 < low <= high <= 1", lambda value: _is_range(value, 1.0))
 POSITIVE_RANGE = Rule("low,high with 0 < low <= high", lambda value: _is_range(value, math.inf))
 JITTER = Rule(
-    "brightness,contrast,saturation,hue, none below 0 and the hue at most 0.5",
+    "brightness,contrast,saturation,hue, all at least 0 and hue at most 0.5",
     lambda value: all(_is_number(v) and 0 <= v < math.inf for v in value) and value[3] <= 0.5,
 )
 SEED = Rule("between 0 and 4294967295", lambda value: 0 <= value < 2**32)

@@ -1,5 +1,5 @@
-"""Fields of pre-training, fine-tuning and the runtime. The defaults are the reference's (BMVC'22)
-for images the size of CIFAR-10's.
+"""Config fields of pre-training, fine-tuning and the runtime. The defaults are the reference's
+(BMVC'22) for images of CIFAR-10's size.
 """
 
 from smallvit_jax.config import choices
@@ -20,14 +20,14 @@ from smallvit_jax.config.rules import (
 PRETRAIN: Group = {
     "init_from": field(
         "",
-        "stage folder or checkpoint of an earlier pre-training whose student, teacher and center "
-        "to start from; empty: from scratch",
+        "stage folder or checkpoint of an earlier pre-training, to start from its student, teacher "
+        "and center; empty: from scratch",
     ),
     "epochs": field(200, "passes over the images", at_least(1)),
     "batch_size": field(512, "images per step, over all devices", at_least(1)),
     "student_temperature": field(0.1, "softmax temperature of the student", POSITIVE),
     "freeze_last_layer_epochs": field(
-        1, "epochs before the head's last layer starts to train", at_least(0)
+        1, "initial epochs in which the head's last layer is frozen", at_least(0)
     ),
     "knn_every": field(
         10, "epochs between kNN evaluations of the teacher's features; 0: never", at_least(0)
@@ -67,12 +67,14 @@ PRETRAIN: Group = {
     },
     "teacher": {
         "momentum": field(
-            0.996, "initial momentum of the moving average; rises to 1 by a cosine", PROBABILITY
+            0.996,
+            "initial momentum of the moving average, with a cosine schedule to 1",
+            PROBABILITY,
         ),
-        "temperature": field(0.07, "softmax temperature after its warm-up", POSITIVE),
+        "temperature": field(0.07, "softmax temperature after warmup", POSITIVE),
         "warmup_temperature": field(0.04, "softmax temperature in the first epoch", POSITIVE),
         "warmup_temperature_epochs": field(
-            10, "epochs of the linear rise between the two", at_least(0)
+            10, "epochs of linear warmup between the two temperatures", at_least(0)
         ),
         "center_momentum": field(
             0.9, "momentum of the moving average of teacher outputs", PROBABILITY
@@ -86,12 +88,14 @@ PRETRAIN: Group = {
     "optimizer": {
         "name": field("adamw", "", one_of(*choices.OPTIMIZERS)),
         "base_lr": field(1e-4, "learning rate per 256 images of batch size", POSITIVE),
-        "min_lr": field(1e-6, "learning rate at the end of the cosine", NOT_NEGATIVE),
-        "warmup_epochs": field(30, "epochs of linear warm-up from 0", at_least(0)),
+        "min_lr": field(1e-6, "learning rate at the end of the cosine schedule", NOT_NEGATIVE),
+        "warmup_epochs": field(30, "epochs of linear warmup from 0", at_least(0)),
         "weight_decay": field(
-            0.04, "weight decay at the start; biases and vectors have none", NOT_NEGATIVE
+            0.04, "weight decay at the start; not for biases and other vectors", NOT_NEGATIVE
         ),
-        "weight_decay_end": field(0.4, "weight decay at the end of its cosine", NOT_NEGATIVE),
+        "weight_decay_end": field(
+            0.4, "weight decay at the end of its cosine schedule", NOT_NEGATIVE
+        ),
         "clip": field(
             3.0, "largest gradient norm of each single tensor; 0: no clipping", NOT_NEGATIVE
         ),
@@ -109,9 +113,13 @@ FINETUNE: Group = {
     ),
     "batch_size": field(256, "images per step, over all devices", at_least(1)),
     "evaluate_every": field(
-        1, "epochs between evaluations on the test images; the last epoch has one too", at_least(1)
+        1,
+        "epochs between evaluations on the test images; the last epoch is always evaluated",
+        at_least(1),
     ),
-    "label_smoothing": field(0.1, "share of the target spread evenly over the classes", BELOW_ONE),
+    "label_smoothing": field(
+        0.1, "share of the target that is spread evenly over the classes", BELOW_ONE
+    ),
     "augment": {
         "flip": field(0.5, "probability of a horizontal flip", PROBABILITY),
         "crop_padding": optional(
@@ -122,8 +130,8 @@ FINETUNE: Group = {
         ),
         "policy": field(
             "auto",
-            "augmentation policy; auto: the dataset's",
-            one_of("auto", choices.AUGMENT_POLICIES),
+            "augmentation policy",
+            one_of({"auto": "the dataset's"}, choices.AUGMENT_POLICIES),
         ),
         "erase": field(0.25, "probability of random erasing", PROBABILITY),
         "erase_area": field((0.02, 0.4), "area range of the erased box", AREA_RANGE),
@@ -132,7 +140,7 @@ FINETUNE: Group = {
         ),
         "erase_fill": field("reference", "", one_of(choices.ERASE_FILLS)),
         "mix": field(
-            0.5, "probability that a batch is mixed, by CutMix or mixup equally often", PROBABILITY
+            0.5, "probability of mixing a batch, by CutMix or mixup equally often", PROBABILITY
         ),
         "mixup_alpha": field(1.0, "mixup draws from Beta(alpha, alpha); 0: no mixup", NOT_NEGATIVE),
         "cutmix_alpha": field(
@@ -142,26 +150,27 @@ FINETUNE: Group = {
     "drloc": {
         "weight": field(
             0.0,
-            "weight of the relative-location loss at its peak in epoch 20, 0 at both ends; 0: off",
+            "peak weight of the relative-location loss; it rises linearly from 0 until epoch 20, "
+            "then falls back to 0; 0: off",
             NOT_NEGATIVE,
         ),
         "loss": field("l1", "", one_of(choices.DRLOC_LOSSES)),
         "pairs": field(64, "pairs of tokens per image", at_least(1)),
         "absolute": field(True, "predict distances; false: signed offsets"),
         "normalize": field(
-            False, "with l1: offsets from 0 to 1 instead of in tokens, so a smaller loss"
+            False, "with l1: offsets from 0 to 1 instead of in tokens, for a smaller loss"
         ),
     },
     "optimizer": {
         "name": field("adamw", "", one_of(*choices.OPTIMIZERS)),
         "lr": field(1e-3, "peak learning rate", POSITIVE),
         "min_lr": field(
-            1e-6, "learning rate where the warm-up starts and the cosine ends", NOT_NEGATIVE
+            1e-6, "learning rate at the start of warmup and the end of the cosine", NOT_NEGATIVE
         ),
-        "warmup_epochs": field(10, "epochs of linear warm-up", at_least(0)),
+        "warmup_epochs": field(10, "epochs of linear warmup", at_least(0)),
         "weight_decay": field(0.05, "weight decay; see decay_vectors", NOT_NEGATIVE),
         "decay_vectors": field(
-            True, "decay biases, norms and other vectors too, as the reference does"
+            True, "apply weight decay to biases, norms and other vectors too, as in the reference"
         ),
         "clip": field(
             0.0, "largest gradient norm of each single tensor; 0: no clipping", NOT_NEGATIVE
@@ -180,10 +189,10 @@ RUNTIME: Group = {
     "steps_per_dispatch": field(8, "training steps per call of the compiled program", at_least(1)),
     "data_placement": field("auto", "where training images are kept", one_of(choices.PLACEMENTS)),
     "checkpoint_every": field(
-        500, "steps between checkpoints; there is always one at the end", at_least(1)
+        500, "steps between checkpoints; the last step always has one", at_least(1)
     ),
     "compilation_cache": field(
-        "~/.cache/smallvit_jax", "folder for compiled programs; empty: none"
+        "~/.cache/smallvit_jax", "cache folder for compiled programs; empty: no cache"
     ),
     "distributed": field(
         "auto",
@@ -197,12 +206,12 @@ RUNTIME: Group = {
         ),
     ),
     "remat": field(
-        False, "recompute activations in the backward pass: less memory, a third more work"
+        False, "recompute activations in the backward pass: less memory, a third more compute"
     ),
     "accumulate": field(
         1,
-        "parts to split each batch into, one after another: less memory, same result except for "
-        "drop path's draws",
+        "parts to process each batch in: less memory, same result except for the randomness of "
+        "drop path",
         at_least(1),
     ),
     "profile": field(0, "training steps to trace into the stage's profile/; 0: none", at_least(0)),

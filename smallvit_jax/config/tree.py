@@ -1,4 +1,4 @@
-"""The config tree as a whole: all fields, the config they make, and access by dotted path."""
+"""The config tree: all fields, the default config, and access by dotted path."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -14,8 +14,8 @@ from smallvit_jax.config.rules import SEED, one_of
 from smallvit_jax.config.training import FINETUNE, PRETRAIN, RUNTIME
 
 FIELDS: Group = {
-    "job": field("recipe", "what to run", one_of(*JOBS)),
-    "seed": field(0, "every random choice is a function of this number and the step", SEED),
+    "job": field("recipe", "job to run", one_of(*JOBS)),
+    "seed": field(0, "random seed; all randomness depends only on it and the step", SEED),
     "dataset": DATASET,
     "model": MODEL,
     "pretrain": PRETRAIN,
@@ -34,7 +34,7 @@ FIELDS: Group = {
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Returns what nested mappings hold (fields, values, a config) by dotted path, in order."""
+    """Returns the leaves of nested mappings (fields, values, a config) by dotted path, in order."""
     flat: dict[str, Any] = {}
     for name, value in tree.items():
         if isinstance(value, Mapping | ml_collections.ConfigDict):
@@ -52,7 +52,7 @@ DEFAULTS: dict[str, Any] = {path: each.default for path, each in FIELD_AT.items(
 
 
 def default_config() -> ml_collections.ConfigDict:
-    """Returns a new config with every field at its default, locked against further fields."""
+    """Returns a new config with every field at its default, locked against new fields."""
     return _build(FIELDS).lock()
 
 
@@ -82,7 +82,7 @@ def set_value(tree: Any, path: str, value: object) -> None:
 
 
 def part_of(config: ml_collections.ConfigDict, paths: Iterable[str]) -> dict[str, Any]:
-    """Returns the given groups and fields of a config as nested dicts; "" is all of it."""
+    """Returns the given groups and fields of a config as nested dicts; "" is the whole config."""
     whole = config.to_dict()
     part: dict[str, Any] = {}
     for path in paths:

@@ -1,4 +1,4 @@
-"""Field values given as text, on the command line or in the name of a variant."""
+"""Field values as text, on the command line or in the name of a variant."""
 
 import difflib
 import math
@@ -19,9 +19,9 @@ TYPE_NAMES = {
 
 
 def set_from_text(config: ml_collections.ConfigDict, path: str, text: str) -> None:
-    """Sets the field at a dotted path to the value that `text` gives.
+    """Sets the field at a dotted path to the value of `text`.
 
-    Raises UserError for an unknown path, a group, and a text that is no value of the field's type.
+    Raises UserError for an unknown path, a group, or text that does not have the field's type.
     """
     if path not in FIELD_AT:
         inside = [field for field in FIELD_AT if field.startswith(f"{path}.")]
@@ -36,10 +36,10 @@ def set_from_text(config: ml_collections.ConfigDict, path: str, text: str) -> No
 
 
 def read_value(path: str, text: str) -> object:
-    """Returns the value that `text` gives for the field at `path`; raises UserError.
+    """Parses `text` as a value of the field at `path`; raises UserError.
 
-    bool: true/false, yes/no, 1/0. int: also 1e3, as it is whole. float: finite. tuple: 0.5,1.0 or
-    (0.5,1.0). "none" if the field is None by default.
+    bool: true/false, yes/no, 1/0. int: whole numbers, also as 1e3. float: finite. tuple: 0.5,1.0 or
+    (0.5,1.0). Fields that are None by default also take "none".
     """
     field = FIELD_AT[path]
     if field.optional and text.strip().lower() == "none":
@@ -56,7 +56,7 @@ def read_value(path: str, text: str) -> object:
 def suggest_field(path: str, prefix: str = "") -> str:
     """Returns ' (did you mean "a.b"?)' for the fields closest to a wrong path, or "".
 
-    Compares whole paths first, then last names, so that a field in the wrong group is found too.
+    Compares whole paths first, then last names, to find fields in the wrong group too.
     """
     last_names = {field: field.rpartition(".")[2] for field in FIELD_AT}
     close = difflib.get_close_matches(path, FIELD_AT, n=1)
@@ -70,7 +70,7 @@ def suggest_field(path: str, prefix: str = "") -> str:
 
 
 def as_text(value: object) -> str:
-    """Returns a value the way a message shows it: text in quotes, true, false and none."""
+    """Formats a value for a message: strings in quotes; true, false and none in lowercase."""
     if isinstance(value, bool) or value is None:
         return str(value).lower()
     return f'"{value}"' if isinstance(value, str) else str(value)

@@ -1,4 +1,4 @@
-"""The order of training images as a pure function of the seed and the step."""
+"""The order of training images, as a pure function of seed and step."""
 
 import functools
 
@@ -8,16 +8,16 @@ from jaxtyping import Int32
 from smallvit_jax.data.permutation import stable_permutation
 from smallvit_jax.errors import UserError
 
-_BATCH_KEY = 2  # sets these random orders apart from others made from the same seed
+_BATCH_KEY = 2  # makes these random orders differ from others with the same seed
 
 
 class BatchOrder:
-    """Which images step 0, 1, 2, … trains on; nothing in it changes as it is used.
+    """Which images steps 0, 1, 2, … train on; stateless.
 
-    An epoch is `passes` shuffled passes over the images, one after the other, and what is left over
-    when no further batch fits is dropped once at its end (reference utils/sampler.py:23: three
+    An epoch is `passes` shuffled passes over the images, one after the other; images that do not
+    fill a batch are dropped only at the end of the epoch (reference utils/sampler.py:23: three
     passes of 50,000 in batches of 256 are 585 steps). Raises UserError for a batch larger than the
-    set; `field` names it there.
+    training set; `field` is the batch size's name in the message.
     """
 
     def __init__(
@@ -30,9 +30,9 @@ class BatchOrder:
         field: str = "batch_size",
     ):
         if batch_size < 1:
-            raise UserError(f"{field}={batch_size} is not a batch size; give at least 1")
+            raise UserError(f"{field}={batch_size} is not a valid batch size; give at least 1")
         if passes < 1:
-            raise ValueError(f"{passes} passes do not make an epoch")
+            raise ValueError(f"passes={passes} must be at least 1")
         if num_examples < batch_size:
             raise UserError(
                 f"{field}={batch_size} is larger than the {num_examples} training images; choose "
@@ -44,16 +44,16 @@ class BatchOrder:
         self.passes = passes
         self.field = field
         self.steps_per_epoch = num_examples * passes // batch_size
-        # Two epochs, as a block may reach from one into the next. Threads may share the cache.
+        # Two epochs, because a block may span both. Threads may share the cache.
         self._epoch = functools.lru_cache(maxsize=2)(self._shuffle_epoch)
 
     def indices(self, step: int) -> Int32[np.ndarray, " batch"]:
-        """The images of one step, counted from 0 over all epochs."""
+        """The images of one step; steps count from 0 across epochs."""
         epoch, row = divmod(step, self.steps_per_epoch)
         return self._epoch(epoch)[row]
 
     def block(self, step: int, count: int) -> Int32[np.ndarray, "count batch"]:
-        """The images of `count` steps from `step` on, across the ends of epochs."""
+        """The images of `count` steps from `step` on, across epoch boundaries."""
         return np.stack([self.indices(s) for s in range(step, step + count)])
 
     def _shuffle_epoch(self, epoch: int) -> Int32[np.ndarray, "steps batch"]:
@@ -64,5 +64,5 @@ class BatchOrder:
             ]
         )
         used = order[: self.steps_per_epoch * self.batch_size].astype(np.int32)
-        used.flags.writeable = False  # callers get views of it
+        used.flags.writeable = False  # callers get views
         return used.reshape(self.steps_per_epoch, self.batch_size)

@@ -1,10 +1,10 @@
-"""The table of datasets: one entry for each, and nothing about them elsewhere."""
+"""The dataset table: the properties of each dataset, defined only here."""
 
 from dataclasses import dataclass
 
 from smallvit_jax.errors import UserError, did_you_mean
 
-FOLDER = "folder"  # the name of images of one's own: not in the table, see `data.folder`
+FOLDER = "folder"  # the name for your own images; not in the table, see `data.folder`
 
 Scale = tuple[float, float]
 Color = tuple[float, float, float]
@@ -12,29 +12,29 @@ Color = tuple[float, float, float]
 
 @dataclass(frozen=True)
 class DatasetSpec:
-    """What the package knows about a dataset before it reads it.
+    """What the package knows about a dataset before reading it.
 
     `mean` and `std` are per channel on a scale of 0 to 1, over the training split. `global_scale`
-    and `local_scale` are the area ranges of the crops of self-supervised training, as parts of the
-    image. `policy` names the AutoAugment policy of fine-tuning, `crop_padding` are the pixels that
-    its random crop adds on each side.
+    and `local_scale` are the area ranges of the crops in self-supervised training, as fractions of
+    the image. For fine-tuning, `policy` names the AutoAugment policy and `crop_padding` is the
+    number of pixels that the random crop adds on each side.
     """
 
     name: str
     num_classes: int
-    image_size: int  # pixels per side that models are trained at
+    image_size: int  # pixels per side for training
     mean: Color
     std: Color
     global_scale: Scale
     local_scale: Scale
-    stored_size: int = 0  # pixels per side on the disk and in memory; 0 stands for image_size
+    stored_size: int = 0  # pixels per side on disk and in memory; 0 means image_size
     squeezed: bool = False  # whole photographs of any shape, scaled to squares
     policy: str = "none"
-    crop_padding: int = 4  # the reference's at 32 and at 64 pixels
+    crop_padding: int = 4  # as in the reference at 32 and 64 pixels
     builder: str = ""  # TFDS builder, or builder/config; empty: not read from TFDS
-    train_split: str = "train"  # what the source calls its splits
+    train_split: str = "train"  # the source's name for this split
     test_split: str = "test"
-    original: str = ""  # what to fetch by hand before it can be prepared, and where; empty: nothing
+    original: str = ""  # what to download by hand before preparing, and where; empty: nothing
 
     def __post_init__(self):
         if not self.stored_size:
@@ -43,19 +43,19 @@ class DatasetSpec:
 
 @dataclass(frozen=True)
 class DatasetInfo:
-    """What training, checkpoints and reports need to know of a dataset; mean and std on a scale of
-    0 to 1."""
+    """What training, checkpoints and reports need to know about a dataset; mean and std on a scale
+    of 0 to 1."""
 
     name: str
     class_names: tuple[str, ...]  # empty for a folder without labels
     num_classes: int
-    image_size: int  # that models are trained at; the images may be larger
+    image_size: int  # for training; stored images may be larger
     mean: Color
     std: Color
 
 
-# Classes, normalisation, policies and crop scales are the reference's (train_ssl.py, finetune.py,
-# utils/dataloader.py) unless a comment says otherwise.
+# Classes, normalization, policies and crop scales come from the reference (train_ssl.py,
+# finetune.py, utils/dataloader.py) unless a comment says otherwise.
 _ROWS = (
     DatasetSpec(
         name="cifar10",
@@ -79,7 +79,7 @@ _ROWS = (
         local_scale=(0.2, 0.5),
         policy="cifar10",
     ),
-    DatasetSpec(  # trained on `train` alone, without the 531,131 images of `extra`
+    DatasetSpec(  # trained on `train` only, without the 531,131 images in `extra`
         name="svhn",
         builder="svhn_cropped",
         num_classes=10,
@@ -91,7 +91,7 @@ _ROWS = (
         policy="svhn",
     ),
     # The reference tests on `valid` and never uses `test`. Both are random draws of 90,000 from the
-    # same images, so figures compare; we take the one that the dataset's authors mean for it.
+    # same images, so results are comparable; we use the split that the authors meant for testing.
     DatasetSpec(
         name="cinic10",
         builder="cinic10",
@@ -104,7 +104,7 @@ _ROWS = (
         policy="imagenet",
         original="CINIC-10.tar.gz from https://datashare.ed.ac.uk/handle/10283/3192",
     ),
-    DatasetSpec(  # its test split has no labels, so everybody tests on `validation`
+    DatasetSpec(  # its test split has no labels, so everyone tests on `validation`
         name="tiny_imagenet",
         builder="tiny_imagenet",
         num_classes=200,
@@ -117,9 +117,9 @@ _ROWS = (
         test_split="validation",
         original="tiny-imagenet-200.zip from http://cs231n.stanford.edu/tiny-imagenet-200.zip",
     ),
-    # The reference publishes no recipe for these two. Our choice: ImageNet's mean and std, scales
-    # as for Tiny-ImageNet, padding by an eighth as at 32 pixels; none of it tuned. Stored larger
-    # than trained at, so that a crop of three quarters of the area is not enlarged.
+    # The reference publishes no recipe for these two. Our choice, not tuned: ImageNet's mean and
+    # std, scales as for Tiny-ImageNet, padding by an eighth as at 32 pixels. Stored larger than the
+    # training size, so that a crop of three quarters of the area is not enlarged.
     DatasetSpec(
         name="aircraft",
         builder="fgvc_aircraft",
@@ -133,7 +133,7 @@ _ROWS = (
         local_scale=(0.2, 0.4),
         policy="imagenet",
         crop_padding=28,
-        train_split="trainval",  # the split papers train on
+        train_split="trainval",  # papers train on this split
         original="fgvc-aircraft-2013b.tar.gz from "
         "https://www.robots.ox.ac.uk/~vgg/data/fgvc-aircraft/",
     ),
@@ -160,7 +160,7 @@ _ROWS = (
         image_size=16,
         mean=(0.3094, 0.3094, 0.3094),
         std=(0.3475, 0.3475, 0.3475),
-        # Our choice, not tuned: a fifth of a digit is one stroke that many digits share.
+        # Our choice, not tuned: a fifth of a digit is a single stroke that many digits share.
         global_scale=(0.7, 1.0),
         local_scale=(0.3, 0.6),
     ),
@@ -170,11 +170,11 @@ DATASETS: dict[str, DatasetSpec] = {row.name: row for row in _ROWS}
 
 
 def get_dataset(name: str) -> DatasetSpec:
-    """Returns the table's entry; raises UserError for a name it does not hold."""
+    """Returns a dataset's entry in the table; raises UserError for an unknown name."""
     if name == FOLDER:
         raise UserError(
-            f'dataset.name="{name}" means images of your own, of which the dataset table says '
-            f"nothing; choose one of {', '.join(DATASETS)} here"
+            f'dataset.name="{name}" stands for your own images, which are not in the dataset '
+            f"table; choose one of {', '.join(DATASETS)} here"
         )
     if name not in DATASETS:
         raise UserError(

@@ -1,4 +1,4 @@
-"""The handwritten digits that scikit-learn carries: a dataset without any files to fetch."""
+"""The handwritten digits bundled with scikit-learn: a dataset that needs no download."""
 
 import numpy as np
 from jaxtyping import Int32, UInt8
@@ -16,8 +16,8 @@ def read_digits(
     filter.
 
     The originals are 8×8 with values 0 to 16 (Alpaydin and Kaynak, UCI "Optical Recognition of
-    Handwritten Digits"); they bring no split, so this one is ours: the same part of every class,
-    always the same images.
+    Handwritten Digits"). They come without a split; ours is stratified by class and always the
+    same.
     """
     from PIL import Image
     from sklearn.datasets import load_digits

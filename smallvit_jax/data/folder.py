@@ -1,4 +1,4 @@
-"""Images of one's own: a folder of image files as a dataset like those of the table."""
+"""Your own images: a folder of image files as a dataset like those in the table."""
 
 import os
 import warnings
@@ -16,27 +16,27 @@ from smallvit_jax.data.image_files import list_names, read_images, read_size
 from smallvit_jax.data.subsets import NO_LABEL
 from smallvit_jax.errors import UserError
 
-IMAGE_SIZES = (32, 64, 96, 128, 224)  # to choose from; every model family takes each of them
-_SMALL = 96  # pixels per side up to which images are stored at the size they are trained at
+IMAGE_SIZES = (32, 64, 96, 128, 224)  # to choose from; every model family supports all of them
+_SMALL = 96  # pixels per side; up to this size, images are stored at the training size
 _MOST_ENLARGED = 9 / 8
 _SIDES_TO_MEASURE = 500
 _IMAGES_AT_ONCE = 256
 
 
 class Folder(NamedTuple):
-    """A folder of images, read: those to train on first, then validation, then test."""
+    """The images of a folder: training first, then validation, then test."""
 
     spec: DatasetSpec
     info: DatasetInfo
     images: UInt8[np.ndarray, "images size size 3"]
     labels: Int32[np.ndarray, " images"]
-    counts: tuple[int, int, int]  # of the images of each part
+    counts: tuple[int, int, int]  # images in each part
     description: str  # one sentence
 
     def part(
         self, name: str
     ) -> tuple[UInt8[np.ndarray, "part size size 3"], Int32[np.ndarray, " part"]]:
-        """Images and labels of "train", "validation" or "test", without a copy."""
+        """Images and labels of "train", "validation" or "test", without copying."""
         number = ("train", "validation", "test").index(name)
         start = sum(self.counts[:number])
         rows = slice(start, start + self.counts[number])
@@ -44,7 +44,7 @@ class Folder(NamedTuple):
 
 
 def typical_side(layout: FolderLayout) -> int:
-    """The median of the shorter sides of the training images, of up to 500 of them, in pixels."""
+    """The median shorter side of (up to 500 of) the training images, in pixels."""
     paths = layout.train.paths
     chosen = np.linspace(0, len(paths) - 1, min(len(paths), _SIDES_TO_MEASURE)).round()
     sizes = (read_size(paths[int(number)]) for number in chosen)
@@ -53,10 +53,9 @@ def typical_side(layout: FolderLayout) -> int:
 
 
 def choose_image_size(side: int) -> int:
-    """The size to train at for images whose shorter side is typically `side`.
+    """The training size for images whose shorter side is typically `side`.
 
-    The largest of 32, 64, 96, 128 and 224 that enlarges them by no more than an eighth, but at
-    least 32.
+    The largest of 32, 64, 96, 128 and 224 that enlarges them by at most an eighth, but at least 32.
     """
     fitting = [size for size in IMAGE_SIZES if size <= side * _MOST_ENLARGED]
     return max(fitting, default=IMAGE_SIZES[0])
@@ -70,17 +69,17 @@ def read_folder(
     test_fraction: float = 0.2,
     unreadable_fraction: float = 0.01,
 ) -> Folder:
-    """Reads every image once, splits where there is no test part, and measures mean and std.
+    """Reads every image once, splits off a test part if there is none, and measures mean and std.
 
-    `side` is their typical shorter side. Models are to be trained at `image_size`; above 96 pixels
-    images are stored at eight sevenths of it, where that does not enlarge them.
+    `side` is the typical shorter side. `image_size` is the training size; above 96 pixels, images
+    are stored at eight sevenths of it if that enlarges them by at most an eighth.
 
-    Without a test part, `test_fraction` of each class becomes one. Which images that are follows
-    from the content of the files alone, so that every stage and seed holds out the same ones, also
-    after the folder is moved, and copies of one file stay on one side.
+    Without a test part, `test_fraction` of each class is held out. The choice depends only on the
+    files' contents, so every stage and seed holds out the same images, even after the folder is
+    moved, and copies of a file stay on one side.
 
-    Raises UserError for too many unreadable files, for a class with too few images, and where they
-    do not fit into memory.
+    Raises UserError if too many files are unreadable, a class has too few images, or the images do
+    not fit into memory.
     """
     parts = (layout.train, layout.validation, layout.test)
     paths = [path for part in parts for path in part.paths]
@@ -110,8 +109,8 @@ def read_folder(
 def measure_colors(images: UInt8[np.ndarray, "images height width 3"]) -> tuple[Color, Color]:
     """Mean and standard deviation per channel over all pixels, on a scale of 0 to 1.
 
-    Exact sums, rounded to four digits as the table's. A channel that is the same everywhere has
-    the deviation of one level, as images are divided by it.
+    From exact sums, rounded to four digits like the table. A constant channel gets a deviation of
+    one level, since images are divided by it.
     """
     total, squares = np.zeros(3, np.uint64), np.zeros(3, np.uint64)
     for start in range(0, len(images), _IMAGES_AT_ONCE):
@@ -125,7 +124,7 @@ def measure_colors(images: UInt8[np.ndarray, "images height width 3"]) -> tuple[
 
 
 def _stored_size(image_size: int, side: int) -> int:
-    """As in the table (224: 256), so that crops of photographs need not be enlarged."""
+    """As in the table (256 for 224), so that crops of photographs need not be enlarged."""
     larger = round(image_size * 8 / 7 / 8) * 8
     return larger if image_size > _SMALL and larger <= side * _MOST_ENLARGED else image_size
 
@@ -154,9 +153,9 @@ def _check_memory(count: int, size: int, field: str) -> None:
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     if needed > memory:
         raise UserError(
-            f"the {count} files of {field} take {needed / 2**30:.1f} GiB at {size} x {size} "
-            f"pixels and this machine has {memory / 2**30:.1f} GiB of memory; choose a smaller "
-            "model.image_size, or a folder of fewer images"
+            f"the {count} files in {field} take {needed / 2**30:.1f} GiB at {size} x {size} "
+            f"pixels but this machine has {memory / 2**30:.1f} GiB of memory; choose a smaller "
+            "model.image_size, or a folder with fewer images"
         )
 
 
@@ -164,9 +163,9 @@ def _check_counts(layout: FolderLayout, labels: Int[np.ndarray, " train"], at_le
     for label, name in enumerate(layout.class_names):
         count = int((labels == label).sum())
         if count < at_least:
-            why = " where one is to train on and one to test on" if at_least > 1 else ""
+            why = " but needs one for training and one for testing" if at_least > 1 else ""
             raise UserError(
-                f'class "{name}" of {layout.field} has {count or "no"} readable training image'
+                f'class "{name}" in {layout.field} has {count or "no"} readable training image'
                 f"{why}; add images, or remove the class"
             )
 
@@ -177,10 +176,10 @@ def _hold_out(
     fraction: float,
     candidates: Bool[np.ndarray, " images"],
 ) -> list[int]:
-    """Of each class that part of the candidates whose digests are smallest, one at least.
+    """Selects the candidates with the smallest digests in each class, at least one per class.
 
-    Copies of a file are next to each other by their digests; the end of the part is moved to the
-    nearest place that separates none.
+    Sorting by digest puts copies of a file next to each other; the cut moves to the nearest
+    position that separates no copies.
     """
     held_out: list[int] = []
     for label in np.unique(labels[candidates & (labels != NO_LABEL)]):
@@ -202,26 +201,26 @@ def _warn_of_copies(
     part_of: Int[np.ndarray, " images"],
     labels: Int[np.ndarray, " images"],
 ) -> None:
-    """Warns of files that are the same to the byte where that falsifies the accuracy."""
+    """Warns about byte-identical files that distort the accuracy."""
     copies: dict[bytes, list[int]] = {}
     for number, digest in enumerate(digests):
         copies.setdefault(digest, []).append(number)
     groups = [group for group in copies.values() if len(group) > 1]
     problems = {
-        "to train on and to test on": lambda group: 2 in part_of[group] and min(part_of[group]) < 2,
+        "in training and test data": lambda group: 2 in part_of[group] and min(part_of[group]) < 2,
         "in two classes": lambda group: len(set(labels[group].tolist()) - {NO_LABEL}) > 1,
     }
     for problem, is_one in problems.items():
         bad = [" = ".join(map(str, (paths[n] for n in group))) for group in groups if is_one(group)]
         if bad:
             warnings.warn(
-                f"{len(bad)} images are there more than once, {problem}: {list_names(bad)}",
+                f"{len(bad)} images occur more than once, {problem}: {list_names(bad)}",
                 stacklevel=3,
             )
 
 
 def _reorder(images: UInt8[np.ndarray, "images ..."], order: Int[np.ndarray, " images"]) -> None:
-    """As `images[:] = images[order]`, holding one image in memory besides."""
+    """Like `images[:] = images[order]`, but with only one extra image in memory."""
     done = np.zeros(len(order), bool)
     for start in np.flatnonzero(order != np.arange(len(order))):
         if done[start]:
@@ -245,16 +244,16 @@ def _describe(
     if layout.class_names:
         sizes = [f"{name} {(labels == i).sum()}" for i, name in enumerate(layout.class_names)]
         what = f"images of {len(sizes)} classes ({list_names(sizes)})"
-    uses = [f"{counts[0]} to train on"]
-    uses += [f"{counts[1]} to judge the best epoch by"] if counts[1] else []
+    uses = [f"{counts[0]} for training"]
+    uses += [f"{counts[1]} for validation"] if counts[1] else []
     own = f" (dataset.test_fraction={test_fraction:g})" if test_fraction else ""
-    uses += [f"{counts[2]} to test on{own}"]
+    uses += [f"{counts[2]} for testing{own}"]
     colors = "; ".join(
         f"{name} {', '.join(f'{value:.4f}' for value in values)}"
         for name, values in (("mean", spec.mean), ("std", spec.std))
     )
     size = f"{spec.image_size} x {spec.image_size} pixels"
     return (
-        f"{layout.root}: {len(labels)} {what}; {', '.join(uses)}; trained at {size} (shorter sides "
-        f"have a median of {side}); measured {colors}"
+        f"{layout.root}: {len(labels)} {what}; {', '.join(uses)}; training size {size} (median "
+        f"shorter side: {side}); measured {colors}"
     )

@@ -1,4 +1,4 @@
-"""What a folder of images holds, found out from its folders' and files' names."""
+"""Infers the classes and parts of a folder of images from the names of its folders and files."""
 
 import re
 import unicodedata
@@ -11,32 +11,32 @@ from smallvit_jax.data.image_files import is_visible, list_names, visible_files
 from smallvit_jax.data.subsets import NO_LABEL
 from smallvit_jax.errors import UserError, did_you_mean
 
-# Folder names, in any case, by what the images in them are for.
+# Part → names of its folder, in any case.
 PARTS = {
     "train": ("train", "training"),
     "validation": ("val", "valid", "validation", "dev"),
     "test": ("test", "testing"),
-    "unlabelled": ("unlabelled", "unlabeled"),  # more images for pre-training
+    "unlabelled": ("unlabelled", "unlabeled"),  # extra images for pre-training
 }
 
 
 class FolderPart(NamedTuple):
-    """Files and their labels (-1: none)."""
+    """Files and their labels (-1: unlabeled)."""
 
     paths: list[Path]
     labels: list[int]
 
     @property
     def labeled(self) -> bool:
-        """Whether every file has a label; also true of no files."""
+        """Whether every file has a label; true if there are no files."""
         return NO_LABEL not in self.labels
 
 
 class FolderLayout(NamedTuple):
-    """The files of a folder of images; whether they are images is not known yet.
+    """The files in a folder of images; they may still turn out not to be images.
 
     Without class folders in the training part there are no class names, and every label is -1.
-    Where there is no `test` folder, `test` is the `val` folder, else empty.
+    Without a `test` folder, `test` is the `val` folder, or empty if there is none.
     """
 
     root: Path
@@ -47,12 +47,12 @@ class FolderLayout(NamedTuple):
 
     @property
     def field(self) -> str:
-        """The folder as error messages name it."""
+        """How messages refer to the folder."""
         return f"dataset.root={self.root}"
 
 
 class _Found(NamedTuple):
-    """The class folders of a part, and the files beside them."""
+    """The class folders of a part, and the files next to them."""
 
     folder: Path
     classes: dict[str, list[Path]]
@@ -60,12 +60,12 @@ class _Found(NamedTuple):
 
 
 def scan_folder(root: str | Path) -> FolderLayout:
-    """Finds the images of a folder by names alone.
+    """Finds the images in a folder by name only.
 
-    In the folder, or in its `train`, `val` and `test` folders where it has them, each folder is a
-    class, whatever lies deeper; a folder of files alone has no labels. Raises UserError for a
-    folder that is missing, empty, has parts but none to train on, one class alone, an empty class,
-    two names for one class, or a class that is not among those to train on.
+    Each subfolder of the folder, or of its `train`, `val` and `test` folders if it has them, is a
+    class, including any nested folders; a folder with only files has no labels. Raises UserError
+    for a folder that is missing or empty, or has parts but no training part, only one class, an
+    empty class, two names for one class, or a class without training images.
     """
     root = _check_root(Path(root).expanduser())
     found = {part: _scan_part(folder) for part, folder in _find_parts(root).items()}
@@ -84,7 +84,7 @@ def scan_folder(root: str | Path) -> FolderLayout:
         for name, part in found.items()
     }
     if not parts["train"].paths:
-        raise UserError(f"{train.folder} of dataset.root={root} holds no images; add some")
+        raise UserError(f"dataset.root={root} has no training images in {train.folder}; add some")
     none = FolderPart([], [])
     more = parts.get("unlabelled", none)
     validation = parts.get("validation", none)
@@ -96,10 +96,10 @@ def scan_folder(root: str | Path) -> FolderLayout:
 
 def _check_root(root: Path) -> Path:
     if not root.exists():
-        raise UserError(f"dataset.root={root} does not exist; name the folder of your images")
+        raise UserError(f"dataset.root={root} does not exist; give the folder of your images")
     if not root.is_dir():
         raise UserError(
-            f"dataset.root={root} is a file; name a folder, an archive after unpacking it"
+            f"dataset.root={root} is a file; give a folder (unpack it first if it is an archive)"
         )
     return root
 
@@ -109,7 +109,7 @@ def _subfolders(folder: Path) -> list[Path]:
 
 
 def _find_parts(root: Path) -> dict[str, Path]:
-    """The folders of the parts; the root itself trains where it has none."""
+    """The folders of the parts; if there are none, the root itself is the training part."""
     parts: dict[str, Path] = {}
     others = []
     for folder in _subfolders(root):
@@ -128,21 +128,21 @@ def _find_parts(root: Path) -> dict[str, Path]:
     if "train" not in parts:
         there = " and ".join(f"{folder.name}/" for folder in parts.values())
         raise UserError(
-            f"dataset.root={root} has {there} but no train/; add it, or rename what is there if "
-            "it is a class"
+            f"dataset.root={root} has {there} but no train/; add train/, or rename folders that "
+            "are classes"
         )
     others += [p.name for p in root.iterdir() if is_visible(p.name) and p.is_file()]
     if others:
         warnings.warn(
-            f"what lies beside {parts['train'].name}/ in dataset.root={root} is not used: "
-            f"{list_names(sorted(others))}",
+            f"these files and folders next to {parts['train'].name}/ in dataset.root={root} are "
+            f"not used: {list_names(sorted(others))}",
             stacklevel=3,
         )
     return parts
 
 
 def _scan_part(folder: Path) -> _Found:
-    """Its class folders, unless there are images beside folders of no files."""
+    """Finds the class folders: all subfolders, unless all are empty and there are loose files."""
     classes = {sub.name: visible_files(sub) for sub in _subfolders(folder)}
     loose = sorted(p for p in folder.iterdir() if is_visible(p.name) and p.is_file())
     if loose and not any(classes.values()):
@@ -156,14 +156,14 @@ def _unlabeled(found: _Found) -> FolderPart:
 
 
 def _label(root: Path, found: _Found, class_names: tuple[str, ...]) -> FolderPart:
-    """The files of a part with the labels of its class folders."""
+    """The files of a part, labeled by class folder."""
     if not found.classes:
         return _unlabeled(found)
     for name in found.classes:
         if name not in class_names:
             raise UserError(
-                f'{found.folder} has a class "{name}"{did_you_mean(name, class_names)} that the '
-                f"training images of dataset.root={root} lack; rename it, or add training images"
+                f'{found.folder} has a class "{name}"{did_you_mean(name, class_names)} without '
+                f"training images in dataset.root={root}; rename it, or add training images"
             )
     missing = [name for name in class_names if not found.classes.get(name)]
     if missing:
@@ -180,11 +180,11 @@ def _check_training_classes(train: _Found) -> None:
     if len(train.classes) == 1:
         (name,) = train.classes
         inside = _subfolders(train.folder / name)
-        deeper = f" (its own folders are {list_names([p.name for p in inside])})" if inside else ""
+        deeper = f" (with subfolders {list_names([p.name for p in inside])})" if inside else ""
         raise UserError(
-            f'{train.folder} has one class folder alone, "{name}"{deeper}, and nothing to tell it '
-            f"from; add another class, or give dataset.root={train.folder / name}, for "
-            "pre-training alone where that has no class folders"
+            f'{train.folder} has only one class folder, "{name}"{deeper}; add another class, or '
+            f"set dataset.root={train.folder / name} (only for pre-training if it has no class "
+            "folders)"
         )
     if empty := [name for name, files in train.classes.items() if not files]:
         raise UserError(
@@ -193,7 +193,7 @@ def _check_training_classes(train: _Found) -> None:
 
 
 def _check_names(root: Path, names: Iterable[str]) -> None:
-    """Raises for names that differ only in case, spaces or how letters are encoded."""
+    """Raises for names that differ only in case, in spaces, "_" and "-", or in Unicode form."""
     first: dict[str, str] = {}
     for name in names:
         plain = re.sub(r"[\s_-]+", " ", unicodedata.normalize("NFKC", name).casefold()).strip()
@@ -201,22 +201,22 @@ def _check_names(root: Path, names: Iterable[str]) -> None:
         if other != name:
             raise UserError(
                 f'dataset.root={root} has class folders "{other}" and "{name}", which look like '
-                "two names for one class; give both the same name, or names that differ more"
+                "two names for one class; use the same name for both, or names that differ more"
             )
 
 
 def _warn_of_loose_files(root: Path, found: _Found) -> None:
     if found.classes and found.loose:
         warnings.warn(
-            f"{len(found.loose)} files beside the class folders{_where(root, found.folder)} in "
-            f"dataset.root={root} have no label and are not used: "
+            f"{len(found.loose)} files next to the class folders{_where(root, found.folder)} of "
+            f"dataset.root={root} have no labels and are not used: "
             f"{list_names([path.name for path in found.loose])}",
             stacklevel=3,
         )
 
 
 def _where(root: Path, folder: Path) -> str:
-    return "" if folder == root else f" of {folder.name}/"
+    return "" if folder == root else f" in {folder.name}/"
 
 
 def _quote(names: Sequence[str]) -> str:

@@ -1,4 +1,4 @@
-"""Image files of any kind and size, found in folders and read as squares of one size."""
+"""Finds image files of any format and size, and reads them as squares of one size."""
 
 import hashlib
 import io
@@ -15,11 +15,11 @@ from jaxtyping import UInt8
 from smallvit_jax.errors import UserError
 from smallvit_jax.process.terminal import progress
 
-MOST_NAMES = 30  # of files that a sentence lists
-# What file managers leave behind; files and folders whose name begins with a dot are hidden.
+MOST_NAMES = 30  # files listed in one message
+# Files and folders that file managers create; names that start with a dot are skipped as well.
 _LEFT_BEHIND = {"thumbs.db", "desktop.ini", "__macosx", "@eadir"}
-FILES_WORTH_A_BAR = 200  # photographs take some ten milliseconds each
-# EXIF orientation → what Pillow's Image.transpose is to do (CIPA DC-008, tag 274).
+FILES_WORTH_A_BAR = 200  # a photograph takes about ten milliseconds
+# EXIF orientation → method of Pillow's Image.transpose (CIPA DC-008, tag 274).
 _TURNS = {
     2: "FLIP_LEFT_RIGHT",
     3: "ROTATE_180",
@@ -32,36 +32,35 @@ _TURNS = {
 
 
 class ImageFiles(NamedTuple):
-    """What `read_images` made of a list of files."""
+    """The result of reading a list of files."""
 
     images: UInt8[np.ndarray, "images size size 3"]
-    kept: list[int]  # for each image its place in the list of files
+    kept: list[int]  # each image's index in the list of files
     unreadable: list[tuple[Path, str]]  # the other files, and what is wrong with each
-    digests: list[bytes]  # of the content of each kept file: equal for equal files
+    digests: list[bytes]  # hash of each kept file's content
 
 
 def find_images(path: Path) -> list[Path]:
-    """Returns the file itself, or all files in a folder and the folders in it, sorted.
+    """Returns the file itself, or all files in a folder and its subfolders, sorted.
 
-    Hidden files and what file managers leave behind are passed over; whether the others are images
-    shows when they are read. Raises UserError where there is no such file or folder, or the folder
-    holds no file.
+    Skips hidden files and those that file managers create; does not check whether the others are
+    images. Raises UserError if the path does not exist or the folder has no files.
     """
     path = Path(path).expanduser()
     if path.is_file():
         return [path]
     if not path.is_dir():
-        raise UserError(f"there is no file or folder {path}; name an image or a folder of images")
+        raise UserError(f"there is no file or folder {path}; give an image or a folder of images")
     if not (files := visible_files(path)):
-        raise UserError(f"{path} holds no image; name an image or a folder of images")
+        raise UserError(f"{path} contains no images; give an image or a folder of images")
     return files
 
 
 def visible_files(folder: Path) -> list[Path]:
-    """All files in a folder and in the folders in it that are not hidden, sorted by path."""
+    """Returns all files in a folder and its subfolders that are not hidden, sorted by path."""
     found, seen = [], set()
     for place, folders, files in os.walk(folder, followlinks=True):
-        if (real := os.path.realpath(place)) in seen:  # links may lead in circles
+        if (real := os.path.realpath(place)) in seen:  # links may form cycles
             folders.clear()
             continue
         seen.add(real)
@@ -71,18 +70,18 @@ def visible_files(folder: Path) -> list[Path]:
 
 
 def is_visible(name: str) -> bool:
-    """Whether a file or folder of that name is the user's own."""
+    """Whether a name is neither hidden nor created by a file manager."""
     return not name.startswith(".") and name.lower() not in _LEFT_BEHIND
 
 
 def read_images(
     paths: Sequence[Path], size: int, *, unreadable_fraction: float, what: str
 ) -> ImageFiles:
-    """As `decode_images`, of which most must be images.
+    """Like `decode_images`, but fails if too many files are unreadable.
 
-    Up to `unreadable_fraction` of the files may be broken or no image; they are left out with a
-    warning that names them. Raises UserError, naming them too, where there are more, or no image
-    is left. `what` says whose files they are, as in "dataset.root=photos".
+    Up to `unreadable_fraction` of the files may be broken or not images; they are skipped with a
+    warning that names them. Raises UserError, naming them too, if there are more or no images are
+    left. `what` says where the files come from, as in "dataset.root=photos".
     """
     files = decode_images(paths, size)
     judge_unreadable(files.unreadable, len(paths), unreadable_fraction, what)
@@ -90,17 +89,17 @@ def read_images(
 
 
 def decode_images(paths: Sequence[Path], size: int, squeeze: bool = False) -> ImageFiles:
-    """Decodes image files, each read once, to uint8 RGB squares of `size` pixels per side.
+    """Decodes image files, reading each once, to uint8 RGB squares of `size` pixels per side.
 
-    Anything that Pillow opens: 16-bit and float images are scaled to 8 bits, transparent ones laid
-    over white, rotated ones turned as EXIF says, and of several frames the first is taken. Color
-    profiles are not applied. The shorter side is scaled to `size` (bicubic, antialiased) and the
-    middle is cut out; with `squeeze` both sides are scaled and nothing is. Files that are broken or
-    no image are listed with the reason.
+    Accepts anything that Pillow opens: 16-bit and float images are scaled to 8 bits, transparent
+    ones are composited onto white, the EXIF orientation is applied, and only the first of several
+    frames is used. Color profiles are ignored. The shorter side is scaled to `size` (bicubic,
+    antialiased) and the center is cropped; with `squeeze`, both sides are scaled and nothing is
+    cropped. Files that are broken or not images are listed with the reason.
     """
     from PIL import Image
 
-    Image.init()  # all file formats, before threads could do so at the same time
+    Image.init()  # registers all file formats now, so that threads do not do it concurrently
     images = np.empty((len(paths), size, size, 3), np.uint8)
     digests, kept, unreadable = [], [], []
     with (
@@ -108,7 +107,7 @@ def decode_images(paths: Sequence[Path], size: int, squeeze: bool = False) -> Im
         progress("reading images", len(paths), worth_a_bar=FILES_WORTH_A_BAR) as advance,
         ThreadPoolExecutor(thread_name_prefix="decode") as pool,
     ):
-        warnings.simplefilter("ignore")  # Pillow's about odd metadata; what fails, fails below
+        warnings.simplefilter("ignore")  # Pillow's, about odd metadata; errors are handled below
         try:
             results = pool.map(lambda path: _read(path, size, squeeze), paths)
             for number, (path, (result, digest)) in enumerate(zip(paths, results, strict=True)):
@@ -126,7 +125,7 @@ def decode_images(paths: Sequence[Path], size: int, squeeze: bool = False) -> Im
 
 
 def read_size(path: Path) -> tuple[int, int] | None:
-    """Width and height as the file's head gives them; None where it is no image."""
+    """Returns width and height from the file's header, or None if it is not an image."""
     from PIL import Image
 
     try:
@@ -139,7 +138,7 @@ def read_size(path: Path) -> tuple[int, int] | None:
 
 
 def list_names(names: Sequence[str]) -> str:
-    """The names with commas between, the first thirty where there are more."""
+    """Joins the names with commas; lists only the first thirty if there are more."""
     more = len(names) - MOST_NAMES
     return ", ".join(names[:MOST_NAMES]) + (f" and {more} more" if more > 0 else "")
 
@@ -147,7 +146,7 @@ def list_names(names: Sequence[str]) -> str:
 def _read(
     path: Path, size: int, squeeze: bool
 ) -> tuple[UInt8[np.ndarray, "size size 3"] | str, bytes]:
-    """The image, or what is wrong with the file; and the digest of its content."""
+    """Returns the image, or what is wrong with the file, and the digest of its content."""
     from PIL import Image, UnidentifiedImageError
 
     try:
@@ -163,7 +162,7 @@ def _read(
         return "not an image", digest
     except Image.DecompressionBombError:
         return f"more than {2 * Image.MAX_IMAGE_PIXELS / 1e6:.0f} million pixels", digest
-    except Exception as error:  # decoders raise of every kind on damaged files
+    except Exception as error:  # decoders raise all kinds of errors on damaged files
         if "truncated" in str(error).lower():
             return "cut short", digest
         return f"damaged: {' '.join(str(error).split())[:60] or type(error).__name__}", digest
@@ -173,7 +172,7 @@ def _square(content: bytes, size: int, squeeze: bool) -> UInt8[np.ndarray, "size
     from PIL import Image
 
     with Image.open(io.BytesIO(content)) as image:
-        # JPEG decoders can halve an image for free; twice the size leaves the filter its work.
+        # JPEG decoding can halve images for free; leave at least a factor of two to the filter.
         image.draft(None, (2 * size, 2 * size))
         turn = _turn(image)
         image.load()
@@ -187,7 +186,7 @@ def _square(content: bytes, size: int, squeeze: bool) -> UInt8[np.ndarray, "size
 
 
 def _turn(image) -> str | None:
-    """The transposition that EXIF asks for, if any; an unreadable EXIF block asks for none."""
+    """The transposition that EXIF asks for, if any; unreadable EXIF data is ignored."""
     try:
         return _TURNS.get(image.getexif().get(274))
     except Exception:
@@ -195,7 +194,7 @@ def _turn(image) -> str | None:
 
 
 def _to_rgb(image):
-    """A Pillow image of any mode as 8-bit RGB."""
+    """Converts a Pillow image of any mode to 8-bit RGB."""
     from PIL import Image
 
     if image.mode.startswith("I"):
@@ -215,7 +214,7 @@ def _to_rgb(image):
 
 
 def _from_levels(image, ceilings: tuple[int, ...]):
-    """Gray of more than 8 bits, from 0 to the smallest ceiling that holds all its values."""
+    """Scales gray of more than 8 bits: the smallest ceiling that covers all values becomes 255."""
     from PIL import Image
 
     values = np.nan_to_num(np.asarray(image, np.float64), nan=0.0, posinf=0.0, neginf=0.0)
@@ -228,19 +227,18 @@ def _from_levels(image, ceilings: tuple[int, ...]):
 def judge_unreadable(
     unreadable: Sequence[tuple[Path, str]], count: int, unreadable_fraction: float, what: str
 ) -> None:
-    """Warns of unreadable files among `count`; raises UserError where they are more than
-    `unreadable_fraction` of them, or all."""
+    """Warns about unreadable files; raises UserError if they are all of the `count` files, or more
+    than `unreadable_fraction` of them."""
     if not unreadable:
         return
     top = os.path.commonpath([path.parent for path, _ in unreadable])
     names = list_names([f"{path.relative_to(top)} ({reason})" for path, reason in unreadable])
-    found = f"{len(unreadable)} of {count} files of {what} cannot be read as images"
+    found = f"{len(unreadable)} of {count} files in {what} cannot be read as images"
     if len(unreadable) == count:
-        raise UserError(f"{found}, which leaves none: in {top} {names}; name other files")
+        raise UserError(f"{found}, so none are left; in {top}: {names}; give other files")
     if len(unreadable) > unreadable_fraction * count:
         raise UserError(
-            f"{found}, more than the part of {unreadable_fraction:g} that "
-            f"dataset.unreadable_fraction allows: in {top} {names}; mend or remove them, or allow "
-            "more"
+            f"{found}, more than dataset.unreadable_fraction={unreadable_fraction:g} allows; in "
+            f"{top}: {names}; fix or remove them, or allow more"
         )
-    warnings.warn(f"{found} and are left out: in {top} {names}", stacklevel=3)
+    warnings.warn(f"{found} and are skipped; in {top}: {names}", stacklevel=3)

@@ -1,8 +1,8 @@
 """Prepares a dataset: `python -m smallvit_jax.data.prepare DATASET [--manual_dir PATH]`.
 
-Writes array_record files that every job reads without TensorFlow. Exits with 0 when the dataset is
-there, 2 after a mistake that the user can mend (one line on stderr), 130 or 143 when interrupted,
-and 1 after an error of the program's own (with its traceback).
+Writes array_record files that every job reads without TensorFlow. Exits with 0 once the dataset is
+there, 2 for a mistake that the user can fix (one line on stderr), 130 or 143 if interrupted, and 1
+for a bug (with a traceback).
 """
 
 import argparse
@@ -34,24 +34,24 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(prepare(flags.dataset, flags.manual_dir, flags.data_dir))
 
     return run_program(
-        body, when_interrupted="the dataset is not there yet and the same command starts over"
+        body, when_interrupted="the dataset is not ready yet; run the same command to start over"
     )
 
 
 def prepare(name: str, manual_dir: str | Path | None, data_dir: str | Path | None) -> str:
     """Makes sure that `load_split(name, ..., data_dir)` works; returns a sentence saying so.
 
-    `manual_dir` is the archive of the original, its unpacked folder, or a folder with either in it;
-    datasets that TFDS downloads itself take none. Raises UserError for an original that is missing,
-    damaged or incomplete, for a download that fails, and where TensorFlow is needed and missing.
+    `manual_dir` is the original's archive, its unpacked folder, or a folder that contains either;
+    datasets that TFDS downloads itself take none. Raises UserError if the original is missing,
+    damaged or incomplete, a download fails, or TensorFlow is needed but not installed.
     """
     spec = get_dataset(name)
     if not spec.builder:
         return f"{name} needs no preparation: it comes with scikit-learn"
     if manual_dir and not spec.original:
         raise UserError(
-            f"{name} is downloaded by TFDS and takes no --manual_dir; leave it away, on a machine "
-            "with a network"
+            f"{name} is downloaded by TFDS and takes no --manual_dir; run without it, on a machine "
+            "with network access"
         )
     if check_prepared(spec, data_dir):
         return f"{_describe(spec, data_dir)} already"
@@ -59,7 +59,7 @@ def prepare(name: str, manual_dir: str | Path | None, data_dir: str | Path | Non
     with (
         quiet_tfds() as tfds,
         _alone_in(root / spec.builder),
-        contextlib.redirect_stdout(io.StringIO()),  # TFDS speaks of downloads where there are none
+        contextlib.redirect_stdout(io.StringIO()),  # TFDS announces downloads even without any
     ):
         if spec.original:
             _prepare_original(spec, manual_dir, root)
@@ -71,27 +71,27 @@ def prepare(name: str, manual_dir: str | Path | None, data_dir: str | Path | Non
 def _prepare_original(spec: DatasetSpec, manual_dir: str | Path | None, root: Path) -> None:
     if not manual_dir:
         raise UserError(
-            f"{spec.name} must be fetched by hand first: get {spec.original}, then name it with "
+            f"{spec.name} must be downloaded by hand first: get {spec.original}, then pass it as "
             "--manual_dir"
         )
     import tensorflow_datasets as tfds
 
-    tfds.disable_progress_bar()  # the builders draw their own
+    tfds.disable_progress_bar()  # the builders show their own
     builder = own_builder(spec.builder)(original=manual_dir, data_dir=root)
     try:
         builder.download_and_prepare(file_format="array_record")
     finally:
-        with contextlib.suppress(OSError):  # TFDS makes them though nothing is downloaded
+        with contextlib.suppress(OSError):  # TFDS creates them even if nothing is downloaded
             (root / "downloads/extracted").rmdir()
             (root / "downloads").rmdir()
 
 
 def _download(tfds, spec: DatasetSpec, root: Path) -> None:
-    """Lets TFDS download and prepare one of its own datasets."""
+    """Has TFDS download and prepare one of its own datasets."""
     if not _has_tensorflow():
         raise UserError(
-            f"TFDS needs TensorFlow to prepare {spec.name}, though not to read it: pip install "
-            "tensorflow here, or copy the prepared dataset from a machine that has it"
+            f"TFDS needs TensorFlow to prepare {spec.name}, though not to read it; pip install "
+            "tensorflow here, or copy the prepared dataset from another machine"
         )
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     builder = tfds.builder(spec.builder, data_dir=root)
@@ -103,7 +103,7 @@ def _download(tfds, spec: DatasetSpec, root: Path) -> None:
         if problem := _network_problem(error):
             raise UserError(
                 f"{spec.name} could not be downloaded ({problem}); check the network, then run the "
-                "same command again, or copy the prepared dataset from elsewhere"
+                "same command again, or copy the prepared dataset from another machine"
             ) from error
         raise
 
@@ -113,14 +113,14 @@ def _has_tensorflow() -> bool:
 
 
 def _check_network(url: str) -> None:
-    """TFDS itself gives up only after 200 seconds."""
+    """Fails fast without a network; TFDS itself gives up only after 200 seconds."""
     import requests
 
     requests.head(url, timeout=_NETWORK_SECONDS)
 
 
 def _network_problem(error: BaseException | None) -> str | None:
-    """The kind of a failed download, None for errors of any other sort."""
+    """Describes a failed download; returns None for any other error."""
     import requests
     from tensorflow_datasets.core.download.download_manager import NonMatchingChecksumError
     from tensorflow_datasets.core.download.util import DownloadError
@@ -143,22 +143,22 @@ def _describe(spec: DatasetSpec, data_dir: str | Path | None) -> str:
 
 @contextlib.contextmanager
 def _alone_in(folder: Path) -> Iterator[None]:
-    """Keeps a second preparation out, and clears away what a killed one has left."""
+    """Locks out a second preparation, and deletes the remains of a killed one."""
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / ".preparing", "w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise UserError(
-                f"another process is preparing a dataset in {folder}; wait for it to end"
+                f"another process is preparing a dataset in {folder}; wait for it to finish"
             ) from error
         try:
-            for remains in folder.glob("incomplete.*"):  # TFDS renames this when all is written
+            for remains in folder.glob("incomplete.*"):  # TFDS renames it when complete
                 shutil.rmtree(remains)
             yield
         finally:
             os.remove(lock.name)
-            with contextlib.suppress(OSError):  # it holds the dataset now
+            with contextlib.suppress(OSError):  # not empty if the dataset was prepared
                 folder.rmdir()
 
 
@@ -168,7 +168,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _parser() -> argparse.ArgumentParser:
-    lines = ["datasets, and what to fetch for each:"]
+    lines = ["datasets, and what to download for each:"]
     for spec in DATASETS.values():
         if spec.builder:
             source = (
@@ -177,8 +177,8 @@ def _parser() -> argparse.ArgumentParser:
             lines.append(f"  {spec.name:14} {source}")
     parser = _Parser(
         prog="python -m smallvit_jax.data.prepare",
-        description="Prepares a dataset once, so that training reads it without TensorFlow. An\n"
-        "interrupted preparation leaves nothing behind.",
+        description="Prepares a dataset once, so that training can read it without TensorFlow.\n"
+        "An interrupted preparation leaves no partial dataset.",
         epilog="\n".join(lines),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -187,12 +187,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--manual_dir",
         metavar="PATH",
-        help="the original: its archive, the unpacked folder, or a folder with either in it",
+        help="the original: its archive, the unpacked folder, or a folder that contains either",
     )
     parser.add_argument(
         "--data_dir",
         metavar="DIR",
-        help="where to write it; default: $TFDS_DATA_DIR, else ~/tensorflow_datasets",
+        help="where to write the dataset; default: $TFDS_DATA_DIR, else ~/tensorflow_datasets",
     )
     return parser
 

@@ -1,4 +1,4 @@
-"""One function that reads any dataset into memory."""
+"""Reads any dataset into memory."""
 
 from pathlib import Path
 
@@ -14,15 +14,14 @@ from smallvit_jax.errors import UserError, did_you_mean
 def load_split(
     name: str, split: str, data_dir: str | Path | None = None
 ) -> tuple[UInt8[np.ndarray, "images size size 3"], Int32[np.ndarray, " images"], DatasetInfo]:
-    """Reads and decodes "train" or "test" of a dataset of the table, or of a folder of images.
+    """Reads and decodes "train" or "test" of a dataset in the table, or of a folder of images.
 
-    Images are uint8 and of the table's stored size, which for photographs exceeds the `image_size`
-    that models are trained at; labels are 0 to num_classes - 1, or -1 where there is none.
-    `data_dir` holds TFDS datasets as `<builder>/<version>/`; None means the environment's
-    TFDS_DATA_DIR, else ~/tensorflow_datasets. For the name "folder" it is the folder of images,
-    which `data.folder` describes. Raises UserError, within a second where something is missing, for
-    an unknown name or split and for files that are absent, incomplete, damaged or of another
-    format.
+    Images are uint8 in the table's stored size, which for photographs exceeds the training size
+    `image_size`; labels are 0 to num_classes - 1, or -1 for unlabeled images. `data_dir` holds TFDS
+    datasets as `<builder>/<version>/`; None means $TFDS_DATA_DIR, else ~/tensorflow_datasets. For
+    the name "folder" it is the folder of images (see `data.folder`). Raises UserError for an
+    unknown name or split and for files that are missing (within a second), incomplete, damaged or
+    in another format.
     """
     spec = None if name == FOLDER else get_dataset(name)
     if split not in ("train", "test"):
@@ -53,7 +52,7 @@ def _load_folder(split: str, root: str | Path | None):
     from smallvit_jax.data.folder_layout import scan_folder
 
     if root is None:
-        raise UserError('the dataset "folder" needs data_dir: the folder of your images')
+        raise UserError('the dataset "folder" needs data_dir; give the folder of your images')
     layout = scan_folder(root)
     side = typical_side(layout)
     folder = read_folder(layout, side, choose_image_size(side))

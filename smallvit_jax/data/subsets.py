@@ -1,4 +1,4 @@
-"""Which training images a run uses, which of them with labels, and which judge the best epoch."""
+"""Selects the training images of a run, those used with labels, and those for validation."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -10,13 +10,13 @@ from smallvit_jax.data.permutation import stable_permutation
 from smallvit_jax.errors import UserError
 
 NO_LABEL = -1
-_SUBSET_KEY = 1  # sets these random orders apart from others made from the same seed
+_SUBSET_KEY = 1  # makes these random orders differ from others with the same seed
 
 
 class TrainingSubsets(NamedTuple):
-    """Sorted indices into the training split; `validation` shares none with the other two.
+    """Sorted indices into the training split; `validation` is disjoint from the other two.
 
-    `unlabeled` is what self-supervised training sees and `labeled` is a part of it.
+    Self-supervised training uses `unlabeled`, which includes `labeled`.
     """
 
     unlabeled: Int[np.ndarray, " unlabeled"]
@@ -34,15 +34,15 @@ def split_training_set(
     seed: int = 0,
     class_names: Sequence[str] | None = None,
 ) -> TrainingSubsets:
-    """Chooses training, labeled and validation images, each with its share of every class.
+    """Selects training, labeled and validation images, stratified by class.
 
-    Of the images, `train_fraction` (over 0, up to 1) is used at all; of those with a label among
-    them, `validation_fraction` (0 up to, not including, 1) is set aside; of the rest,
-    `labels_per_class` of each class (0: all) or `label_fraction` of them (over 0, up to 1) keep
-    their label. A label of -1 means none. Choices are nested: with the same seed, a smaller
-    `train_fraction`, `labels_per_class` or `label_fraction` takes a part of what a larger one takes
-    (the last two for equal other arguments). Raises UserError, naming the field, where the images
-    do not suffice.
+    Uses `train_fraction` of the images (above 0, up to 1) and holds out `validation_fraction` of
+    the labeled ones (from 0 to less than 1). Of the remaining labeled images, `labels_per_class`
+    per class (0: all) or `label_fraction` in total (above 0, up to 1) keep their label. A label of
+    -1 means unlabeled. Selections are nested: with the same seed, a smaller `train_fraction`,
+    `labels_per_class` or `label_fraction` selects a subset of what a larger one selects (the last
+    two if all other arguments are equal). Raises UserError, naming the field, if there are too few
+    images.
     """
     _check_fractions(train_fraction, validation_fraction, labels_per_class, label_fraction)
     labels = np.asarray(labels)
@@ -50,15 +50,15 @@ def split_training_set(
     used = order[: round(train_fraction * len(labels))]
     if not len(used):
         raise UserError(
-            f"dataset.train_fraction={train_fraction:g} of {len(labels)} training images is no "
-            "image at all; raise it"
+            f"dataset.train_fraction={train_fraction:g} of {len(labels)} training images leaves no "
+            "images; increase it"
         )
     candidates = used[labels[used] != NO_LABEL]
     held_out = round(validation_fraction * len(candidates))
     if validation_fraction and not held_out:
         raise UserError(
             f"dataset.validation_fraction={validation_fraction:g} of {len(candidates)} labeled "
-            "training images is no image at all; raise it, or set 0 for no validation"
+            "training images leaves no images; increase it, or set 0 for no validation"
         )
     validation = candidates[len(candidates) - held_out :]
     candidates = candidates[: len(candidates) - held_out]
@@ -73,11 +73,12 @@ def split_training_set(
 
 
 def stratified_order(labels: Int[np.ndarray, " images"], seed: int) -> Int[np.ndarray, " images"]:
-    """Returns an order of all images in which any stretch holds each class in about its proportion.
+    """Returns an order in which every stretch has about the class proportions of all images.
 
-    It is systematic sampling: image r of the n of its class, counted in a random order, stands at
-    (r + offset) / n of the way, with offsets spread over the classes so that they take turns.
-    For classes of one size, k images from the start have k / classes of each, rounded up or down.
+    Systematic sampling: image r of the n in its class, counted in random order, is placed at the
+    fraction (r + offset) / n of the whole; offsets are spread over the classes so that they take
+    turns. With equal class sizes, the first k images have k / classes of each class, rounded up or
+    down.
     """
     shuffled = stable_permutation(len(labels), seed, _SUBSET_KEY)
     shuffled_labels = np.asarray(labels)[shuffled]
@@ -88,7 +89,7 @@ def stratified_order(labels: Int[np.ndarray, " images"], seed: int) -> Int[np.nd
 
 
 def _rank_within_class(labels: Int[np.ndarray, " images"]) -> Int[np.ndarray, " images"]:
-    """For each image: how many of its class stand before it."""
+    """For each image, the number of images of its class that precede it."""
     by_class = np.argsort(labels, kind="stable")
     ordered = labels[by_class]
     rank = np.empty(len(labels), np.int64)
@@ -99,13 +100,13 @@ def _rank_within_class(labels: Int[np.ndarray, " images"]) -> Int[np.ndarray, " 
 def _check_fractions(train_fraction, validation_fraction, labels_per_class, label_fraction) -> None:
     if not 0 < train_fraction <= 1:
         raise UserError(
-            f"dataset.train_fraction={train_fraction:g} is not a part of the training images; "
-            "give a number over 0 and up to 1"
+            f"dataset.train_fraction={train_fraction:g} is not a fraction of the training images; "
+            "give a number above 0 and up to 1"
         )
     if not 0 <= validation_fraction < 1:
         raise UserError(
-            f"dataset.validation_fraction={validation_fraction:g} is not a part of the training "
-            "images; give a number from 0 to less than 1"
+            f"dataset.validation_fraction={validation_fraction:g} is not a fraction of the "
+            "training images; give a number from 0 to less than 1"
         )
     if labels_per_class < 0:
         raise UserError(
@@ -114,18 +115,18 @@ def _check_fractions(train_fraction, validation_fraction, labels_per_class, labe
         )
     if not 0 < label_fraction <= 1:
         raise UserError(
-            f"dataset.label_fraction={label_fraction:g} is not a part of the labels; give a number "
-            "over 0 and up to 1"
+            f"dataset.label_fraction={label_fraction:g} is not a fraction of the labels; give a "
+            "number above 0 and up to 1"
         )
     if labels_per_class and label_fraction < 1:
         raise UserError(
             f"dataset.labels_per_class={labels_per_class} and dataset.label_fraction="
-            f"{label_fraction:g} both choose labels; leave one of them at its default"
+            f"{label_fraction:g} both select labels; leave one of them at its default"
         )
 
 
 def _check_classes(labels, classes, labels_per_class, class_names) -> None:
-    """Raises for the first class with fewer labeled images than asked for, or with none."""
+    """Raises for the first class with fewer labeled images than requested, or with none."""
     needed = max(labels_per_class, 1)
     for label in classes:
         count = int(np.sum(labels == label))
@@ -135,10 +136,10 @@ def _check_classes(labels, classes, labels_per_class, class_names) -> None:
         if labels_per_class:
             raise UserError(
                 f"dataset.labels_per_class={labels_per_class} but class {label}{name} has {count} "
-                "images to choose from; lower it, or use more of the training images"
+                "images to select from; lower it, or use more training images"
             )
         raise UserError(
             "dataset.train_fraction, dataset.validation_fraction and dataset.label_fraction leave "
-            f"no labeled training image of class {label}{name}; raise the first or the last, or "
+            f"no labeled training image of class {label}{name}; increase the first or the last, or "
             "lower the second"
         )

@@ -1,8 +1,7 @@
-"""Reading a prepared TFDS dataset (array_record files) without TensorFlow and without the network.
+"""Reads a prepared TFDS dataset (array_record files) without TensorFlow and without a network.
 
-TFDS itself meets a missing dataset with minutes of download attempts and meets damage with its own
-tracebacks, so everything that can be wrong is looked for first, and what still fails is said in one
-sentence.
+TFDS itself responds to a missing dataset with minutes of download attempts and to damage with
+tracebacks, so all likely problems are checked first and any other failure becomes one sentence.
 """
 
 import contextlib
@@ -28,16 +27,16 @@ def read_tfds(
 ) -> tuple[UInt8[np.ndarray, "images size size 3"], Int32[np.ndarray, " images"], tuple[str, ...]]:
     """Decodes one split of `<data_dir>/<builder>/<newest version>`: images, labels, class names.
 
-    `split` is the directory's name for it. Raises UserError where the directory or its files are
-    not what `spec` and the dataset's own dataset_info.json promise.
+    `split` is the name used in the directory. Raises UserError if the directory or its files do not
+    match `spec` and the dataset's own dataset_info.json.
     """
     directory = _find_version(spec, data_dir)
     with quiet_tfds() as tfds:
         dataset, shards = _open(tfds, directory, spec, data_dir)
         if split not in shards:
             raise UserError(
-                f'{directory} has no split "{split}"{did_you_mean(split, shards)}, only '
-                f"{', '.join(shards) or 'none at all'}; {_COPY_AGAIN}"
+                f'split "{split}"{did_you_mean(split, shards)} is not in {directory}, which has '
+                f"{', '.join(shards) or 'none'}; {_COPY_AGAIN}"
             )
         _check_features(dataset.info.features, directory, spec.num_classes)
         _check_files(shards[split])
@@ -53,9 +52,9 @@ def read_tfds(
 def check_prepared(
     spec: DatasetSpec, data_dir: str | Path | None
 ) -> tuple[Path, dict[str, int]] | None:
-    """Returns the dataset's folder and the number of images of each split; None for no folder.
+    """Returns the dataset's folder and the number of images in each split; None if it is missing.
 
-    Looks at every file but decodes no image. Raises UserError as `read_tfds` does.
+    Checks every file but decodes no images. Raises UserError as `read_tfds` does.
     """
     versions = _versions(data_root(data_dir) / spec.builder)
     if not versions:
@@ -84,17 +83,17 @@ def _find_version(spec: DatasetSpec, data_dir: str | Path | None) -> Path:
     if not folder.is_dir():
         hint = ""
         if (root / "dataset_info.json").exists():  # <data_dir>/<builder>/<version>
-            hint = f"; that is itself a dataset, so the folder to give may be {root.parent.parent}"
+            hint = f"; that folder is itself a dataset, so you may mean {root.parent.parent}"
         elif _versions(root):
-            hint = f"; that is itself a dataset, so the folder to give may be {root.parent}"
+            hint = f"; that folder is itself a dataset, so you may mean {root.parent}"
         raise UserError(
             f"dataset {spec.builder} is not in {root}{hint}; pass --data_dir or set TFDS_DATA_DIR "
-            f"to the folder that has {spec.builder}/ in it, {prepare}"
+            f"to the folder that contains {spec.builder}/, {prepare}"
         )
     versions = _versions(folder)
     if not versions:
         raise UserError(
-            f"{folder} holds no version of the dataset (a folder such as {spec.builder}/1.0.0); "
+            f"{folder} has no version of the dataset (a folder such as {spec.builder}/1.0.0); "
             f"pass --data_dir or set TFDS_DATA_DIR to a complete copy, {prepare}"
         )
     return versions[-1]
@@ -117,7 +116,7 @@ def _prepare_command(spec: DatasetSpec, root: Path) -> str:
 
 
 def _open(tfds, directory: Path, spec: DatasetSpec, data_dir: str | Path | None):
-    """The dataset, and the file and number of records of each part of each split."""
+    """Returns the dataset, and the path and number of records of each file of each split."""
     try:
         dataset = tfds.builder_from_directory(directory)
         file_format = dataset.info.file_format.value
@@ -134,21 +133,21 @@ def _open(tfds, directory: Path, spec: DatasetSpec, data_dir: str | Path | None)
         other = data_root(data_dir) / "array_record"
         raise UserError(
             f"the dataset in {directory} is stored as {file_format}, which needs TensorFlow to "
-            f"read; prepare it once more in another folder: {_prepare_command(spec, other)}"
+            f"read; prepare it again in another folder: {_prepare_command(spec, other)}"
         )
     return dataset, shards
 
 
 @contextlib.contextmanager
 def quiet_tfds():
-    """Imports TFDS and keeps its advice (install OpenCV, …) from the terminal meanwhile."""
+    """Imports TFDS and hides its advice (install OpenCV, …) while the context is open."""
     from absl import logging
 
     verbosity = logging.get_verbosity()
     logging.set_verbosity(logging.ERROR)
     try:
         try:
-            import array_record  # noqa: F401  TFDS asks for it on Linux only
+            import array_record  # noqa: F401  TFDS requires it on Linux only
             import tensorflow_datasets as tfds
         except ImportError as error:
             raise UserError(
@@ -163,8 +162,8 @@ def quiet_tfds():
 def _check_features(features, directory: Path, num_classes: int) -> None:
     if "image" not in features or "label" not in features:
         raise UserError(
-            f'the examples in {directory} have {", ".join(features)} where an "image" and a '
-            '"label" are needed; give another --data_dir'
+            f'the examples in {directory} have {", ".join(features)} but need an "image" and a '
+            '"label"; give another --data_dir'
         )
     classes = getattr(features["label"], "num_classes", None)
     if classes != num_classes:
@@ -175,7 +174,7 @@ def _check_features(features, directory: Path, num_classes: int) -> None:
 
 
 def _check_files(shards: list[tuple[os.PathLike, int]]) -> None:
-    """Looks for every file of a split and the number of records in it."""
+    """Checks that every file of a split exists and has the right number of records."""
     from array_record.python import array_record_module
 
     for file, expected in shards:
@@ -193,8 +192,7 @@ def _check_files(shards: list[tuple[os.PathLike, int]]) -> None:
             ) from error
         if count != expected:
             raise UserError(
-                f"{file} has {count} records where dataset_info.json promises {expected}; "
-                f"{_COPY_AGAIN}"
+                f"{file} has {count} records but dataset_info.json says {expected}; {_COPY_AGAIN}"
             )
 
 
@@ -228,7 +226,7 @@ def _decode(source, where: str, image_size: int, num_classes: int):
 
 
 def _raise_for_bad_record(source, batch: range, where: str) -> NoReturn:
-    """A batch fails as a whole; this finds the record that makes it fail."""
+    """A batch fails as a whole, so this looks for the record that caused it."""
     for number in batch:
         try:
             source[number]
@@ -237,7 +235,7 @@ def _raise_for_bad_record(source, batch: range, where: str) -> NoReturn:
                 f"record {number} of {where} cannot be read ({_reason(error)}); {_COPY_AGAIN}"
             ) from error
     raise UserError(
-        f"records {batch.start} to {batch.stop - 1} of {where} could be read only at the second "
+        f"records {batch.start} to {batch.stop - 1} of {where} could be read only on the second "
         "attempt; check the disk, then try again"
     )
 

@@ -1,4 +1,4 @@
-"""Accuracies from logits, all in percent."""
+"""Accuracy metrics from logits, in percent."""
 
 import functools
 from collections.abc import Sequence
@@ -15,17 +15,17 @@ from jaxtyping import Array, Bool, Float, Int
 
 @flax.struct.dataclass
 class Percent(metrics.Average):
-    """The share of true values in percent, exact for up to 2^24 of them."""
+    """Percentage of true values, exact for up to 2^24 of them."""
 
     def compute(self) -> float:
-        """The share so far; divides in float64."""
+        """The percentage so far, divided in float64."""
         return 100 * float(self.total) / float(self.count)
 
 
 def _in_top(
     k: int, logits: Float[Array, "count classes"], labels: Int[Array, " count"], **_: Any
 ) -> Bool[Array, " count"]:
-    """Whether an image's label is among its k largest logits, always with fewer than k classes."""
+    """Whether the label is among the k largest logits; always true with k classes or fewer."""
     _, best = jax.lax.top_k(logits, min(k, logits.shape[1]))
     return (best == labels[:, None]).any(axis=1)
 
@@ -51,7 +51,7 @@ class ClassificationMetrics(metrics.Collection):
 def classification_figures(
     logits: Float[np.ndarray, "count classes"], labels: Int[np.ndarray, " count"]
 ) -> dict[str, float]:
-    """Top-1 and top-5 accuracy in percent, and the loss without label smoothing in nats."""
+    """Top-1 and top-5 accuracy in percent, and the loss in nats, without label smoothing."""
     measured = ClassificationMetrics.single_from_model_output(
         logits=jnp.asarray(logits, jnp.float32), labels=jnp.asarray(labels)
     )
@@ -61,7 +61,7 @@ def classification_figures(
 def confusion_matrix(
     logits: Float[np.ndarray, "count classes"], labels: Int[np.ndarray, " count"]
 ) -> Int[np.ndarray, "classes classes"]:
-    """How many images of each class (row) are taken for which (column)."""
+    """Number of images by true class (row) and predicted class (column)."""
     classes = logits.shape[1]
     pairs = labels.astype(np.int64) * classes + logits.argmax(axis=1)
     return np.bincount(pairs, minlength=classes**2).reshape(classes, classes)
@@ -70,7 +70,7 @@ def confusion_matrix(
 def per_class_accuracy(
     confusion: Int[np.ndarray, "classes classes"], class_names: Sequence[str]
 ) -> list[dict[str, Any]]:
-    """Name, number of images and top-1 accuracy in percent (None without images) by class."""
+    """For each class: name, number of images, top-1 accuracy in percent (None without images)."""
     counts = confusion.sum(axis=1)
     return [
         {

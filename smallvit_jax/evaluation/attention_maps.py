@@ -1,7 +1,6 @@
-"""Where a model looks: attention maps, what they hold, and pictures of them.
+"""Attention maps: where a model looks, as arrays, statistics and pictures.
 
-The procedure is DINO's (facebookresearch/dino, visualize_attention.py); how a family makes a map is
-said by its method `attention`.
+The procedure is DINO's (facebookresearch/dino, visualize_attention.py).
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,11 +20,11 @@ if TYPE_CHECKING:
 
 Maps = Float[np.ndarray, "images heads rows columns"]
 Images = UInt8[np.ndarray, "images height width 3"]
-Box = tuple[float, float, float, float]  # left, top, right, bottom as parts of the image's sides
+Box = tuple[float, float, float, float]  # left, top, right, bottom; 0 to 1
 
 _BATCH_SIZE = 64
-_CELL = 1.15  # inches per side of a picture in a figure
-_DIMMED = 0.25  # of the brightness outside a mask
+_CELL = 1.15  # side of a picture in a figure, in inches
+_DIMMED = 0.25  # brightness factor outside a mask
 
 
 def attention_maps(
@@ -36,21 +35,21 @@ def attention_maps(
     image_size: int | None = None,
     block: int = -1,
 ) -> Maps:
-    """The attention of a block to each patch, by head; see the model's `attention`.
+    """Returns one block's attention to each patch, by head; see `ImageModel.outputs`.
 
     `meta` is the checkpoint's. Images are scaled to `image_size` pixels per side, by default the
-    trained size; at another, position embeddings are interpolated. Raises `UserError` for a block
-    that is not there, a size that patches do not fill, or a model without attention.
+    training size; at other sizes, position embeddings are interpolated. Raises `UserError` if there
+    is no such block, if patches do not fill the image, or if the model has no attention.
     """
     options = meta["model"]
     image_size = image_size or options["image_size"]
     if image_size % options.get("patch_size", 1):
         raise UserError(
-            f"patches of {options['patch_size']} pixels do not fill an image of {image_size}; "
-            "choose a multiple"
+            f"images of {image_size} pixels cannot be divided into patches of "
+            f"{options['patch_size']}; choose a multiple of the patch size"
         )
     if image_size != options["image_size"] and options["name"] == "cait":
-        # Its own way at other sizes, a slice of the positions, has none for more patches.
+        # CaiT's default, slicing the positions, has none for additional patches.
         arrays = get_arrays(model)
         model = abstract_model(**{**options, "position_resize": "interpolate"})
         set_arrays(model, arrays)
@@ -61,32 +60,35 @@ def attention_maps(
         return attention_of(images)["attention"]
     except IndexError:
         raise UserError(
-            f"attention.block={block} is none of the model's; count from 0 at the first block that "
-            "has a map (in a cait the class blocks), or back from -1 at the last"
+            f"attention.block={block} is not a block of this model; count from 0 for the first "
+            "block with a map (in a cait, the first class block), or back from -1 for the last"
         ) from None
 
 
 def mass_mask(
     maps: Float[np.ndarray, "*maps rows columns"], mass: float
 ) -> Bool[np.ndarray, "*maps rows columns"]:
-    """The patches with the most attention that hold at least about `mass` of it together.
+    """Selects the patches with the most attention that together hold at least `mass` of it.
 
-    As DINO cuts: in rising order, all patches whose cumulative sum, as a part of the map's, exceeds
-    1 - mass.
+    As in DINO: sorts the patches by rising attention and keeps those where the cumulative sum, as a
+    fraction of the map's sum, exceeds 1 - mass.
     """
     flat = maps.reshape(*maps.shape[:-2], -1).astype(np.float64)
     order = flat.argsort(axis=-1, kind="stable")
     rising = np.take_along_axis(flat, order, axis=-1)
     share = rising.cumsum(axis=-1) / rising.sum(axis=-1, keepdims=True)
     kept = np.zeros(flat.shape, bool)
-    # Rounding must not lift a sum over the limit that it equals.
+    # The margin absorbs rounding errors in sums that equal the limit.
     np.put_along_axis(kept, order, share > 1 - mass + 1e-9, axis=-1)
     return kept.reshape(maps.shape)
 
 
 def describe(maps: Maps) -> dict[str, list[float]]:
-    """For each head, means over the images: `entropy` in nats (even attention to n patches: ln n)
-    and `spread`, the mean distance of two patches drawn by the map, as a part of the side."""
+    """Returns statistics of each head, averaged over the images.
+
+    `entropy` is in nats (uniform attention to n patches: ln n). `spread` is the mean distance
+    between two patches sampled from the map, as a fraction of the side.
+    """
     images, heads, rows, columns = maps.shape
     weights = maps.reshape(images, heads, -1).astype(np.float64)
     weights = weights / weights.sum(axis=-1, keepdims=True)
@@ -101,8 +103,11 @@ def describe(maps: Maps) -> dict[str, list[float]]:
 def mass_in_box(
     maps: Float[np.ndarray, "*maps rows columns"], box: Box
 ) -> Float[np.ndarray, " *maps"]:
-    """The part of each map's attention that falls inside a box; patches on its edge count by the
-    part of them that lies inside. Even attention gives the box's area."""
+    """Returns the fraction of each map's attention inside a box.
+
+    Patches on the edge count by the fraction that is inside. Uniform attention gives the box's
+    area.
+    """
     rows, columns = maps.shape[-2:]
     left, top, right, bottom = box
 
@@ -122,10 +127,11 @@ def draw_attention(
     mass: float = 0.6,
     names: Sequence[str] = (),
 ) -> "Figure":
-    """A row for each image: the image, then for each model, by its title, the mean over heads and
-    the image where `mass` of that is; of a single model also every head.
+    """Draws a row per image: the image, each model's mean over heads, and the image masked by it.
 
-    Maps go from their lowest (dark) to their highest value (bright); `names` stand on the left.
+    `models` are keyed by title. The mask keeps `mass` of the attention. For a single model, every
+    head is drawn too. Maps go from their minimum (dark) to their maximum (bright); `names` label
+    the rows.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -137,7 +143,7 @@ def draw_attention(
         columns.append((f"{label}mean", list(mean)))
         masks = mass_mask(mean, mass)
         masked = [masked_image(*pair) for pair in zip(images, masks, strict=True)]
-        columns.append((f"{label}{mass:.0%} of it", masked))
+        columns.append((f"{label}top {mass:.0%}", masked))
         if len(models) == 1:
             heads = maps.swapaxes(0, 1)
             columns += [(f"head {i + 1}", list(head)) for i, head in enumerate(heads)]
@@ -163,7 +169,7 @@ def draw_attention(
 def masked_image(
     image: UInt8[np.ndarray, "height width 3"], mask: Bool[np.ndarray, "rows columns"]
 ) -> UInt8[np.ndarray, "height width 3"]:
-    """The image, dark outside the mask."""
+    """Darkens an image outside the mask."""
     height, width = image.shape[:2]
     rows = np.arange(height) * mask.shape[0] // height
     columns = np.arange(width) * mask.shape[1] // width

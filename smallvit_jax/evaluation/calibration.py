@@ -1,4 +1,4 @@
-"""Whether a classifier's probabilities can be believed."""
+"""How well a classifier's probabilities match its accuracy."""
 
 from typing import Any
 
@@ -11,12 +11,12 @@ def calibration(
     labels: Int[np.ndarray, " count"],
     bins: int = 15,
 ) -> dict[str, Any]:
-    """Expected calibration error in %, and what it is made of.
+    """Returns the expected calibration error in % as `ece`, and the bins it is computed from.
 
-    Predictions fall into `bins` of equal width by the probability of the predicted class, the upper
-    end belonging to the bin; the error is the mean over images of |accuracy - confidence| of their
-    bin (Guo et al., 2017, equation 3). `bins` has one entry for each that is not empty: images,
-    mean confidence and accuracy, both in %.
+    Predictions fall into `bins` bins of equal width by the probability of the predicted class; a
+    bin includes its upper end. The error is the mean over images of |accuracy - confidence| in
+    their bin (Guo et al., 2017, equation 3). The returned `bins` list the nonempty ones: number of
+    images, mean confidence and accuracy, both in %.
     """
     confidence = probabilities.max(axis=1).astype(np.float64)
     correct = probabilities.argmax(axis=1) == labels

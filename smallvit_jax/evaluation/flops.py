@@ -1,7 +1,7 @@
-"""Floating-point operations of the matrix products in a JAX function.
+"""Counts the floating-point operations of matrix products in a JAX function.
 
-XLA's own cost analysis counts the body of a loop once however often it runs, and models here loop
-over equal blocks. So the products are counted in the jaxpr, where a scan's length is known.
+XLA's own cost analysis counts a loop body once, however often it runs, and the models here loop
+over identical blocks. So products are counted in the jaxpr, which has the length of every scan.
 """
 
 import math
@@ -16,14 +16,14 @@ from smallvit_jax.models.parameters import Functional
 
 
 class ModelSize(NamedTuple):
-    """How many values training changes, and what one image costs on its way to the output."""
+    """Number of trainable parameters, and FLOPs of one image's forward pass."""
 
     parameters: int
     flops: int
 
 
 def model_size(options: dict[str, Any]) -> ModelSize:
-    """The size of the model with these arguments of `create_model`; no array is made.
+    """Returns the size of the model that `create_model` builds from `options`, without building it.
 
     FLOPs are those of `matmul_flops` in evaluation mode, for one image of the model's size.
     """
@@ -40,10 +40,11 @@ def model_size(options: dict[str, Any]) -> ModelSize:
 
 
 def matmul_flops(function: Callable, *args: Any) -> int:
-    """Counts 2 per multiplication and addition of every matrix product and convolution.
+    """Counts 2 FLOPs per multiply-add of every matrix product and convolution.
 
-    Element-wise work is left out, as is usual when a share of the peak is stated; of branches the
-    dearest counts. Raises ValueError for a product in a loop whose number of rounds is not known.
+    Elementwise operations are left out, as usual in figures of utilization. Of the branches of a
+    conditional, the most expensive one counts. Raises ValueError for a matrix product in a loop
+    with an unknown number of iterations.
     """
     return _count(jax.make_jaxpr(function)(*args).jaxpr)
 
@@ -68,7 +69,7 @@ def _count_equation(equation) -> int:
     if name == "scan":
         return params["length"] * inside
     if name == "while" and inside:
-        raise ValueError("a loop with an unknown number of rounds holds matrix products")
+        raise ValueError("a loop with an unknown number of iterations contains matrix products")
     return inside
 
 

@@ -1,4 +1,4 @@
-"""Running a model over a whole split, in batches of one fixed size."""
+"""Runs a model over a whole split, in batches of one fixed size."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -14,17 +14,17 @@ from smallvit_jax.models.parameters import Arrays, Functional, get_arrays
 from smallvit_jax.process.sharding import make_mesh, split_batch
 
 Outputs = dict[str, np.ndarray]
-"""A model's outputs of all images, in order, by name (see `ImageModel.outputs`)."""
+"""A model's outputs for all images, in order, by name (see `ImageModel.outputs`)."""
 
 
 class Forward:
-    """A model as a function of its arrays and a whole split of uint8 images.
+    """A model's forward pass as a function of its arrays and a whole split of uint8 images.
 
     Args:
       network: the model.
-      wanted: names of the outputs to return, as `ImageModel.outputs` takes them.
-      image_size: pixels per side that images are scaled to.
-      mean, std: per channel on a scale of 0 to 1, to normalize with.
+      wanted: names of the outputs to return, as for `ImageModel.outputs`.
+      image_size: images are scaled to this many pixels per side.
+      mean, std: for normalization, per channel, on a scale of 0 to 1.
       batch_size: images per forward pass, over all devices.
       **options: further arguments of `ImageModel.outputs`.
     """
@@ -45,14 +45,14 @@ class Forward:
             images = evaluation_batch(batch, image_size, tuple(mean), tuple(std))
             return network(arrays, {}, images, *wanted, method="outputs", **options)[0]
 
-        # Replicated on every device, so every process gets all of it.
+        # Replicated on every device, so that every process gets all outputs.
         self._apply = jax.jit(apply, out_shardings=NamedSharding(mesh, PartitionSpec()))
         self._batch_size, self._mesh = batch_size, mesh
 
     def __call__(
         self, arrays: Arrays, images: UInt8[np.ndarray, "count height width 3"]
     ) -> Outputs:
-        """The wanted outputs; `arrays` are all of the model's, weights and buffers."""
+        """Returns the wanted outputs; `arrays` are all of the model's weights and buffers."""
         return forward_all(
             lambda batch: self._apply(arrays, batch), images, self._batch_size, self._mesh
         )
@@ -66,10 +66,10 @@ def bind_model(
     image_size: int | None = None,
     **options: Any,
 ) -> Callable[[UInt8[np.ndarray, "count height width 3"]], Outputs]:
-    """Returns a trained model as a function of images; it compiles once per batch shape.
+    """Returns a trained model as a function of images, which compiles once per batch shape.
 
-    `meta` is the checkpoint's: images are scaled to its image size, or to `image_size`, and
-    normalized with its mean and standard deviation. The rest is as for `Forward`.
+    `meta` is the checkpoint's: images are normalized with its mean and standard deviation, and
+    scaled to its image size unless `image_size` is given. Other arguments are as for `Forward`.
     """
     forward = Forward(
         Functional(model),
@@ -86,7 +86,7 @@ def bind_model(
 
 
 def available_outputs(meta: Mapping[str, Any]) -> tuple[str, ...]:
-    """The features of a checkpoint's model, and its logits if it has a classifier."""
+    """Output names for a checkpoint's model: features, and logits if it has a classifier."""
     return ("features", "logits") if meta["model"]["num_classes"] else ("features",)
 
 
@@ -98,9 +98,9 @@ def forward_all(
 ) -> Any:
     """Applies a jitted function to all images and returns its outputs on the host, in order.
 
-    The outputs are arrays whose leading axis is the batch, alone or in any pytree. With several
-    processes they must be replicated; each process gets all of them. The last batch is padded with
-    black images, whose outputs are dropped; every batch is split over the mesh, so `batch_size` is
+    The outputs are arrays whose leading axis is the batch, alone or in a pytree. With several
+    processes, they must be replicated; each process gets all of them. The last batch is padded with
+    black images, whose outputs are dropped. Batches are split over the mesh, so `batch_size` is
     rounded up to a multiple of the number of devices.
     """
     devices = mesh.devices.size

@@ -1,4 +1,4 @@
-"""How well a linear classifier tells the classes apart on frozen features."""
+"""Linear probe: the accuracy of a linear classifier on frozen features."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from smallvit_jax.data.batches import BatchOrder
 from smallvit_jax.data.subsets import stratified_order
 
-HELD_OUT = 0.1  # of the training features, to choose the learning rate by
+HELD_OUT = 0.1  # fraction of the training features that chooses the learning rate
 BATCH_SIZE = 256
 INITIAL_STD = 0.01
 
@@ -31,13 +31,13 @@ def linear_probe(
     learning_rates: Sequence[float] = (0.001, 0.003, 0.01, 0.03, 0.1),
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Trains a linear classifier for each learning rate and returns the accuracies in percent.
+    """Trains a linear classifier for each learning rate and returns accuracies in percent.
 
-    DINO's recipe (facebookresearch/dino, eval_linear.py): SGD with momentum .9, no weight decay,
-    the learning rate per 256 images falling to 0 by a cosine, weights from N(0, .01²). Unlike there
-    the features are of images without augmentation, and are standardised, which lets one sweep
-    serve every family; a tenth of the training features (stratified), not the test set, chooses the
-    learning rate. `top1` is the chosen one's test accuracy.
+    DINO's recipe (facebookresearch/dino, eval_linear.py): SGD with momentum 0.9, no weight decay,
+    learning rate per 256 images with cosine decay to 0, weights from N(0, 0.01²). Unlike in DINO,
+    images are not augmented, features are standardized, so that one sweep suits every model family,
+    and the learning rate is chosen on a stratified tenth of the training features, not on the test
+    set. `top1` is the test accuracy at the chosen learning rate.
     """
     order = stratified_order(train_labels, seed)
     held_out = max(1, round(HELD_OUT * len(order)))
@@ -66,12 +66,12 @@ def linear_probe(
 
 
 def _train(features, labels, num_classes: int, epochs: int, learning_rates, seed: int):
-    """Weights [rates, width, classes] and biases [rates, classes], all rates at once."""
+    """Trains all rates at once: weights [rates, width, classes] and biases [rates, classes]."""
     batch = min(BATCH_SIZE, len(labels))
     order = BatchOrder(len(labels), batch, seed)
     steps = epochs * order.steps_per_epoch
     rates = learning_rates * batch / 256
-    optimizer = optax.sgd(1.0, momentum=0.9)  # of rate 1: the schedule scales its updates
+    optimizer = optax.sgd(1.0, momentum=0.9)  # rate 1, as the schedule scales the updates
     shape = (len(rates), features.shape[1], num_classes)
     weights = INITIAL_STD * jax.random.normal(jax.random.key(seed), shape[1:])
     classifiers = (jnp.broadcast_to(weights, shape), jnp.zeros((shape[0], num_classes)))
@@ -79,7 +79,7 @@ def _train(features, labels, num_classes: int, epochs: int, learning_rates, seed
     def loss_of(classifiers, x, y):
         logits = _logits(classifiers, x)
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, y[None])
-        return losses.mean(axis=1).sum()  # of classifiers that do not touch each other
+        return losses.mean(axis=1).sum()  # the classifiers are independent
 
     @jax.jit
     def train(classifiers, features, labels, indices):

@@ -1,4 +1,4 @@
-"""DINO's weighted nearest-neighbour classifier on features (facebookresearch/dino, eval_knn.py)."""
+"""DINO's weighted kNN classifier on features (facebookresearch/dino, eval_knn.py)."""
 
 import functools
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ def knn_accuracy(
     temperature: float = 0.07,
     chunk: int = 500,
 ) -> float:
-    """Top-1 accuracy for one k and one temperature, in percent; see `knn_sweep`."""
+    """Top-1 accuracy in percent for one k and one temperature; see `knn_sweep`."""
     (row,) = knn_sweep(
         *(bank, bank_labels, queries, labels),
         num_classes=num_classes,
@@ -45,11 +45,11 @@ def knn_sweep(
     temperatures: Sequence[float],
     chunk: int = 500,
 ) -> list[dict[str, Any]]:
-    """Top-1 accuracy in percent for each number of neighbours and each temperature.
+    """Top-1 accuracy in percent for each number of neighbors and each temperature.
 
-    Features are L2-normalised; each of the most similar bank images votes for its class with weight
-    exp(similarity / temperature). Similarities are computed once for all. More neighbours than the
-    bank has images are as many as it has.
+    Features are L2-normalized; each of the most similar bank images votes for its class with weight
+    exp(similarity / temperature). Similarities are computed once for all settings. If the bank has
+    fewer images than neighbors are asked for, all of them vote.
     """
     bank, queries = (
         x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12) for x in (bank, queries)
@@ -62,7 +62,7 @@ def knn_sweep(
     padding = -len(queries) % chunk
     padded = np.pad(queries, ((0, padding), (0, 0)))
     votes = []
-    with progress("nearest neighbours", len(labels)) as advance:
+    with progress("nearest neighbors", len(labels)) as advance:
         for start in range(0, len(padded), chunk):
             votes.append(jax.device_get(vote(padded[start : start + chunk])))
             advance(chunk)
@@ -87,7 +87,7 @@ def _vote(
     classes = jax.nn.one_hot(bank_labels[index], num_classes)
 
     def predicted(k: int, temperature: float):
-        # Relative to the nearest: the same votes, and no overflow at low temperatures.
+        # Relative to the nearest neighbor: same result, and no overflow at low temperatures.
         weight = jnp.exp((similarity[:, :k] - similarity[:, :1]) / temperature)
         return jnp.einsum("qk,qkc->qc", weight, classes[:, :k]).argmax(axis=-1)
 

@@ -1,4 +1,4 @@
-"""A trained model on new images: class probabilities and features."""
+"""Applies a trained model to new images: class probabilities and features."""
 
 import dataclasses
 import os
@@ -23,7 +23,7 @@ from smallvit_jax.errors import UserError
 from smallvit_jax.evaluation.forward import available_outputs, bind_model
 from smallvit_jax.process.terminal import progress
 
-_FILES_AT_ONCE = 2000  # decoded at a time, so that memory does not grow with a folder
+_FILES_AT_ONCE = 2000  # decoded at a time, which bounds the memory for a large folder
 
 ImageInput = (
     str | os.PathLike | Sequence[str | os.PathLike] | UInt8[np.ndarray, "images height width 3"]
@@ -34,7 +34,7 @@ ImageInput = (
 class Prediction:
     """The most probable classes of an image with their probabilities, highest first.
 
-    `name` is the file's path relative to the given folder, or the image's index in an array.
+    `name` is the file's path, relative to a given folder, or the image's index in an array.
     """
 
     name: str
@@ -44,8 +44,10 @@ class Prediction:
 
 @dataclasses.dataclass(frozen=True)
 class PredictedBatch:
-    """Names, logits (None without a classifier) and features of some images, and the files among
-    them that could not be read, with the reason."""
+    """Names, logits (None without a classifier) and features of some images.
+
+    `unreadable` lists files that could not be read, with the reason.
+    """
 
     names: list[str]
     logits: Float[np.ndarray, "images classes"] | None
@@ -54,12 +56,13 @@ class PredictedBatch:
 
 
 class Predictor:
-    """A trained model that takes images: `predict` and `embed`.
+    """A trained model with the methods `predict` and `embed` for new images.
 
     Both take an image file, a folder of them (nested or not), a list of files, or a uint8 array
-    [images, height, width, 3]. Files become squares as the training images did: the shorter side is
-    scaled to the model's size and the center is cropped, or the whole image is squeezed. Arrays are
-    scaled whole. Files that are not images are skipped with a warning that lists them.
+    [images, height, width, 3]. Files are made square the same way as the training images: the
+    shorter side is scaled to the model's size and the center is cropped, or the whole image is
+    squeezed. Arrays are scaled without cropping. Files that are not images are skipped with a
+    warning that lists them.
     """
 
     def __init__(
@@ -77,18 +80,18 @@ class Predictor:
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """Class names in the order of the logits; empty for a model without a classifier."""
+        """Class names in the order of the logits; empty if the model has no classifier."""
         return tuple(self.meta["class_names"]) if self.meta["model"]["num_classes"] else ()
 
     def predict(self, source: ImageInput, top: int = 5) -> list[Prediction]:
-        """The `top` most probable classes of each image.
+        """Returns the `top` most probable classes of each image.
 
-        Raises `UserError` for a model without a classifier, or if there is no readable image.
+        Raises `UserError` if the model has no classifier, or if there is no readable image.
         """
         if not self.class_names:
             raise UserError(
-                f"{self._path} holds no classifier, only features; fine-tune it first, or use the "
-                'job "embed" for its features'
+                f"the model in {self._path} has no classifier; fine-tune it first, or get its "
+                'features with the job "embed"'
             )
         found: list[Prediction] = []
         for part in self.outputs(source):
@@ -100,7 +103,7 @@ class Predictor:
         return found
 
     def embed(self, source: ImageInput) -> tuple[Float[np.ndarray, "images width"], list[str]]:
-        """The features of each image, float32, and the images' names.
+        """Returns the features of each image, float32, and the images' names.
 
         Raises `UserError` if there is no readable image.
         """
@@ -135,8 +138,8 @@ class Predictor:
     def _of_array(self, images: np.ndarray) -> Iterator[PredictedBatch]:
         if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3 or not len(images):
             raise UserError(
-                f"images are {images.dtype} of shape {images.shape}; give uint8 [images, height, "
-                "width, 3]"
+                f"the images are a {images.dtype} array of shape {images.shape}; pass a nonempty "
+                "uint8 array of shape [images, height, width, 3]"
             )
         found = self._outputs_of(images)
         names = [str(i) for i in range(len(images))]
@@ -149,16 +152,16 @@ def load_predictor(
     batch_size: int = 500,
     dtype: Any = jnp.float32,
 ) -> Predictor:
-    """Returns the model of a checkpoint as a `Predictor`.
+    """Loads the model of a checkpoint as a `Predictor`.
 
-    `path` and `which` are those of `load_checkpoint`; `batch_size` counts over all devices, and
-    `dtype` is what the model computes in. Raises `UserError` where there is no sound checkpoint.
+    `path` and `which` are as for `load_checkpoint`; `batch_size` is the total over all devices, and
+    `dtype` is the model's compute dtype. Raises `UserError` if there is no valid checkpoint.
     """
     return Predictor(path, which, batch_size, dtype)
 
 
 def _list_files(source) -> tuple[list[Path], list[str]]:
-    """The files and their names: relative to a folder, else as they were given."""
+    """Returns the files and their names, which are relative to a folder, otherwise as given."""
     if isinstance(source, str | os.PathLike):
         root = Path(source).expanduser()
         paths = find_images(root)
@@ -167,7 +170,7 @@ def _list_files(source) -> tuple[list[Path], list[str]]:
         return paths, [root.name]
     paths = [Path(path).expanduser() for path in source]
     if not paths:
-        raise UserError("the list of images is empty; name at least one file")
+        raise UserError("the list of images is empty; give at least one file")
     return paths, [str(path) for path in source]
 
 

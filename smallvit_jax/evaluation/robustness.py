@@ -1,4 +1,4 @@
-"""Errors on corrupted test images: CIFAR-10-C's measure (Hendrycks and Dietterich, 2019)."""
+"""Errors on corrupted test images, as on CIFAR-10-C (Hendrycks and Dietterich, 2019)."""
 
 import contextlib
 import functools
@@ -27,7 +27,7 @@ from smallvit_jax.evaluation.corruptions.generated import corrupted_splits
 from smallvit_jax.evaluation.corruptions.published import NAMES, Published, find_published
 from smallvit_jax.process.terminal import format_table, progress
 
-_SUBSET_SEED = 0  # whatever the run's, so that runs are judged on the same images
+_SUBSET_SEED = 0  # independent of the run's, so that all runs use the same images
 
 Images = UInt8[np.ndarray, "images size size 3"]
 Labels = Int[np.ndarray, " images"]
@@ -36,10 +36,10 @@ CorruptedSplit = tuple[str, int, Images, Labels]
 
 @dataclass(frozen=True)
 class CorruptedImages:
-    """Corrupted test images and what they are.
+    """A corrupted test set.
 
-    `splits` makes or reads them: (kind, severity, images, labels) for every kind of `kinds` at
-    severities 1 to 5. `skipped` says why a kind is not among them.
+    `splits` generates or reads it: (kind, severity, images, labels) for every kind in `kinds` at
+    severities 1 to 5. `skipped` gives the reason for each kind left out.
     """
 
     name: str  # such as "CIFAR-10-C (regenerated)"
@@ -52,16 +52,16 @@ class CorruptedImages:
 def corrupted_images(
     settings, *, images: Images, labels: Labels, dataset: DatasetInfo, data_dir: str | Path | None
 ) -> CorruptedImages:
-    """Finds the published images of a dataset, or prepares to corrupt its test images.
+    """Finds a dataset's published corrupted images, or prepares to corrupt its test images.
 
     `settings` is `config.evaluate.corruptions`; `images` and `labels` are the whole test split.
-    Raises UserError, before anything long, where the images are not of a size that has constants,
-    or where published files are asked for and missing, incomplete or of another dataset.
+    Raises UserError, before any long work, if corruptions are not defined for the image size, or
+    if published files are requested but missing, incomplete or from another dataset.
     """
     size = images.shape[1]
     if size not in SIZES:
         raise UserError(
-            f"corruptions have constants for images of 32 and 64 pixels, and those of "
+            "corruptions are only defined for images of 32 and 64 pixels, but those of "
             f"{dataset.name} have {size}; set --config.evaluate.corruptions.kinds=0"
         )
     kinds = KINDS if settings.kinds == len(KINDS) else BENCHMARK_KINDS
@@ -97,16 +97,16 @@ def corruption_errors(
     corrupted: CorruptedImages,
     logits_of: Callable[[Images], Float[np.ndarray, "images classes"]],
 ) -> dict[str, Any]:
-    """Returns top-1 errors in %, for each kind those at severities 1 to 5, and their means.
+    """Returns top-1 errors in %: for each kind those at severities 1 to 5, and their means.
 
-    The mean over kinds and severities is not divided by another network's errors, as it is for
-    ImageNet-C. It is called `mce15` for the 15 kinds of the benchmark and `mce19` for those and the
-    4 for validation, and is left out where one of them is skipped; `mean_error` is over the kinds
-    that there are.
+    Unlike on ImageNet-C, means over kinds and severities are not divided by another network's
+    errors. `mce15` is over the 15 kinds of the benchmark and `mce19` over those and the 4 for
+    validation; each is left out if one of its kinds was skipped. `mean_error` is over all kinds
+    that were evaluated.
     """
     errors: dict[str, list[float]] = {kind: [] for kind in corrupted.kinds}
     total = len(corrupted.kinds) * len(SEVERITIES) * corrupted.images
-    # Closed even when interrupted: that ends the processes that make them.
+    # Closing ends the worker processes, even after an interruption.
     splits = contextlib.closing(corrupted.splits())
     with progress("corrupted images", total) as advance, splits as made:
         for kind, _, images, labels in made:
@@ -125,7 +125,7 @@ def corruption_errors(
 
 
 def error_table(result: dict[str, Any]) -> str:
-    """The result of `corruption_errors` as text: a row per kind, a column per severity, means."""
+    """Formats the result of `corruption_errors`: rows are kinds, columns severities, plus means."""
     errors: dict[str, list[float]] = result["errors"]
     rows = [["severity", *map(str, SEVERITIES), "mean"]]
     for kind, row in errors.items():
@@ -136,12 +136,12 @@ def error_table(result: dict[str, Any]) -> str:
     if "mce19" in result:
         rows.append(["mean of the 15", *[""] * len(SEVERITIES), f"{result['mce15']:.2f}"])
     title = f"{result['source']}: top-1 error in % on {result['images']:,} images"
-    skipped = [f"  without {kind}: {reason}" for kind, reason in result["skipped"].items()]
+    skipped = [f"  skipped: {kind} ({reason})" for kind, reason in result["skipped"].items()]
     return "\n".join([format_table(title, rows), *skipped])
 
 
 def _mean(errors: dict[str, list[float]], kinds: Sequence[str]) -> float | None:
-    """The mean over kinds and severities; None unless every kind is there."""
+    """Mean over kinds and severities; None if a kind is missing."""
     if not all(kind in errors for kind in kinds):
         return None
     return float(np.mean([errors[kind] for kind in kinds]))
@@ -171,5 +171,5 @@ def _published_splits(published: Published, kinds, count: int) -> Iterator[Corru
 
 
 def _subset(labels: Labels, count: int) -> Int[np.ndarray, " count"]:
-    """Sorted indices of `count` images, with its share of every class."""
+    """Sorted indices of `count` images, stratified by class."""
     return np.sort(stratified_order(labels, _SUBSET_SEED)[:count])

@@ -1,4 +1,4 @@
-"""Weights of other programs, in and out."""
+"""Imports and exports weights for use with other programs."""
 
 from smallvit_jax.interop import torch_weights
 

@@ -1,7 +1,7 @@
-"""Models as one `.safetensors` file: the reference's key names, and what is needed to use them.
+"""Models as single `.safetensors` files: weights by the reference's key names, and metadata.
 
-Any program reads the weights. This one also reads what stands in the file's metadata: the model's
-options, class names, mean and std, so that the file alone gives the model back.
+Any program can read the weights. This one also reads the metadata: the model's options, class
+names, mean and std, so that the file alone is enough to restore the model.
 """
 
 import hashlib
@@ -21,14 +21,15 @@ from smallvit_jax.models.parameters import get_arrays
 
 SUFFIX = ".safetensors"
 VERSION = 1
-_ENTRY = "smallvit_jax"  # of the file's metadata, a JSON text
+_ENTRY = "smallvit_jax"  # metadata key of a JSON string
 _KEPT = ("model", "dataset", "class_names", "mean", "std", "step")
 
 
 def write_model(path: Path, model: nnx.Module, meta: Mapping[str, Any]) -> None:
-    """Writes a model's weights, with what its checkpoint's `meta` tells of it.
+    """Writes a model's weights, with the description from its checkpoint's `meta`.
 
-    The file has the reference's key names and layouts, float32 (Swin's tables of offsets int64).
+    The file has the reference's key names and layouts, in float32 (Swin's relative position indices
+    in int64).
     """
     from safetensors.numpy import save_file
 
@@ -42,16 +43,16 @@ def write_model(path: Path, model: nnx.Module, meta: Mapping[str, Any]) -> None:
 
 
 def read_model(path: str | os.PathLike) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """Returns the arrays of a model by dotted path, and what `meta` of a checkpoint tells.
+    """Returns the arrays of a model by dotted path, and the description from `meta`.
 
-    The same bits that `write_model` was given. Raises `UserError` for a file that is damaged,
-    changed since, or was not written by `write_model`.
+    The arrays are bit-identical to those given to `write_model`. Raises `UserError` for a file that
+    is damaged, was changed since, or was not written by `write_model`.
     """
     weights, meta = read_file(path)
     if meta is None:
         raise UserError(
-            f"{path} holds weights, but not of which model they are; make a checkpoint of it with "
-            f"configs/convert.py and --config.convert.source={path}"
+            f"{path} has weights but no description of their model; convert it to a checkpoint "
+            f"with configs/convert.py and --config.convert.source={path}"
         )
     model = abstract_model(**meta["model"])
     load_state_dict(model, weights)
@@ -61,8 +62,8 @@ def read_model(path: str | os.PathLike) -> tuple[dict[str, np.ndarray], dict[str
 def read_file(
     path: str | os.PathLike,
 ) -> tuple[dict[str, np.ndarray], dict[str, Any] | None]:
-    """The weights in a file by the reference's names, and `meta`: None unless `write_model` wrote
-    it. Floats of any precision become float32."""
+    """Returns the weights in a file by the reference's names, and `meta`, or None if the file is
+    not from `write_model`. Floats of any precision become float32."""
     from safetensors import SafetensorError, safe_open
 
     if not Path(path).is_file():
@@ -86,10 +87,10 @@ def _read_description(
         described = json.loads(metadata[_ENTRY])
         digest, version = described.pop("digest"), described["format_version"]
     except (ValueError, KeyError, AttributeError) as error:
-        raise UserError(f"{path} is damaged: what it tells of its model cannot be read") from error
+        raise UserError(f"{path} is damaged: its description of the model is unreadable") from error
     if version != VERSION:
         raise UserError(
-            f"{path} has version {version} and this smallvit_jax reads version {VERSION}; use the "
+            f"{path} has version {version} but this smallvit_jax reads version {VERSION}; use the "
             "version that wrote it"
         )
     if digest != _digest(weights, described):
@@ -112,5 +113,5 @@ def _to_float32(name: str, array: np.ndarray, path: str | os.PathLike) -> np.nda
         return array
     array = array.astype(np.float32)
     if not np.isfinite(array).all():
-        raise UserError(f"{path}: {name} holds values that are not finite; take other weights")
+        raise UserError(f"{path}: {name} has values that are not finite; use other weights")
     return array

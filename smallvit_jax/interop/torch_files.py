@@ -1,6 +1,6 @@
-"""Files that the PyTorch reference writes and reads: `.pth` in and out.
+"""Reads and writes the `.pth` files of the PyTorch reference.
 
-PyTorch is needed only here (`pip install 'smallvit_jax[torch]'`).
+Only this module needs PyTorch (`pip install 'smallvit_jax[torch]'`).
 """
 
 import argparse
@@ -25,19 +25,19 @@ NETWORKS = ("teacher", "student")
 def read_file(path: str | os.PathLike, network: str = "teacher") -> dict[str, np.ndarray]:
     """Reads the weights of one model from a file of the reference.
 
-    Takes pre-training's checkpoints (`network` chooses the teacher or the student; its backbone
-    is returned, without the projection head), fine-tuning's `model_state_dict`, and bare state
-    dicts. Prefixes of wrappers (`module.`, `backbone.`) are removed.
+    Accepts pre-training checkpoints (`network` selects the teacher or the student; returns its
+    backbone without the projection head), fine-tuning's `model_state_dict`, and bare state dicts.
+    Removes wrapper prefixes (`module.`, `backbone.`).
 
-    Only tensors, plain containers and the `argparse.Namespace` of pre-training's checkpoints are
-    unpickled; a file that holds any other object is refused (`torch.load(weights_only=True)`).
-    Weights of any precision become float32. Raises `UserError` for a path or file that is none of
-    these, or holds values that are not finite.
+    Unpickles only tensors, plain containers and the `argparse.Namespace` of pre-training
+    checkpoints; a file with any other object is refused (`torch.load(weights_only=True)`). Weights
+    of any precision become float32. Raises `UserError` if the file does not exist, is none of
+    these, or has values that are not finite.
     """
     content = _load(Path(path))
     if not isinstance(content, Mapping):
         raise UserError(
-            f"{path} holds an object of type {type(content).__name__}, not weights by name"
+            f"{path} contains an object of type {type(content).__name__}, not a state dict"
         )
     if any(name in content for name in NETWORKS):
         if network not in content:
@@ -50,16 +50,16 @@ def read_file(path: str | os.PathLike, network: str = "teacher") -> dict[str, np
     else:
         weights = _without_prefixes(content, str(path))
     if not weights:
-        raise UserError(f"{path} is not a file of the reference: it holds no weights")
+        raise UserError(f"{path} is not a file of the reference: it has no weights")
     return {name: _to_numpy(value, name, path) for name, value in weights.items()}
 
 
 def write_file(path: str | os.PathLike, weights: Mapping[str, np.ndarray]) -> None:
-    """Writes weights under the reference's names so that the reference's scripts load them.
+    """Writes weights under the reference's names so that the reference's scripts can load them.
 
-    With a classifier among them as fine-tuning's `model_state_dict`, else as the `teacher` of
-    pre-training, which `finetune.py --pretrained_weights` takes. Entries keep their order: that
-    script pairs them by position.
+    With a classifier, writes fine-tuning's `model_state_dict`, otherwise pre-training's `teacher`,
+    which `finetune.py --pretrained_weights` accepts. Entries keep their order, since that script
+    pairs them by position.
     """
     torch = _import_torch()
     tensors = {name: torch.from_numpy(np.array(value)) for name, value in weights.items()}
@@ -75,13 +75,13 @@ def write_file(path: str | os.PathLike, weights: Mapping[str, np.ndarray]) -> No
 
 
 def infer_model(weights: Mapping[str, np.ndarray], source: str) -> dict[str, Any]:
-    """Finds out from the weights' names and shapes which model they are of.
+    """Infers the model from weight names and shapes; returns arguments of `create_model`.
 
-    Returns arguments of `create_model`. What shapes do not tell is the reference's: the ViT's
-    heads (12, unless they have temperatures), and the Swin's image size (16 patches per side); a
-    ViT with fixed positions is taken for one of 32 pixels. An option whose weight is missing or
-    has another number of axes is left out, so that loading names that weight with all others that
-    do not fit.
+    Options that shapes do not determine have the reference's values: the ViT's heads (12, unless
+    they have temperatures) and the Swin's image size (16 patches per side); a ViT with fixed
+    positions is assumed to be for 32 pixels. An option is omitted if its weight is missing or has
+    the wrong number of axes, so that loading reports that weight together with all others that do
+    not fit.
     """
     for name, signs in _SIGNS.items():
         if all(key in weights for key in signs):
@@ -92,18 +92,18 @@ def infer_model(weights: Mapping[str, np.ndarray], source: str) -> dict[str, Any
             return options
     if "patch_embed.convs.0.weight" in weights:
         raise UserError(
-            f"{source} is of a model with a convolutional stem, which the reference does not have; "
-            "weights alone do not tell its strides, so use the checkpoint that they came from"
+            f"{source} has the weights of a model with a convolutional stem, which the reference "
+            "lacks and whose strides cannot be inferred from weights; use the original checkpoint"
         )
     if "patch_embed.project.weight" in weights:
         raise UserError(
-            f"{source} is of a model with shifted patches, which the reference does not have; use "
-            "the checkpoint that the weights came from"
+            f"{source} has the weights of a model with shifted patches, which the reference lacks; "
+            "use the original checkpoint"
         )
     first = ", ".join(list(weights)[:3])
     raise UserError(
-        f"{source} is of no model known here (its first entries are {first}); "
-        f"{', '.join(_SIGNS)} of the reference can be read"
+        f"{source} does not have the weights of a known model (its first entries are {first}); "
+        f"give weights of the reference's {', '.join(_SIGNS)}"
     )
 
 
@@ -114,7 +114,7 @@ _SIGNS = {
 }
 
 
-# How each option is told by the weights.
+# How to infer each option from the weights.
 _INFER: dict[str, dict[str, Callable[[Mapping[str, np.ndarray]], Any]]] = {
     "vit": {
         "pool": lambda w: "cls" if "cls_token" in w else "mean",
@@ -126,7 +126,7 @@ _INFER: dict[str, dict[str, Callable[[Mapping[str, np.ndarray]], Any]]] = {
         "width": lambda w: w["patch_embed.proj.weight"].shape[0],
         "depth": lambda w: _count(w, "blocks."),
         "mlp_ratio": lambda w: _mlp_ratio(w, "blocks.0"),
-        "heads": lambda w: len(w["blocks.0.attn.temperature"]),  # else the reference's
+        "heads": lambda w: len(w["blocks.0.attn.temperature"]),  # else the default
         "lsa": lambda w: "blocks.0.attn.temperature" in w,
     },
     "cait": {
@@ -172,30 +172,30 @@ def _mlp_ratio(weights: Mapping[str, np.ndarray], block: str) -> float:
 
 
 def _classes(weights: Mapping[str, np.ndarray]) -> int:
-    """Of the classifier; either of its two arrays tells that there is one."""
+    """The number of classes from either of the classifier's arrays; 0 without a classifier."""
     found = [weights[key] for key in ("head.bias", "head.weight") if key in weights]
     return len(found[0]) if found and found[0].ndim else 0
 
 
 def _count(weights: Mapping[str, np.ndarray], prefix: str) -> int:
-    """How many numbered modules share the prefix."""
+    """The number of numbered modules with this prefix."""
     numbers = {key[len(prefix) :].split(".")[0] for key in weights if key.startswith(prefix)}
     return len(numbers)
 
 
 def _without_prefixes(weights: Any, place: str) -> dict[str, Any]:
-    """As the reference's finetune.py:146-148 does; raises `UserError` for all but weights."""
+    """As in the reference's finetune.py:146-148; raises `UserError` if it is not a state dict."""
     if not isinstance(weights, Mapping):
-        raise UserError(f"{place} is not weights by name, but a {type(weights).__name__}")
+        raise UserError(f"{place} is not a state dict but a {type(weights).__name__}")
     for name, value in weights.items():
         if isinstance(value, Mapping):
             raise UserError(
-                f"{place} holds weights only within {name!r}, which the reference's files do not "
-                "have; save that entry alone with torch.save"
+                f"{place} has its weights inside {name!r}, unlike the reference's files; save only "
+                "that entry with torch.save"
             )
         if not isinstance(name, str) or not hasattr(value, "numpy"):
             found = type(value).__name__
-            raise UserError(f"{place} is not weights by name: its {name!r} is of type {found}")
+            raise UserError(f"{place} is not a state dict: its {name!r} is of type {found}")
     return {k.replace("module.", "").replace("backbone.", ""): v for k, v in weights.items()}
 
 
@@ -203,12 +203,10 @@ def _to_numpy(tensor: Any, name: str, path: str | os.PathLike) -> np.ndarray:
     try:
         tensor = tensor.detach().cpu()
         array = (tensor.float() if tensor.is_floating_point() else tensor).numpy()
-    except (RuntimeError, TypeError) as error:  # sparse, quantised, complex, ...
+    except (RuntimeError, TypeError) as error:  # sparse, quantized, complex, ...
         raise UserError(f"{path}: {name} is not a plain tensor ({tensor.layout})") from error
     if not np.isfinite(array).all():
-        raise UserError(
-            f"{path}: {name} holds values that are not finite; take an earlier checkpoint"
-        )
+        raise UserError(f"{path}: {name} has values that are not finite; use an earlier checkpoint")
     return array
 
 
@@ -218,24 +216,24 @@ def _load(path: Path) -> Any:
     torch = _import_torch()
     try:
         with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # it warns of files that it then refuses
+            warnings.simplefilter("ignore")  # torch.load warns about files that it then refuses
             _check_sums(path)
             return torch.load(path, map_location="cpu", weights_only=True)
     except PermissionError as error:
-        raise UserError(f"{path} may not be read: {error.strerror}") from error
+        raise UserError(f"{path} cannot be read: {error.strerror}") from error
     except pickle.UnpicklingError as error:
         if named := re.search(r"GLOBAL (\S+)", str(error)):
             raise UserError(
-                f"{path} holds objects of {named[1]}, which could run code when read, and is "
-                "refused; save its state_dict alone"
+                f"{path} is refused because it has objects of type {named[1]}, which could run "
+                "code when loaded; save only its state_dict"
             ) from error
-        raise UserError(f"{path} is not a file that torch.save wrote, or is damaged") from error
-    except Exception as error:  # whatever a damaged file does to the reader
-        raise UserError(f"{path} is not a file that torch.save wrote, or is damaged") from error
+        raise UserError(f"{path} was not written by torch.save, or is damaged") from error
+    except Exception as error:  # damaged files can raise anything
+        raise UserError(f"{path} was not written by torch.save, or is damaged") from error
 
 
 def _check_sums(path: Path) -> None:
-    """Raises `ValueError` for a file with changed bytes, which torch.load does not notice."""
+    """Raises `ValueError` if a checksum does not match, which torch.load does not check."""
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as file:
             if changed := file.testzip():

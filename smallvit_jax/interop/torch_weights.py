@@ -1,6 +1,6 @@
-"""The reference's weights: its PyTorch key names and layouts, in and out.
+"""Converts weights from and to the reference's PyTorch key names and layouts.
 
-Arrays may be numpy arrays or CPU tensors; PyTorch itself is not needed.
+Arrays may be NumPy arrays or CPU tensors; PyTorch itself is not needed.
 """
 
 import math
@@ -20,29 +20,29 @@ from smallvit_jax.models.window_attention import relative_position_index
 # Our name → the reference's, applied in this order.
 _RENAMES = (
     (r"^projection\.", "mlphead."),
-    (r"\bpatch_embed\.linear\.", "patch_embed.1."),  # CaiT: behind a rearrangement
+    (r"\bpatch_embed\.linear\.", "patch_embed.1."),  # CaiT: follows a rearrange
     (r"\bkernel$", "weight"),
     (r"\bscale$", "weight"),
     (r"\bmean$", "running_mean"),
     (r"\bvar$", "running_var"),
 )
 
-# What a reference state dict holds beside weights.
-_NO_WEIGHTS = ("num_batches_tracked", "relative_position_index")
-_PATCH_KERNEL = "patch_embed.proj.kernel"  # a convolution there
+# Entries of a reference state dict that are not weights.
+_NOT_WEIGHTS = ("num_batches_tracked", "relative_position_index")
+_PATCH_KERNEL = "patch_embed.proj.kernel"  # a convolution in the reference
 
 
 def load_state_dict(model: nnx.Module, state_dict: Mapping[str, Any]) -> None:
-    """Sets the model's arrays from a reference state dict, in place; it may be an abstract one.
+    """Sets the arrays of a model, which may be abstract, from a reference state dict, in place.
 
-    Strict by name and shape: all missing, unexpected and misshapen entries are named together in
-    one `UserError`, and the model is left as it was. Passed over are buffers that are no weights:
-    the counters of batches that PyTorch's batch norm keeps (`num_batches_tracked`) and Swin's
-    table of offsets (`relative_position_index`).
+    Strict about names and shapes: one `UserError` names all missing, unexpected and misshapen
+    entries, and the model is left unchanged. Ignores buffers that are not weights: the batch
+    counters of PyTorch's batch norm (`num_batches_tracked`) and Swin's relative position indices
+    (`relative_position_index`).
     """
     arrays = get_arrays(model)
     keys = reference_keys(model)
-    given = {k: np.asarray(v) for k, v in state_dict.items() if not k.endswith(_NO_WEIGHTS)}
+    given = {k: np.asarray(v) for k, v in state_dict.items() if not k.endswith(_NOT_WEIGHTS)}
     empty = {name: np.broadcast_to(np.float32(0), array.shape) for name, array in arrays.items()}
     expected = {keys[name]: _to_torch(array, name).shape for name, array in empty.items()}
     check_names_and_shapes(expected, {k: v.shape for k, v in given.items()}, "The state dict")
@@ -53,10 +53,10 @@ def load_state_dict(model: nnx.Module, state_dict: Mapping[str, Any]) -> None:
 
 
 def state_dict(model: nnx.Module) -> dict[str, np.ndarray]:
-    """The model's arrays under the reference's key names and in its order and layout, float32.
+    """Returns the model's arrays with the reference's key names, order and layout, as float32.
 
-    Contiguous, as safetensors writes the memory of other arrays in the wrong order.
-    Swin's tables of offsets (int64) are among them, since the reference does not load without.
+    They are contiguous, because safetensors writes other arrays in the wrong order. Includes Swin's
+    relative position indices (int64), since the reference does not load without them.
     """
     keys, arrays = reference_keys(model), get_arrays(model)
     result = {}
@@ -71,17 +71,17 @@ def state_dict(model: nnx.Module) -> dict[str, np.ndarray]:
 
 
 def reference_keys(model: nnx.Module) -> dict[str, str]:
-    """The reference's key of each array, by our dotted path.
+    """Maps our dotted path of each array to the reference's key.
 
     Raises `UserError` for a convolutional network, which the reference does not have.
     """
     if isinstance(model.backbone if isinstance(model, ViewNetwork) else model, ConvNet):
         raise UserError(
-            "the reference has no convolutional networks, hence no names for their weights; use "
-            "the checkpoint itself, which smallvit_jax.load_checkpoint reads"
+            "the reference has no convolutional networks, so their weights have no names there; "
+            "use the checkpoint itself with smallvit_jax.load_checkpoint"
         )
     head = model.projection if isinstance(model, ViewNetwork) else model
-    # The MLP is an nn.Sequential there: linear, [batch norm,] GELU, linear, ...
+    # In the reference, the MLP is an nn.Sequential: linear, [batch norm,] GELU, linear, ...
     stride = 3 if getattr(head, "norms", None) else 2
     keys = {}
     for name in get_arrays(model):
@@ -101,7 +101,7 @@ def reference_keys(model: nnx.Module) -> dict[str, str]:
     return keys
 
 
-# Names within a module in the order of the reference's state dicts; NNX sorts them by letter.
+# Names within a module in the order of the reference's state dicts; NNX sorts alphabetically.
 _ORDER = (
     *("backbone", "projection", "cls_token", "pos_embed", "patch_embed", "gamma_1", "gamma_2"),
     *("norm1", "attn", "temperature", "relative_position_bias_table", "qkv", "q", "k", "v"),
@@ -113,7 +113,7 @@ _ORDER = (
 
 
 def _place(name: str) -> list[tuple[int, str]]:
-    """Where an array stands among the model's; names that the reference lacks come last."""
+    """Sort key of an array; names that the reference lacks come last."""
     return [
         (int(part), "")
         if part.isdecimal()

@@ -1,4 +1,4 @@
-"""Attention maps of a checkpoint as pictures and numbers."""
+"""Draws and measures the attention maps of a checkpoint."""
 
 import re
 import time
@@ -33,11 +33,11 @@ from smallvit_jax.workdir.files import make_folder
 from smallvit_jax.workdir.ownership import check_folder
 from smallvit_jax.workdir.records import write_config, write_result
 
-_SIDE = 224  # pixels per side that single pictures have at least
+_SIDE = 224  # minimum side of single pictures, in pixels
 
 
 class Pictures(NamedTuple):
-    """The images to look at, and the boxes of those that have one."""
+    """The images to draw, with a box for those that have one."""
 
     images: Images
     names: list[str]
@@ -45,10 +45,10 @@ class Pictures(NamedTuple):
 
 
 def run(config: ConfigDict, workdir: Path, reader: DatasetReader) -> dict[str, Any]:
-    """Draws `config.attention.checkpoint`'s attention and returns what is in `result.json`.
+    """Draws the attention of `config.attention.checkpoint`; returns the contents of `result.json`.
 
-    Writes `attention.png`, a grid of all images, and single pictures in `maps/`, at the trained
-    size and, as `attention_enlarged.png`, at `config.attention.enlarge` times that.
+    Writes `attention.png`, a grid of all images, and single pictures in `maps/`, at the training
+    size, and again with the suffix `_enlarged` at `config.attention.enlarge` times that size.
     """
     started = time.monotonic()
     used = part_of(config, JOBS["attention"].uses)
@@ -85,12 +85,12 @@ def run(config: ConfigDict, workdir: Path, reader: DatasetReader) -> dict[str, A
 
 
 def _title(path: str) -> str:
-    """The last two parts of a checkpoint's path tell run and stage."""
+    """The last two parts of a checkpoint's path: its run and stage."""
     return "/".join(Path(path).absolute().parts[-2:])
 
 
 def _choose_pictures(config: ConfigDict, reader: DatasetReader, loaded, size: int) -> Pictures:
-    """Files that the user names, else test images of as many classes as there can be."""
+    """Returns the user's files, or else test images from as many classes as possible."""
     a = config.attention
     if a.input:
         folder, paths = Path(a.input).expanduser(), find_images(Path(a.input))
@@ -98,20 +98,24 @@ def _choose_pictures(config: ConfigDict, reader: DatasetReader, loaded, size: in
         if boxes:
             paths = [path for path in paths if path.name in boxes]
             if not paths:
-                raise UserError(f"attention.boxes={a.boxes} names no file of {a.input}")
+                raise UserError(
+                    f"attention.boxes={a.boxes} names no file in {a.input}; check its file names"
+                )
         read = read_images(
             paths[: a.images], size, unreadable_fraction=1.0, what=f"attention.input={a.input}"
         )
         if not read.kept:
-            raise UserError(f"attention.input={a.input} has no image that can be read")
+            raise UserError(
+                f"attention.input={a.input} contains no readable image; give an image or a folder"
+            )
         kept = [paths[i] for i in read.kept]
         names = [str(p.relative_to(folder)) if folder.is_dir() else p.name for p in kept]
         return Pictures(read.images, names, [_box_in_crop(p, boxes.get(p.name)) for p in kept])
     for title, (_, meta) in loaded.items():
         if meta["dataset"] != config.dataset.name:
             raise UserError(
-                f"{title} was trained on {meta['dataset']}, but the images would be "
-                f"{config.dataset.name}'s; set --config.dataset.name={meta['dataset']} or "
+                f"{title} was trained on {meta['dataset']}, but the images are from "
+                f"{config.dataset.name}; set --config.dataset.name={meta['dataset']} or "
                 "attention.input"
             )
     data = reader.load(config, size // a.enlarge)
@@ -122,11 +126,13 @@ def _choose_pictures(config: ConfigDict, reader: DatasetReader, loaded, size: in
 
 
 def _read_boxes(path: Path) -> dict[str, tuple[int, int, int, int]]:
-    """Boxes in pixels by file name: the first four whole numbers in a row behind it."""
+    """Boxes in pixels by file name: the first four consecutive integers after it in its line."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"attention.boxes={path} cannot be read ({error})") from error
+        raise UserError(
+            f"attention.boxes={path} cannot be read ({error}); give a text file"
+        ) from error
     boxes = {}
     for line in lines:
         match = re.match(
@@ -136,14 +142,14 @@ def _read_boxes(path: Path) -> dict[str, tuple[int, int, int, int]]:
             boxes[Path(match[1]).name] = tuple(map(int, match.groups()[1:]))
     if not boxes:
         raise UserError(
-            f"attention.boxes={path} has no line with a file name and four whole numbers: left, "
-            "top, right, bottom"
+            f"attention.boxes={path} has no line with a file name and four integers: left, top, "
+            "right, bottom"
         )
     return boxes
 
 
 def _box_in_crop(path: Path, box: tuple[int, int, int, int] | None) -> Box | None:
-    """A box as parts of the square that is cut from the middle of a file's image."""
+    """A box as fractions of the square cropped from the center of a file's image."""
     size = read_size(path)
     if box is None or size is None:
         return None
@@ -154,7 +160,7 @@ def _box_in_crop(path: Path, box: tuple[int, int, int, int] | None) -> Box | Non
 
 
 def _figures(maps: Maps, boxes: list[Box | None]) -> dict[str, Any]:
-    """What the maps hold, as numbers; `box_area` is what even attention would put into boxes."""
+    """Statistics of the maps; `box_area` is what uniform attention would put into the boxes."""
     figures: dict[str, Any] = {"grid": list(maps.shape[2:]), **describe(maps)}
     inside = [
         (float(mass_in_box(m.mean(axis=0), box)), (box[2] - box[0]) * (box[3] - box[1]))
@@ -186,7 +192,7 @@ def _write_pictures(
 
 
 def _colored(values: np.ndarray) -> np.ndarray:
-    """A map in viridis, from its lowest to its highest value, uint8."""
+    """A map in viridis colors, from its minimum to its maximum, uint8."""
     from matplotlib import colormaps
 
     low, high = values.min(), values.max()
@@ -194,7 +200,7 @@ def _colored(values: np.ndarray) -> np.ndarray:
 
 
 def _save(path: Path, picture: np.ndarray) -> None:
-    """Writes a picture, its pixels as blocks large enough to look at."""
+    """Writes a picture, with its pixels enlarged to blocks."""
     from PIL import Image
 
     scale = max(1, -(-_SIDE // picture.shape[0]))
@@ -203,7 +209,7 @@ def _save(path: Path, picture: np.ndarray) -> None:
 
 def _show(result: dict[str, Any], workdir: Path) -> None:
     rows = [("", "entropy", "spread", "in box", "box area")]
-    for kind, text in (("figures", "trained size"), ("figures_enlarged", "enlarged")):
+    for kind, text in (("figures", "training size"), ("figures_enlarged", "enlarged")):
         for title, figures in result.get(kind, {}).items():
             cells = [f"{np.mean(figures[name]):.2f}" for name in ("entropy", "spread")]
             boxes = [figures.get(name) for name in ("mass_in_box", "box_area")]

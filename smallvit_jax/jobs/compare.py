@@ -1,4 +1,4 @@
-"""Variants of the model and of training side by side: one table, with deviations over seeds."""
+"""Compares variants of the model and of training in one table, with deviations over seeds."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -31,16 +31,15 @@ from smallvit_jax.workdir.records import write_config, write_result
 
 
 def run(config: ConfigDict, workdir: Path, reader: DatasetReader) -> dict[str, Any]:
-    """Trains every variant with every seed and returns what is in `workdir/result.json`.
+    """Trains every variant with every seed and returns the contents of `workdir/result.json`.
 
     Each of `config.compare.variants` is trained with the same labels for the same number of steps
-    in `VARIANT/seed-S/finetune`; those with "ssl" are pre-trained first, on all images, in
-    `VARIANT/seed-S/pretrain`. Finished trainings are not repeated, interrupted ones continue, and
-    variants and seeds may be added later. Training that diverges counts with the accuracy of
-    guessing. Processes that run the same command at once share the work. Writes `comparison.csv`
-    (a row per variant), `runs.csv` (a row per training) and `comparison.png` next to the result;
-    the first two also after each training. Raises `UserError` before anything runs for a variant
-    that makes no sense.
+    in `VARIANT/seed-S/finetune`; those with "ssl" are first pre-trained on all images in
+    `VARIANT/seed-S/pretrain`. Finished trainings are not repeated, interrupted ones resume, and
+    variants and seeds may be added later. Training that diverges counts as guessing. Processes that
+    run the same command at the same time share the work. Writes `comparison.csv` (a row per
+    variant), `runs.csv` (a row per training) and `comparison.png` next to the result; the CSV files
+    are updated after each training. Raises `UserError` before any training for an invalid variant.
     """
     c = config.compare
     variants = read_variants(c.variants)
@@ -120,8 +119,11 @@ def _figures(
     metrics: Sequence[Figures],
     targets: Sequence[float],
 ) -> Figures:
-    """What a training gave. Times are steps over the rate of the stage, which leaves out
-    evaluations, checkpoints and compiling; those to an accuracy begin with pre-training."""
+    """The figures of a training.
+
+    Times are numbers of images over the stage's images per second, which exclude evaluation,
+    checkpoints and compilation; times to an accuracy include pre-training.
+    """
     tuned = stages[-1]
     f, p = training.config.finetune, training.config.pretrain
     tuning = _training_seconds(tuned, f.batch_size)
@@ -150,7 +152,7 @@ def _figures(
 
 
 def _training_seconds(stage: Mapping[str, Any], batch_size: int) -> float:
-    """A stage too short to have a rate is taken with all that belongs to it."""
+    """Seconds of training alone, or of the whole stage if it was too short to have a rate."""
     rate = stage["images_per_second"]
     return stage["steps"] * batch_size / rate if rate else stage["seconds"]
 
@@ -158,10 +160,10 @@ def _training_seconds(stage: Mapping[str, Any], batch_size: int) -> float:
 def summarize(
     rows: Sequence[Figures], sizes: Mapping[str, ModelSize], targets: Sequence[float]
 ) -> list[Figures]:
-    """A row for each variant: means over its seeds, and sample deviations (n - 1) of accuracies.
+    """Returns a row per variant: means over its seeds, sample deviations (n - 1) of accuracies.
 
-    The deviation is None for a single seed; a figure that not every seed has (an accuracy that was
-    not reached, the time of training that diverged) is None.
+    The deviation is None for a single seed. A mean is None if a seed lacks the figure, such as an
+    accuracy that was not reached or the time of a training that diverged.
     """
     found = []
     for variant in dict.fromkeys(row["variant"] for row in rows):

@@ -1,4 +1,4 @@
-"""Weights in the reference's names into a checkpoint, and a checkpoint into such weights."""
+"""Converts weights with the reference's names to a checkpoint, and a checkpoint to such weights."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,19 +23,19 @@ from smallvit_jax.workdir.files import make_folder, write_atomically
 from smallvit_jax.workdir.ownership import holds_work
 from smallvit_jax.workdir.records import write_config, write_result
 
-# What weights may not tell; the config's value wins.
+# Options that weights may not reveal; the config's value wins.
 _NOT_IN_SHAPES = ("image_size", "heads", "lsa_mask", "pos_embed")
 _SHOWN_KEYS = 4
 
 
 def run(config: ConfigDict, workdir: Path, reader: DatasetReader) -> dict[str, Any]:
-    """Converts `config.convert.source` and returns what is in `workdir/result.json`.
+    """Converts `config.convert.source` and returns the contents of `workdir/result.json`.
 
-    A `.pth` or `.safetensors` file becomes a checkpoint in `workdir`; a folder is taken for a
+    A `.pth` or `.safetensors` file becomes a checkpoint in `workdir`; a folder is read as a
     checkpoint and becomes `workdir/model.pth`, or `model.safetensors` with its model card in
     `README.md`.
     """
-    del reader  # the dataset table has what a checkpoint records of its dataset
+    del reader  # a checkpoint only records what is in the dataset table
     source = Path(config.convert.source).expanduser()
     if not source.exists():
         raise UserError(
@@ -43,7 +43,7 @@ def run(config: ConfigDict, workdir: Path, reader: DatasetReader) -> dict[str, A
             "folder"
         )
     if holds_work(workdir):
-        raise UserError(f"{workdir} holds a run or a conversion already; choose a new --workdir")
+        raise UserError(f"{workdir} already contains a run or a conversion; choose a new --workdir")
     if source.is_dir():
         into = _to_safetensors if config.convert.format == "safetensors" else _to_torch
     elif source.suffix == safetensors_files.SUFFIX:
@@ -73,7 +73,7 @@ def _from_safetensors(config: ConfigDict, source: Path, workdir: Path) -> dict[s
 def _from_reference(
     config: ConfigDict, weights: Mapping[str, np.ndarray], source: Path, workdir: Path
 ) -> dict[str, Any]:
-    """Of weights alone: the model is told by their names and shapes, the dataset by the config."""
+    """Infers the model from weight names and shapes; the dataset is the config's."""
     options = torch_files.infer_model(weights, str(source))
     for name in _NOT_IN_SHAPES:
         if config.model[name] is not None:
@@ -84,8 +84,8 @@ def _from_reference(
     spec = get_dataset(config.dataset.name)
     if options["num_classes"] not in (0, spec.num_classes):
         raise UserError(
-            f"{source} tells {options['num_classes']} classes apart and {spec.name} has "
-            f"{spec.num_classes}; name its dataset as the config's argument"
+            f"{source} was trained on {options['num_classes']} classes, but {spec.name} has "
+            f"{spec.num_classes}; give its dataset as the config file's argument"
         )
     meta = {
         "model": options,
@@ -101,9 +101,9 @@ def _from_reference(
 
 def _save(arrays: Mapping[str, Any], meta: Mapping[str, Any], workdir: Path) -> dict[str, Any]:
     step = meta["step"]
-    told = {name: value for name, value in meta.items() if name != "step"}
+    recorded = {name: value for name, value in meta.items() if name != "step"}
     with CheckpointStore(workdir / "checkpoints", keep_best=False) as store:
-        store.save(step, {"step": np.int32(step)}, arrays, told)
+        store.save(step, {"step": np.int32(step)}, arrays, recorded)
     return _figures(meta["model"], arrays, workdir / "checkpoints" / str(step))
 
 

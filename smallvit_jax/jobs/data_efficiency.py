@@ -1,4 +1,4 @@
-"""How accuracy grows with the number of labels: the recipe against training from scratch."""
+"""Accuracy by number of labels: the recipe against training from scratch."""
 
 from pathlib import Path
 from typing import Any
@@ -21,14 +21,15 @@ WAYS = {"pretrained": "pre-trained and fine-tuned", "scratch": "from scratch"}
 
 
 def run(config: ConfigDict, workdir: Path, reader: DatasetReader) -> dict[str, Any]:
-    """Trains on every fraction of the labels and returns what is in `workdir/result.json`.
+    """Trains on every fraction of the labels and returns the contents of `workdir/result.json`.
 
-    Each seed pre-trains once, on all images, in `seed-S/pretrain`; from there, and from scratch, it
-    fine-tunes for equally many epochs on each of `config.data_efficiency.fractions` of the labels,
-    in `seed-S/finetune-F` and `seed-S/scratch-F` (F in percent). Smaller fractions are subsets of
-    larger ones. Finished trainings are not repeated, interrupted ones continue, and processes that
-    run the same command at once share the seeds. Writes `data_efficiency.csv` (a row per training)
-    and `data_efficiency.png` next to the result; the first also after each seed.
+    Each seed pre-trains once, on all images, in `seed-S/pretrain`. From there and from scratch, it
+    fine-tunes for the same number of epochs on each of `config.data_efficiency.fractions` of the
+    labels, in `seed-S/finetune-F` and `seed-S/scratch-F` (F in percent). Smaller fractions are
+    subsets of larger ones. Finished trainings are not repeated, interrupted ones resume, and
+    processes that run the same command at the same time share the seeds. Writes
+    `data_efficiency.csv` (a row per training, updated after each seed) and `data_efficiency.png`
+    next to the result.
     """
     used = part_of(config, JOBS["data_efficiency"].uses)
     if done := finished_result(workdir, used):
@@ -60,9 +61,9 @@ def run(config: ConfigDict, workdir: Path, reader: DatasetReader) -> dict[str, A
 
 
 def summarize(rows: list[Figures]) -> list[Figures]:
-    """Mean and standard deviation of the test accuracy over seeds, by fraction and way.
+    """Mean and standard deviation of the test accuracy over seeds, by fraction and way of training.
 
-    The deviation is the sample's (n - 1), None for a single seed.
+    The deviation is that of the sample (n - 1); None for a single seed.
     """
     curve = []
     for fraction in sorted({row["fraction"] for row in rows}):
@@ -77,7 +78,7 @@ def summarize(rows: list[Figures]) -> list[Figures]:
 
 
 def draw_curve(curve: list[dict[str, Any]], title: str):
-    """Test accuracy over the number of labels, as a matplotlib Figure; bars are one deviation."""
+    """Plots test accuracy over the number of labels; bars are one standard deviation."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -118,7 +119,7 @@ def _variant(config: ConfigDict, seed: int, fraction: float) -> ConfigDict:
 
 
 def _check_plans(config: ConfigDict, reader: DatasetReader) -> None:
-    """Raises `UserError` for what would otherwise only fail hours later."""
+    """Raises `UserError` for mistakes that would otherwise show only hours later."""
     for seed in config.data_efficiency.seeds:
         for fraction in config.data_efficiency.fractions:
             variant = _variant(config, seed, fraction)

@@ -1,4 +1,4 @@
-"""Features of a folder of images, for other programs to work with."""
+"""Computes the features of a folder of images, for use in other programs."""
 
 import time
 from pathlib import Path
@@ -18,7 +18,7 @@ from smallvit_jax.workdir.records import write_config, write_result
 
 
 def run(config: ConfigDict, workdir: Path, reader: DatasetReader) -> dict[str, Any]:
-    """Writes `embeddings.npz` into `workdir` and returns what is in `result.json`.
+    """Writes `embeddings.npz` to `workdir` and returns the contents of `result.json`.
 
     The file has `features` [images, width], float32, and `names` [images], text; it loads without
     pickle.

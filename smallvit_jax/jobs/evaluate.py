@@ -1,4 +1,4 @@
-"""Evaluation of a checkpoint on a dataset's test split, from `params` and `meta` alone."""
+"""Evaluates a checkpoint, using only its `params` and `meta`, on a dataset's test split."""
 
 import time
 from pathlib import Path
@@ -30,24 +30,23 @@ from smallvit_jax.workdir.files import make_folder, write_arrays
 from smallvit_jax.workdir.ownership import check_folder
 from smallvit_jax.workdir.records import write_config, write_result
 
-SHOWN_CLASSES = 3  # best and worst ones in the table on the screen
+SHOWN_CLASSES = 3  # number of best and of worst ones in the printed table
 
 
 def run(
     config: ConfigDict, workdir: Path, reader: DatasetReader, checkpoint: Path | None = None
 ) -> dict[str, Any]:
-    """Evaluates `config.evaluate.checkpoint` and returns what is in `workdir/result.json`.
+    """Evaluates `config.evaluate.checkpoint` and returns the contents of `workdir/result.json`.
 
-    A classifier is judged by its accuracy, calibration, confusions and errors on corrupted images;
-    the features of any model by nearest neighbors and a linear probe, both fitted to all training
-    images that have a label. `predictions.npz` next to the result holds the model's outputs for
-    each test image. `checkpoint` is the stage that a recipe evaluates, in place of the config's
-    field.
+    A classifier is evaluated by its accuracy, calibration, confusions and errors on corrupted
+    images; the features of any model by kNN and a linear probe, both fitted to all labeled training
+    images. `predictions.npz` next to the result holds the model's outputs for each test image.
+    `checkpoint`, the stage that a recipe evaluates, overrides the config's.
     """
     started = time.monotonic()
     used = part_of(config, JOBS["evaluate"].uses)
     if checkpoint is not None:
-        used["evaluate"]["checkpoint"] = f"../{checkpoint.name}"  # wherever the recipe's folder is
+        used["evaluate"]["checkpoint"] = f"../{checkpoint.name}"  # the recipe's folder may move
     check_folder(workdir, used)
     dtype = runtime.prepare(config.runtime.precision, config.runtime.compilation_cache)
     source = checkpoint or config.evaluate.checkpoint
@@ -76,7 +75,7 @@ def run(
 def _load_data(
     config: ConfigDict, reader: DatasetReader, meta: dict[str, Any], source: str | Path
 ) -> Data:
-    """The dataset, which must be the one the model was trained on and have labels to test on."""
+    """Loads the dataset: the one the model was trained on, with test labels."""
     if meta["dataset"] != config.dataset.name:
         raise UserError(
             f"evaluate.checkpoint={source} was trained on {meta['dataset']}, but this run "
@@ -86,8 +85,8 @@ def _load_data(
     check_same_classes(meta, data.info, f"evaluate.checkpoint={source}")
     if not len(data.test.labels) or (data.test.labels < 0).any():
         raise UserError(
-            f"the test images of {data.info.name} have no labels to evaluate on; give a dataset "
-            "that has"
+            f"the test images of {data.info.name} have no labels; choose a dataset that has test "
+            "labels"
         )
     return data
 
@@ -99,11 +98,14 @@ def evaluate_model(
     data: Data,
     data_dir: str | Path | None,
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """All figures of a model, and arrays by name: `features` [images, width], `labels` [images]
-    and, of a classifier, `probabilities` [images, classes] of the test split."""
+    """Returns all figures of a model, and arrays for the test split by name.
+
+    The arrays are `features` [images, width], `labels` [images] and, for a classifier,
+    `probabilities` [images, classes].
+    """
     corrupted = None
     if config.evaluate.corruptions.kinds and meta["model"]["num_classes"]:
-        corrupted = robustness.corrupted_images(  # finds what is missing before work begins
+        corrupted = robustness.corrupted_images(  # fails early if files are missing
             config.evaluate.corruptions,
             images=data.test.images,
             labels=data.test.labels,
@@ -151,7 +153,7 @@ def _classifier_figures(logits, probabilities, data: Data) -> dict[str, Any]:
 def _feature_figures(
     config: ConfigDict, model, meta, data: Data, bank: LabeledImages, train_features, features
 ) -> dict[str, Any]:
-    """Nearest neighbors and the linear probe."""
+    """kNN and linear probe."""
     e, classes = config.evaluate, data.info.num_classes
     known = (train_features, bank.labels, features, data.test.labels)
     figures = {
@@ -182,7 +184,7 @@ def _feature_figures(
 
 
 def _show(result: dict[str, Any], title: str) -> None:
-    """A table that fits a screen; everything is in result.json."""
+    """Prints a table that fits on a screen; result.json has everything."""
     names = {
         "test_top1": "top-1 accuracy",
         "test_top5": "top-5 accuracy",

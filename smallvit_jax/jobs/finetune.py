@@ -1,4 +1,4 @@
-"""Supervised training as a job: from a pre-trained backbone or from scratch."""
+"""Fine-tuning as a job: supervised training from a pre-trained backbone or from scratch."""
 
 import functools
 from pathlib import Path
@@ -33,13 +33,13 @@ from smallvit_jax.workdir.records import write_result
 def run(
     config: ConfigDict, workdir: Path, reader: DatasetReader, init_from: Path | None = None
 ) -> dict[str, Any]:
-    """Fine-tunes in `workdir` and returns what is in its `result.json`.
+    """Fine-tunes in `workdir` and returns the contents of its `result.json`.
 
-    `init_from` is the stage that a recipe starts from; None: `config.finetune.init_from`.
+    `init_from`, the stage that a recipe starts from, overrides `config.finetune.init_from`.
     """
     used = part_of(config, JOBS["finetune"].uses)
     if init_from is not None:
-        used["finetune"]["init_from"] = f"../{init_from.name}"  # wherever the recipe's folder is
+        used["finetune"]["init_from"] = f"../{init_from.name}"  # the recipe's folder may move
     if done := finished_result(workdir, used):
         print(f"fine-tuning is already done: {workdir}")
         return done
@@ -51,7 +51,7 @@ def run(
     images, order, options, augment, schedule, settings = make_plan(config, data)
     classifier = create_model(**options, dtype=dtype, remat=r.remat, seed=config.seed)
     start = init_from or config.finetune.init_from
-    if start and not holds_checkpoint(workdir):  # else the stage's own checkpoint is newer
+    if start and not holds_checkpoint(workdir):  # else it resumes from its own checkpoint
         print(load_backbone(classifier, start, options))
     model, drloc = Functional(classifier), None
     if settings:
@@ -85,7 +85,7 @@ def run(
 
 
 def bind_optimizer(config: ConfigDict) -> optax.GradientTransformationExtraArgs:
-    """The optimizer that `config.finetune.optimizer` describes."""
+    """Builds the optimizer that `config.finetune.optimizer` describes."""
     o = config.finetune.optimizer
     return make_optimizer(
         o.name,
@@ -103,7 +103,7 @@ def make_step(
     augment: AugmentSettings,
     drloc: Drloc | None = None,
 ) -> stage.StepFunction:
-    """The step that training compiles: from uint8 images to the next state."""
+    """Returns the training step to compile: from uint8 images to the next state."""
     a = config.finetune.augment
     from_images = bind_update(config, model, optimizer, drloc)
 
@@ -128,7 +128,7 @@ def bind_update(
     optimizer: optax.GradientTransformationExtraArgs,
     drloc: Drloc | None = None,
 ):
-    """`update` with the config's settings; takes the arguments from the state to the schedule."""
+    """Binds the config's settings to `update`, leaving the arguments `state` to `schedule`."""
     return functools.partial(
         update,
         model=model,
@@ -142,7 +142,7 @@ def bind_update(
 class AccuracyEvaluator:
     """Top-1, top-5 and loss on the test split, and on the validation part if there is one.
 
-    It measures after every `finetune.evaluate_every` epochs and after the last one.
+    Measured every `finetune.evaluate_every` epochs and after the last one.
     """
 
     def __init__(
@@ -186,8 +186,7 @@ def _write_result(
     init_from: str,
     outcome: stage.Outcome,
 ) -> dict[str, Any]:
-    """The last epoch is the result; the best epoch on the test set, which papers quote, has fields
-    of its own."""
+    """Reports the last epoch, and separately the best epoch on the test set, which papers quote."""
     by_split = {
         name: [row for row in outcome.evaluations if row["split"] == name]
         for name in ("test", "validation")

@@ -1,4 +1,4 @@
-"""Class names and probabilities of a folder of images, as a table."""
+"""Predicts class names and probabilities for a folder of images, as a table."""
 
 import time
 from pathlib import Path
@@ -17,13 +17,13 @@ from smallvit_jax.workdir.files import csv_text, make_folder, strict_json, write
 from smallvit_jax.workdir.ownership import check_folder
 from smallvit_jax.workdir.records import write_config, write_result
 
-_SHOWN = 5  # images in the table on the screen
+_SHOWN = 5  # images in the printed table
 
 
 def run(config: ConfigDict, workdir: Path, reader: DatasetReader) -> dict[str, Any]:
-    """Writes `predictions.csv` or `.json` into `workdir` and returns what is in `result.json`.
+    """Writes `predictions.csv` or `.json` to `workdir` and returns the contents of `result.json`.
 
-    A row for each image that can be read: `file`, `class`, `probability`, then `class_2`,
+    The file has a row per readable image: `file`, `class`, `probability`, then `class_2`,
     `probability_2` and so on, up to `config.predict.top`.
     """
     del reader  # the checkpoint has the class names

@@ -1,4 +1,4 @@
-"""Pre-training without labels as a job: from the config to a trained stage in its folder."""
+"""Pre-training without labels as a job, from the config to a trained stage in its folder."""
 
 import functools
 from pathlib import Path
@@ -40,11 +40,11 @@ from smallvit_jax.training.placement import make_source
 from smallvit_jax.workdir.ownership import finished_result, holds_checkpoint
 from smallvit_jax.workdir.records import write_result
 
-MOST_RAW_BYTES = 2**30  # of float32 pixels that the kNN on raw pixels may hold
+MOST_RAW_BYTES = 2**30  # of float32 pixels that kNN on raw pixels may use
 
 
 def run(config: ConfigDict, workdir: Path, reader: DatasetReader) -> dict[str, Any]:
-    """Pre-trains in `workdir` and returns what is in its `result.json`."""
+    """Pre-trains in `workdir` and returns the contents of its `result.json`."""
     used = part_of(config, JOBS["pretrain"].uses)
     if done := finished_result(workdir, used):
         print(f"pre-training is already done: {workdir}")
@@ -60,7 +60,7 @@ def run(config: ConfigDict, workdir: Path, reader: DatasetReader) -> dict[str, A
     optimizer = bind_optimizer(config)
     state = initial_state(network, optimizer, out_dim)
     start = config.pretrain.init_from
-    if start and not holds_checkpoint(workdir):  # else the stage's own checkpoint is newer
+    if start and not holds_checkpoint(workdir):  # else it resumes from its own checkpoint
         state = load_networks(state, start, options)
         print(f"restored student, teacher and center from {start}; optimizer state reset")
     with make_source(*images, order, mesh, r.data_placement, r.steps_per_dispatch) as source:
@@ -93,7 +93,7 @@ def run(config: ConfigDict, workdir: Path, reader: DatasetReader) -> dict[str, A
 def build_network(
     config: ConfigDict, options: dict[str, Any], dtype
 ) -> tuple[Functional, Functional]:
-    """The freshly initialized student, and its backbone alone."""
+    """Returns the newly initialized student, and its backbone alone."""
     backbone = create_model(**options, dtype=dtype, remat=config.runtime.remat, seed=config.seed)
     head = ProjectionHead(
         backbone.num_features,
@@ -106,10 +106,10 @@ def build_network(
 
 
 def load_networks(state: PretrainState, path: str | Path, options: dict[str, Any]) -> PretrainState:
-    """An initial state with the student, teacher and center of an earlier pre-training.
+    """Returns `state` with the student, teacher and center of an earlier pre-training.
 
-    `options` are the model's. Raises `UserError` if there is no sound checkpoint, or if it is of
-    another model or does not fit, naming the options or arrays.
+    `options` are the model's. Raises `UserError` if there is no valid checkpoint, or if it has
+    another model or does not fit, listing the options or arrays.
     """
     arrays, meta = read_params_and_meta(path, item="state")
     check_same_model(meta["model"], options, f"pretrain.init_from={path}")
@@ -123,7 +123,7 @@ def load_networks(state: PretrainState, path: str | Path, options: dict[str, Any
 
 
 def bind_optimizer(config: ConfigDict) -> optax.GradientTransformationExtraArgs:
-    """The optimizer that `config.pretrain.optimizer` describes."""
+    """Builds the optimizer that `config.pretrain.optimizer` describes."""
     o = config.pretrain.optimizer
     return make_optimizer(o.name, clip=o.clip, freezable=is_last_layer)
 
@@ -134,7 +134,7 @@ def make_step(
     optimizer: optax.GradientTransformationExtraArgs,
     views: ViewSettings,
 ) -> stage.StepFunction:
-    """The step that training compiles: from uint8 images to the next state."""
+    """Returns the training step to compile: from uint8 images to the next state."""
     from_views = bind_update(config, network, optimizer)
 
     def step_function(state, batch, labels, key, schedule):
@@ -148,7 +148,7 @@ def make_step(
 def bind_update(
     config: ConfigDict, network: Functional, optimizer: optax.GradientTransformationExtraArgs
 ):
-    """`update` with the config's settings: (state, views, key, schedule row) → (state, metrics)."""
+    """Binds the config's settings to `update`: (state, views, key, schedule) → (state, metrics)."""
     p = config.pretrain
     return functools.partial(
         update,
@@ -164,8 +164,8 @@ def bind_update(
 class KnnEvaluator:
     """kNN accuracy of the teacher's features on the test split, every few epochs.
 
-    Before the first step it also measures raw pixels, the figure to beat, if they fit in memory.
-    Without labels, or with `pretrain.knn_every` 0, it measures nothing.
+    Before the first step, also that of raw pixels, the baseline, if they fit in memory. Nothing is
+    measured without labels or if `pretrain.knn_every` is 0.
     """
 
     def __init__(

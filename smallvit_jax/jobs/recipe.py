@@ -1,4 +1,4 @@
-"""The whole recipe in one command: pre-train, fine-tune, evaluate, and a short table."""
+"""The whole recipe in one command: pre-train, fine-tune, evaluate, and print a short table."""
 
 from pathlib import Path
 from typing import Any
@@ -16,11 +16,11 @@ from smallvit_jax.workdir.records import write_config, write_result
 
 
 def run(config: ConfigDict, workdir: Path, reader: DatasetReader) -> dict[str, Any]:
-    """Runs every stage in a folder of its own and returns what is in `workdir/result.json`.
+    """Runs every stage in its own folder and returns the contents of `workdir/result.json`.
 
-    Finished stages are not repeated, an interrupted one continues. With
-    `config.recipe.from_scratch` the same model is also trained without pre-training, for as many
-    steps on the same labels.
+    Finished stages are not repeated; an interrupted one resumes. With `config.recipe.from_scratch`,
+    the same model is also trained without pre-training, on the same labels for the same number of
+    steps.
     """
     used = part_of(config, JOBS["recipe"].uses)
     if done := finished_result(workdir, used):
@@ -28,8 +28,9 @@ def run(config: ConfigDict, workdir: Path, reader: DatasetReader) -> dict[str, A
         _show(done, workdir)
         return done
     data = reader.load(config)
-    pretraining.make_plan(config, data)  # so that a mistake in the second stage shows before the
-    finetuning.make_plan(config, data)  # first one starts
+    # Raises for mistakes in either stage before the first one starts.
+    pretraining.make_plan(config, data)
+    finetuning.make_plan(config, data)
     with locked(workdir):
         write_config(workdir, used)
         result = _sum_up(config, _run_stages(config, workdir, reader))
@@ -41,7 +42,7 @@ def run(config: ConfigDict, workdir: Path, reader: DatasetReader) -> dict[str, A
 def _run_stages(
     config: ConfigDict, workdir: Path, reader: DatasetReader
 ) -> dict[str, dict[str, Any]]:
-    """The results of all stages, by name."""
+    """Returns the results of all stages, by name."""
     stages: dict[str, dict[str, Any]] = {}
     stages["pretrain"] = pretrain.run(config, workdir / "pretrain", reader)
     stages["finetune"] = finetune.run(
@@ -55,7 +56,7 @@ def _run_stages(
     return stages
 
 
-# Results of the evaluation that only its own result.json holds.
+# Results of the evaluation that are only in its own result.json.
 _BULKY = ("calibration", "per_class", "confusion", "knn_sweep")
 
 

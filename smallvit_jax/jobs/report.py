@@ -1,4 +1,4 @@
-"""The report of a run, and the comparison of several runs, as one HTML page."""
+"""Writes the report of a run, or the comparison of several runs, as one HTML page."""
 
 import importlib
 import shlex
@@ -20,13 +20,13 @@ from smallvit_jax.workdir.files import make_folder, write_atomically
 from smallvit_jax.workdir.records import read_result
 
 PAGE = "report.html"
-PICTURES = "report"  # the folder of its figures as PNG files
+PICTURES = "report"  # folder of its figures as PNG files
 
 
 def run(config: ConfigDict, workdir: Path, reader: DatasetReader) -> dict[str, Any]:
-    """Writes the report of `workdir`, or into it a comparison of `config.report.runs`.
+    """Writes the report of `workdir` to it, or the comparison of `config.report.runs` if any.
 
-    Raises `UserError` for a folder without a finished run.
+    Raises `UserError` if a folder has no finished run.
     """
     from smallvit_jax.reporting import comparison, page
 
@@ -41,11 +41,10 @@ def run(config: ConfigDict, workdir: Path, reader: DatasetReader) -> dict[str, A
 
 
 def write_at_end(workdir: Path, reader: DatasetReader, words: Sequence[str]) -> None:
-    """Ends a training job with its report; `words` are the arguments of its command line.
+    """Writes the report after a training job; `words` are its command-line arguments.
 
-    A failure is only a warning: the run itself is done and safe. A report that is newer than the
-    result is left as it is. With several processes there is none, because running a model takes all
-    of them.
+    A failure is only a warning, as the run itself is complete. A report newer than the result is
+    kept. With several processes no report is written, because running a model takes all of them.
     """
     again = f"python -m smallvit_jax.main --config configs/report.py --workdir {workdir}"
     try:
@@ -53,16 +52,16 @@ def write_at_end(workdir: Path, reader: DatasetReader, words: Sequence[str]) -> 
         if page.exists() and page.stat().st_mtime_ns >= result.stat().st_mtime_ns:
             return
         if jax.process_count() > 1:
-            print(f"for the report, on one machine: {again}")
+            print(f"to write the report, run on one machine: {again}")
             return
         command = shlex.join(["python", "-m", "smallvit_jax.main", *words])
         write_atomically(workdir / COMMAND, command + "\n")
         _rebuild(workdir, reader)
         print(f"  report: {workdir / PAGE}")
-    except Exception as error:  # whatever it is, the run is worth more than its report
+    except Exception as error:  # a failed report must not fail the run
         reason = " ".join(str(error).split()) or type(error).__name__
         warnings.warn(
-            f"the run is done, but its report failed ({reason}); later: {again}", stacklevel=2
+            f"the run is done, but its report failed ({reason}); to retry: {again}", stacklevel=2
         )
 
 
@@ -80,9 +79,9 @@ def _rebuild(workdir: Path, reader: DatasetReader) -> None:
 
 
 def write_report(run: Run, reader: DatasetReader) -> None:
-    """Writes `report.html` and `report/*.png` into the run's folder.
+    """Writes `report.html` and `report/*.png` to the run's folder.
 
-    Without the dataset, the sections that need its images are omitted and the page says so.
+    Without the dataset, sections that need its images are left out and the page says so.
     """
     from smallvit_jax.reporting import page, sections
 

@@ -1,8 +1,7 @@
-"""How easily variants are trained: random learning rates and weight decays, and their errors.
+"""How easy variants are to train: errors with random learning rates and weight decays.
 
 The experiment of "Early Convolutions Help Transformers See Better" (arXiv 2106.14881, section 5.3)
-at a size of one's own: the more of the random settings come close to the best one, the less the
-choice of them matters.
+at any size: the more random settings come close to the best one, the less their choice matters.
 """
 
 import shutil
@@ -36,19 +35,19 @@ from smallvit_jax.workdir.records import write_config, write_result
 
 OPTIMIZERS = ("adamw", "sgd")
 _DRAWN = {f"finetune.optimizer.{name}" for name in ("name", "lr", "weight_decay")}
-NEAR = 4.0  # points of error above the best that the paper's text counts as near
+NEAR = 4.0  # points of error above the best; the paper's text counts these as near
 
 
 def run(config: ConfigDict, workdir: Path, reader: DatasetReader) -> dict[str, Any]:
-    """Trains every variant with random settings and returns what is in `workdir/result.json`.
+    """Trains every variant with random settings and returns the contents of `workdir/result.json`.
 
     For AdamW and for SGD, `config.sweep.settings` pairs of learning rate and weight decay are
-    drawn, log-uniform in the ranges of `config.sweep`; each of `config.sweep.variants` is trained
-    with all of them, in `VARIANT/OPTIMIZER/setting-N/finetune`. Training that diverges counts with
-    the error of guessing. Finished trainings are not repeated, so with more settings or variants
-    only the new ones are trained, and processes that run the same command at once share the work.
-    Only figures are kept, not weights. Writes `sweep.csv`, also after each training, and
-    `sweep.png` next to the result.
+    drawn, log-uniform in the ranges of `config.sweep`. Each of `config.sweep.variants` is trained
+    with all of them, in `VARIANT/OPTIMIZER/setting-N/finetune`. Training that diverges counts as
+    guessing. Finished trainings are not repeated, so with more settings or variants only the new
+    ones are trained. Processes that run the same command at the same time share the work. Weights
+    are not kept. Writes `sweep.csv`, updated after each training, and `sweep.png` next to the
+    result.
     """
     s = config.sweep
     variants = read_variants(s.variants)
@@ -61,13 +60,12 @@ def run(config: ConfigDict, workdir: Path, reader: DatasetReader) -> dict[str, A
     for variant in variants:
         if variant.pretrains:
             raise UserError(
-                f'sweep.variants has "{variant.name}", but a sweep trains with labels alone; leave '
-                "ssl out"
+                f'sweep.variants has "{variant.name}", but a sweep only trains with labels; remove '
+                "ssl"
             )
         for field in _DRAWN & variant.own.keys():
             raise UserError(
-                f'sweep.variants has "{variant.name}", but a sweep draws {field} itself; leave it '
-                "out"
+                f'sweep.variants has "{variant.name}", but a sweep draws {field} itself; remove it'
             )
     trainings = [
         _training(config, variant, optimizer, number, workdir)
@@ -101,8 +99,10 @@ def run(config: ConfigDict, workdir: Path, reader: DatasetReader) -> dict[str, A
 
 
 def draw_setting(config: ConfigDict, optimizer: str, number: int) -> tuple[float, float]:
-    """Learning rate and weight decay of a setting: a function of seed, optimiser and number, the
-    same for all variants."""
+    """Returns the learning rate and weight decay of a setting.
+
+    They depend on seed, optimizer and number only, so they are the same for all variants.
+    """
     s = config.sweep
     ranges = (s[f"{optimizer}_lr"], s[f"{optimizer}_weight_decay"])
     random = np.random.default_rng([config.seed, zlib.crc32(optimizer.encode()), number])
@@ -144,8 +144,8 @@ def _train(training: Training, reader: DatasetReader, guessing: float) -> Figure
 
 
 def summarize(rows: Sequence[Figures]) -> list[Figures]:
-    """For each variant and optimiser: the least and the median error in %, the setting of the
-    least, and the share in % of settings whose error is at most `NEAR` points above it."""
+    """Returns a row per variant and optimizer: lowest and median error in %, the best setting, and
+    the share in % of settings with an error at most `NEAR` points above the lowest."""
     found = []
     for variant, optimizer in dict.fromkeys((row["variant"], row["optimizer"]) for row in rows):
         here = [r for r in rows if (r["variant"], r["optimizer"]) == (variant, optimizer)]

@@ -1,4 +1,4 @@
-"""Many trainings as one job: resumable, and shared between processes that run the same command."""
+"""Runs many trainings as one job, resumable and shared by processes running the same command."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,15 +19,15 @@ from smallvit_jax.workdir.ownership import FolderInUseError, finished_result, lo
 from smallvit_jax.workdir.records import write_result
 
 Figures = dict[str, Any]
-"""What is known of one training: a row of a table."""
+"""The figures of one training: a row of a table."""
 
 _SECONDS_BETWEEN_LOOKS = 2.0
 
 
 class Training(NamedTuple):
-    """A training to do: the name that is shown, its whole config, its folder.
+    """A training to run: display name, full config and folder.
 
-    `variant` is what a comparison trains; None for other jobs.
+    `variant` is None in jobs that do not compare variants.
     """
 
     name: str
@@ -37,9 +37,9 @@ class Training(NamedTuple):
 
 
 def finished(workdir: Path, used: Figures, asked: Figures) -> Figures | None:
-    """The result of a finished job that trained exactly what is asked for, else None.
+    """Returns the result of a finished job that trained exactly what is asked for, else None.
 
-    What is in `asked` may be extended later; a difference in `used` raises `UserError`.
+    `asked` may be extended later; a difference in `used` raises `UserError`.
     """
     done = finished_result(workdir, used)
     same = done and all(done[key] == value for key, value in asked.items())
@@ -49,10 +49,10 @@ def finished(workdir: Path, used: Figures, asked: Figures) -> Figures | None:
 def run_each(
     trainings: Sequence[Training], train: Callable[[Training], list[Figures]]
 ) -> Iterator[list[Figures]]:
-    """Runs `train` on every training, in turn, and yields all rows so far after each.
+    """Runs `train` on each training in turn, and yields all rows so far after each one.
 
-    `train` resumes what is interrupted and returns at once what is finished. Trainings locked by
-    another process are skipped and checked again later, when they are finished.
+    `train` resumes interrupted trainings and returns at once for finished ones. Trainings locked by
+    another process are skipped and checked again later.
     """
     rows: dict[int, list[Figures]] = {}
     while len(rows) < len(trainings):
@@ -76,23 +76,24 @@ def run_or_diverge(
 ) -> Figures:
     """Runs a stage and returns its result; if it diverges, a result with only the reason.
 
-    That result, under `diverged`, is written like any other, so the training is not repeated.
+    That result has the reason as `diverged` and is written like any other, so the training is not
+    repeated.
     """
     started = time.monotonic()
     try:
         return stage(config, folder, *args, **kwargs)
     except TrainingDivergedError as error:
-        reason = str(error).partition(";")[0]  # what follows is advice to start again
+        reason = str(error).partition(";")[0]  # the rest is advice on restarting
         print(f"{reason}; this training counts as guessing", flush=True)
         seconds = round(time.monotonic() - started, 1)
         return write_result(folder, {"job": folder.name, "diverged": reason, "seconds": seconds})
 
 
 def check_plans(trainings: Sequence[Training], reader: DatasetReader) -> dict[str, ModelSize]:
-    """The size of each variant's model, by the variant's name.
+    """Returns the size of each variant's model, by the variant's name.
 
-    Raises `UserError` for what would otherwise only fail hours later, and for two variants that are
-    the same training.
+    Raises `UserError` for mistakes that would otherwise show only hours later, and if two variants
+    are the same training.
     """
     sizes: dict[str, ModelSize] = {}
     same: dict[str, str] = {}
@@ -111,13 +112,13 @@ def check_plans(trainings: Sequence[Training], reader: DatasetReader) -> dict[st
         what = repr(options) + "".join(training.config[stage].to_json() for stage in stages)
         if (other := same.setdefault(what, name)) != name:
             raise UserError(
-                f'the variants "{other}" and "{name}" are the same training; leave one of them out'
+                f'the variants "{other}" and "{name}" are the same training; remove one of them'
             )
     return sizes
 
 
 def chance(config: ConfigDict, reader: DatasetReader) -> float:
-    """The test accuracy of guessing, in percent."""
+    """The test accuracy of random guessing, in percent."""
     return 100 / reader.load(config).info.num_classes
 
 

@@ -1,4 +1,4 @@
-"""Variants to compare, by name: parts joined by "+", like "ssl+conv"."""
+"""Variants to compare, named by parts joined with "+", like "ssl+conv"."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ from smallvit_jax.errors import UserError, did_you_mean
 
 @dataclasses.dataclass(frozen=True)
 class VariantPart:
-    """What a name changes: fields by dotted path, to a value or by a function of the old value."""
+    """What a part changes: fields by dotted path, to a value or by a function of the old value."""
 
     about: str
     fields: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -23,34 +23,36 @@ class VariantPart:
 
 
 def _one_fewer(depth: int | None) -> int | None:
-    """The conv stem costs about as much as a block; None is left to the family."""
+    """One block fewer, as the conv stem costs about as much; None keeps the family's default."""
     return None if depth is None else max(depth - 1, 1)
 
 
-# No class token: what structured initialization needs, and the control for it.
+# No class token: needed for structured initialization, and the baseline for it.
 _MEAN = {"model.pool": "mean", "model.pos_embed": "sincos"}
 
 PARTS = {
     "scratch": VariantPart("the config's model, trained with labels only"),
     "ssl": VariantPart("pre-trained without labels on all images, then fine-tuned", pretrains=True),
-    "swin": VariantPart("a Swin of its own size", family="swin"),
-    "cait": VariantPart("a CaiT of its own size", family="cait"),
-    "resnet18": VariantPart("a ResNet-18, stem by image size", family="resnet18"),
-    "resnet20": VariantPart("a ResNet of 20 layers", {"model.depth": 20}, family="resnet56"),
-    "resnet56": VariantPart("a ResNet of 56 layers", family="resnet56"),
+    "swin": VariantPart("Swin at its default size", family="swin"),
+    "cait": VariantPart("CaiT at its default size", family="cait"),
+    "resnet18": VariantPart("ResNet-18, with a stem chosen by image size", family="resnet18"),
+    "resnet20": VariantPart("ResNet with 20 layers", {"model.depth": 20}, family="resnet56"),
+    "resnet56": VariantPart("ResNet with 56 layers", family="resnet56"),
     "efficientnet_b0": VariantPart(
-        "an EfficientNet-B0, stem by image size", family="efficientnet_b0"
+        "EfficientNet-B0, with a stem chosen by image size", family="efficientnet_b0"
     ),
     "mean": VariantPart("mean pooling without a class token, fixed sincos positions", _MEAN),
     "impulse3": VariantPart(
-        "mean, with attention starting as 3 x 3 shifts", _MEAN | {"model.init": "impulse3"}
+        "as mean, with attention initialized to 3 x 3 shifts", _MEAN | {"model.init": "impulse3"}
     ),
     "impulse5": VariantPart(
-        "mean, with attention starting as 5 x 5 shifts", _MEAN | {"model.init": "impulse5"}
+        "as mean, with attention initialized to 5 x 5 shifts", _MEAN | {"model.init": "impulse5"}
     ),
-    "mimetic": VariantPart("mean, with mimetic initialization", _MEAN | {"model.init": "mimetic"}),
+    "mimetic": VariantPart(
+        "as mean, with mimetic initialization", _MEAN | {"model.init": "mimetic"}
+    ),
     "conv": VariantPart(
-        "convolutional stem; a ViT has one block fewer",
+        "convolutional stem, one block fewer in a ViT",
         {"model.stem": "conv", "model.depth": _one_fewer},
     ),
     "spt": VariantPart("shifted patch tokenization", {"model.stem": "spt"}),
@@ -61,9 +63,9 @@ PARTS = {
 
 @dataclasses.dataclass(frozen=True)
 class Variant:
-    """A combination of parts, and of fields that are set directly.
+    """A combination of parts and of fields set directly.
 
-    `name` has the parts in the table's order, so that "conv+ssl" is "ssl+conv".
+    `name` has the parts in the table's order, so that "conv+ssl" becomes "ssl+conv".
     """
 
     name: str
@@ -72,17 +74,17 @@ class Variant:
 
     @property
     def pretrains(self) -> bool:
-        """Whether it begins with pre-training."""
+        """Whether it starts with pre-training."""
         return any(part.pretrains for part in self.parts)
 
     @property
     def about(self) -> str:
-        """What it is, for people."""
+        """A description for people."""
         own = [f"{path} = {value}" for path, value in self.own.items()]
         return "; ".join([part.about for part in self.parts] + own)
 
     def config(self, base: ConfigDict, seed: int) -> ConfigDict:
-        """The whole config of one training."""
+        """Returns the full config of one training."""
         config = base.copy_and_resolve_references()
         config.seed = seed
         for part in self.parts:
@@ -97,18 +99,18 @@ class Variant:
 
 
 def read_variants(text: str) -> list[Variant]:
-    """The variants of a list with commas between, such as "scratch,ssl+conv".
+    """Parses a comma-separated list of variants, such as "scratch,ssl+conv".
 
-    A piece of a name is one of `PARTS`, or FIELD=VALUE of the model, of pre-training or of
+    Each part of a name is one of `PARTS`, or FIELD=VALUE of the model, of pre-training or of
     fine-tuning, as in "ssl+model.width=128". Raises `UserError` for unknown or contradictory parts.
     """
     variants = [_read(name.strip()) for name in text.split(",") if name.strip()]
     names = [variant.name for variant in variants]
     for name in names:
         if names.count(name) > 1:
-            raise UserError(f'the list of variants has "{name}" more than once; leave one of them')
+            raise UserError(f'the list of variants has "{name}" more than once; keep one of them')
     if not variants:
-        raise UserError(f"the list of variants is empty; name some of {', '.join(PARTS)}")
+        raise UserError(f"the list of variants is empty; name at least one of {', '.join(PARTS)}")
     return variants
 
 
@@ -132,7 +134,9 @@ def _read(text: str) -> Variant:
     _check_parts(text, ordered)
     full_name = "+".join(ordered + [f"{path}={value}" for path, value in sorted(own.items())])
     if "/" in full_name:
-        raise UserError(f'the variant "{text}" has a "/", but its name is that of a folder, too')
+        raise UserError(
+            f'the variant "{text}" has a "/", but its name is also a folder name; remove the "/"'
+        )
     return Variant(full_name, parts, own)
 
 
@@ -140,13 +144,13 @@ def _check_own(text: str, path: str, pretrains: bool) -> None:
     known = [name for name in FIELD_AT if name.startswith(_OWN)]
     if path not in known:
         raise UserError(
-            f'the variant "{text}" sets "{path}"{did_you_mean(path, known)}; it may set fields of '
-            f"{', '.join(group.strip('.') for group in _OWN)}"
+            f'the variant "{text}" sets "{path}"{did_you_mean(path, known)}; only fields of '
+            f"{', '.join(group.strip('.') for group in _OWN)} can be set"
         )
     if path == "finetune.init_from":
         raise UserError(
-            f'the variant "{text}" sets finetune.init_from, but variants begin with what they '
-            "pre-train themselves"
+            f'the variant "{text}" sets finetune.init_from, but variants start from their own '
+            'pre-training; leave it out and add the part "ssl"'
         )
     if path.startswith("pretrain.") and not pretrains:
         raise UserError(
@@ -159,9 +163,9 @@ _OWN = ("model.", "pretrain.", "finetune.")
 
 
 def _check_parts(text: str, names: list[str]) -> None:
-    """Raises where two parts want different things of one field."""
+    """Raises `UserError` if two parts contradict each other."""
     if "scratch" in names and "ssl" in names:
-        raise UserError(f'the variant "{text}" cannot be both "scratch" and "ssl"; leave one')
+        raise UserError(f'the variant "{text}" cannot be both "scratch" and "ssl"; keep one')
     wanted: dict[str, tuple[str, Any]] = {}
     for name in names:
         part = PARTS[name]
@@ -173,12 +177,12 @@ def _check_parts(text: str, names: list[str]) -> None:
             if before != value:
                 raise UserError(
                     f'the variant "{text}" has "{other}" and "{name}", which set {path} to '
-                    f"{before} and {value}; leave one of them"
+                    f"{before} and {value}; keep one of them"
                 )
 
 
 def _reset_model(config: ConfigDict, family: str) -> None:
-    """Gives the model the family's own options; what was set was meant for another one."""
+    """Resets the model's options to the family's; the old ones were for another family."""
     image_size = config.model.image_size
     config.model.update(default_config().model)
     config.model.name, config.model.image_size = family, image_size

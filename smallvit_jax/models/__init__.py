@@ -1,4 +1,4 @@
-"""Model families by name."""
+"""The model registry: creates models by family name."""
 
 import functools
 import inspect
@@ -36,21 +36,23 @@ def create_model(
     seed: int = 0,
     **options,
 ) -> nnx.Module:
-    """Builds a freshly initialised model; the defaults are the reference's, or the paper's of a
-    convolutional network.
+    """Builds a freshly initialized model.
+
+    Defaults follow the reference or, for convolutional networks, the original paper.
 
     Args:
-      name: the family: "vit", "swin", "cait", or "resnet18", "resnet56", "resnet110",
+      name: model family: "vit", "swin", "cait", "resnet18", "resnet56", "resnet110" or
         "efficientnet_b0".
-      image_size: pixels per side of the images it is built for.
-      num_classes: outputs of the classifier; 0 leaves it out, so that the model gives features.
-      seed: of the initialisation.
-      **options: further arguments of the family (`width`, `dtype`, `remat`, ...). The `patch_size`
-        of a transformer is by default an eighth of the image size (swin: a sixteenth), or 16
-        (swin: 4) above 96 pixels.
+      image_size: input size, in pixels per side.
+      num_classes: number of classifier outputs; 0 omits the classifier, so the model returns
+        features.
+      seed: seed for initialization.
+      **options: other arguments of the family (`width`, `dtype`, `remat`, ...). A transformer's
+        `patch_size` defaults to an eighth of the image size (swin: a sixteenth) up to 96 pixels
+        and to 16 (swin: 4) above.
 
     Raises:
-      UserError: unknown family or option, or sizes that do not divide.
+      UserError: if the family or an option is unknown, or sizes do not divide evenly.
     """
     sizes = {"image_size": image_size, "num_classes": num_classes}
     resolved = resolve_options(name, **sizes, **options)
@@ -61,11 +63,11 @@ def create_model(
 
 
 def resolve_options(name: str, **options) -> dict[str, Any]:
-    """All of a model's options, the family's defaults included, ready for `create_model`.
+    """Returns all options of a model, with the family's defaults, ready for `create_model`.
 
-    Checkpoints store these, so that they stay the same model when a default changes. Only
-    `dtype` and `remat` are left out unless given: how a model computes, not what it is. Raises
-    `UserError` as `create_model` does.
+    Checkpoints store them, so that a change of defaults does not change the model. Only `dtype`
+    and `remat` are left out unless given, since they do not define the model. Raises `UserError`
+    like `create_model`.
     """
     check_choice("model.name", name, MODELS)
     family = FAMILIES[name]
@@ -79,7 +81,7 @@ def resolve_options(name: str, **options) -> dict[str, Any]:
     for option in options:
         if option not in defaults:
             raise UserError(
-                f'the {name} has no option "{option}"{did_you_mean(option, defaults)}; it takes '
+                f'{name} has no option "{option}"{did_you_mean(option, defaults)}; choose from '
                 f"{', '.join(defaults)}"
             )
     if "dtype" not in options:
@@ -95,7 +97,7 @@ def resolve_options(name: str, **options) -> dict[str, Any]:
 
 
 def _complete_transformer(family: type[nnx.Module], options: dict[str, Any]) -> dict[str, Any]:
-    """Fills what depends on other options; raises `UserError` for those that do not fit."""
+    """Fills in options that depend on others; raises `UserError` if they do not fit."""
     image_size = options["image_size"]
     patch_size = options["patch_size"] or _default_patch_size(family, image_size)
     if not patch_size or image_size % patch_size:
@@ -116,13 +118,13 @@ def _complete_transformer(family: type[nnx.Module], options: dict[str, Any]) -> 
 
 
 def _default_patch_size(family: type[nnx.Module], image_size: int) -> int:
-    """The reference's at 32 and 64 pixels; for photographs the usual one of the family."""
+    """The reference's patch size for small images, the family's usual one for photographs."""
     small = image_size <= LARGEST_SMALL_IMAGE
     return image_size // family.PATCHES_PER_SIDE if small else family.PHOTOGRAPH_PATCH
 
 
 def abstract_model(name: str, **options) -> nnx.Module:
-    """As `create_model`, but with shapes in place of arrays: the target to load weights into."""
+    """Like `create_model`, but with shapes instead of arrays: a target to load weights into."""
     return nnx.eval_shape(functools.partial(_build, resolve_options(name, **options), seed=0))
 
 

@@ -1,7 +1,7 @@
-"""Softmax and scaled dot-product attention with backward passes of their own.
+"""Softmax and scaled dot-product attention with custom backward passes.
 
-And what locality self-attention changes in it (Lee et al., "Vision Transformer for Small-Size
-Datasets", 2021, section 3.3): a learned temperature, and no attention to oneself.
+Includes locality self-attention (Lee et al., "Vision Transformer for Small-Size Datasets", 2021,
+section 3.3): a learned temperature, and a mask that keeps tokens from attending to themselves.
 """
 
 import functools
@@ -15,13 +15,13 @@ from smallvit_jax.models.block_loop import save_for_backward
 
 Heads = Float[Array, "batch tokens heads width"]
 
-# The logit that masks a token for itself. It is finite: one that sees no other token sees itself.
+# Logit that masks a token's attention to itself; finite, so that a lone token still sees itself.
 ITSELF = -1e9
 
 
 @jax.custom_vjp
 def softmax(logits: Float[Array, "*rows columns"]) -> Float[Array, "*rows columns"]:
-    """Softmax over the last axis, of which the backward pass keeps the result alone."""
+    """Softmax over the last axis; the backward pass keeps only the result."""
     return jax.nn.softmax(logits, axis=-1)
 
 
@@ -42,10 +42,10 @@ softmax.defvjp(_softmax_forward, _softmax_backward)
 def attend(q: Heads, k: Heads, v: Heads, mask_self: bool = False) -> Heads:
     """Softmax(q kᵀ / √width) v per head; scores and softmax in float32.
 
-    `q` may have fewer tokens than `k` and `v`, whose first they are then. With `mask_self` no token
-    attends to itself. The backward pass is the textbook one; written out because XLA's CPU backend
-    is several times slower at the order of products that differentiation gives for the keys, and so
-    that of all [tokens, tokens] arrays only the weights are kept.
+    `q` may hold only the first tokens of `k` and `v`. With `mask_self`, no token attends to itself.
+    The backward pass is the textbook one. It is written out so that the weights are the only
+    [tokens, tokens] array kept, and because XLA's CPU backend is several times slower with the
+    order of products that autodiff gives for the keys.
     """
     return _forward(q, k, v, mask_self)[0]
 
@@ -53,7 +53,7 @@ def attend(q: Heads, k: Heads, v: Heads, mask_self: bool = False) -> Heads:
 def attention_weights(
     q: Heads, k: Heads, mask_self: bool = False
 ) -> Float[Array, "batch heads queries keys"]:
-    """The weights of `attend`, float32."""
+    """The attention weights of `attend`, float32."""
     scores = _scores(q * q.shape[-1] ** -0.5, k)
     return jax.nn.softmax(fill_diagonal(scores, ITSELF) if mask_self else scores, axis=-1)
 
@@ -61,21 +61,21 @@ def attention_weights(
 def fill_diagonal(
     scores: Float[Array, "*batch queries keys"], value: float
 ) -> Float[Array, "*batch queries keys"]:
-    """Scores with `value` where a token meets itself; the queries are the first of the keys."""
+    """Sets each token's score for itself to `value`; the queries are the first tokens."""
     return jnp.where(jnp.eye(*scores.shape[-2:], dtype=bool), value, scores)
 
 
 def learned_temperature(width: int, heads: int) -> nnx.Param:
-    """What each head's scores are multiplied by; starts from 1/√(width / heads)."""
+    """A learned factor for each head's scores, initialized to 1/√(width / heads)."""
     return nnx.Param(jnp.full(heads, (width // heads) ** -0.5))
 
 
 def at_temperature(
     q: Float[Array, "*batch heads width"], temperature: nnx.Param | None
 ) -> Float[Array, "*batch heads width"]:
-    """Queries times temperature · √width: scores over √width come out at the temperature.
+    """Scales queries by temperature · √width, because attention divides the scores by √width.
 
-    At None they are as they were.
+    None leaves them unchanged.
     """
     if temperature is None:
         return q
@@ -89,7 +89,7 @@ def _forward(q, k, v, mask_self):
 
 
 def _backward(mask_self, kept, gradient):
-    del mask_self  # its weights are 0, and so are the gradients of its scores
+    del mask_self  # masked weights are 0, and so are the gradients of their scores
     q, k, v, weights = kept
     products = weights * _scores(gradient, v)
     score_gradient = products - weights * products.sum(axis=-1, keepdims=True)
@@ -109,5 +109,5 @@ def _scores(q, k) -> Float[Array, "batch heads queries keys"]:
 
 
 def _sum_over_queries(q, weights) -> Heads:
-    """What each key gets of the queries."""
+    """Weighted sum of the queries for each key."""
     return jnp.einsum("bqhd,bhqk->bhdk", q, weights).transpose(0, 3, 1, 2)

@@ -1,4 +1,4 @@
-"""Batch normalisation of convolutional stems and networks, with PyTorch's conventions."""
+"""Batch normalization for convolutional stems and networks, with PyTorch's conventions."""
 
 import jax
 import jax.numpy as jnp
@@ -6,15 +6,14 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 EPSILON = 1e-5
-MOMENTUM = 0.1  # share of the new value in the running statistics
+MOMENTUM = 0.1  # weight of the new batch in the running statistics
 
 
 class BatchNorm(nnx.Module):
-    """Normalises each channel over batch and positions (Ioffe and Szegedy, 2015).
+    """Normalizes each channel over batch and positions (Ioffe and Szegedy, 2015).
 
-    As torch.nn.BatchNorm2d: epsilon 1e-5, running statistics that take up a tenth of each batch's,
-    their variance the unbiased one. Statistics are those of the whole batch over all devices, in
-    float32 whatever `dtype` the output has.
+    Like torch.nn.BatchNorm2d: epsilon 1e-5, momentum 0.1, unbiased running variance. Statistics
+    cover the whole batch across all devices and are float32, whatever the output's `dtype`.
     """
 
     def __init__(self, channels: int, *, dtype):
@@ -27,17 +26,17 @@ class BatchNorm(nnx.Module):
     def __call__(
         self, x: Float[Array, "batch *positions channels"], *, train: bool, record: bool = True
     ) -> Float[Array, "batch *positions channels"]:
-        """Normalises by the batch's statistics in training, by the running ones otherwise.
+        """Normalizes by the batch statistics in training, by the running statistics otherwise.
 
-        `record=False` leaves the running statistics of a training pass as they are. It is for
-        images of another size than the model's, such as self-distillation's local crops: other
-        statistics, which must not mix with those that evaluation uses.
+        With `record=False`, training does not update the running statistics. Use it for images of
+        another size than the model's, such as DINO's local crops: their statistics differ and must
+        not mix with those used in evaluation.
         """
         x = x.astype(jnp.float32)
         if train:
             axes = tuple(range(x.ndim - 1))
             mean = x.mean(axes)
-            # Not E[x²] - E[x]², which loses variances that are small beside the mean.
+            # Not E[x²] - E[x]², which loses variances that are small compared to the mean.
             variance = jnp.square(x - mean).mean(axes)
             if record:
                 self._record(mean, variance, x.size // x.shape[-1])

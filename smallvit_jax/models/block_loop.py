@@ -1,7 +1,7 @@
-"""Equal blocks one after another, as one compiled loop.
+"""Applies identical blocks in one compiled loop.
 
-A loop compiles one block instead of a dozen. It also trains faster on a CPU: without it, XLA fuses
-the sum of all residual branches' gradients into each of its readers, again and again.
+A loop compiles one block instead of a dozen. It also trains faster on CPU: without it, XLA fuses
+the sum of all residual branches' gradients into each of its consumers, again and again.
 """
 
 import functools
@@ -16,9 +16,9 @@ _KEPT = "kept"
 
 
 def save_for_backward(x: jax.Array) -> jax.Array:
-    """Marks what a block keeps for its backward pass; the rest is computed again there.
+    """Marks a value that its block keeps for the backward pass; the rest is recomputed.
 
-    What is not marked is cheap next to writing it to memory and reading it back: norms, GELU.
+    Unmarked values (norms, GELU) are cheaper to recompute than to store in memory and read back.
     """
     return checkpoint_name(x, _KEPT)
 
@@ -29,9 +29,9 @@ def apply_blocks(
     rngs: nnx.Rngs | None,
     remat: bool = False,
 ) -> Float[Array, "batch tokens width"]:
-    """Applies blocks that differ in their weights and drop path rates only.
+    """Applies blocks that differ only in weights and drop path rates.
 
-    With `remat` a block keeps nothing but its input for the backward pass.
+    With `remat`, a block keeps only its input for the backward pass.
     """
     if not len(blocks):
         return x
@@ -44,7 +44,7 @@ def apply_blocks(
     return jax.lax.scan(_loop_body(graph, remat), x, (weights, rates, keys))[0]
 
 
-@functools.cache  # the same function object each time, else every call outside jit would compile
+@functools.cache  # returns the same function object; otherwise every call outside jit would compile
 def _loop_body(graph: nnx.GraphDef, remat: bool):
     def body(x, parts):
         weights, rate, key = parts

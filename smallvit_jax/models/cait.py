@@ -1,4 +1,4 @@
-"""The reference's CaiT: talking heads and layer scale, the class token only at the end."""
+"""The reference's CaiT: talking heads and layer scale, with a class token only at the end."""
 
 import jax.numpy as jnp
 from flax import nnx
@@ -23,29 +23,29 @@ from smallvit_jax.models.layers import (
 )
 from smallvit_jax.models.stems import MakeStem
 
-LAYER_SCALE = 1e-5  # what every gamma starts from
-CLASS_MLP_RATIO = 4.0  # of the class blocks, whatever that of the others (models/cait.py)
+LAYER_SCALE = 1e-5  # initial value of every gamma
+CLASS_MLP_RATIO = 4.0  # of the class blocks, regardless of the other blocks (models/cait.py)
 
 
 class CaiT(ImageModel):
     """Class-attention image transformer for small images (Touvron et al., 2021).
 
-    The defaults are the reference's (models/cait.py, train_ssl.py:242-246): width 192, 24 blocks
-    of self-attention and 2 of class attention, 4 heads, MLP ratio 2 (class blocks 4), layer scale
-    from 1e-5, drop path of 0.1 in each of the 24 blocks and none in the class blocks. With a
-    `patch_size` of 4 at 32 pixels it has 8,051,520 parameters without the classifier.
+    Defaults follow the reference (models/cait.py, train_ssl.py:242-246): width 192, 24
+    self-attention blocks and 2 class-attention blocks, 4 heads, MLP ratio 2 (class blocks 4), layer
+    scale initialized to 1e-5, drop path 0.1 in each of the 24 blocks and none in the class blocks.
+    With `patch_size` 4 at 32 pixels it has 8,051,520 parameters without the classifier.
 
-    An image of another size than `image_size` gets, in the reference, the first of the position
-    embeddings in row-major order, whatever their place was; it cannot be larger.
-    `position_resize="interpolate"` resizes them instead, as the ViT does, for any size.
+    For images of another size than `image_size`, the reference takes the first position embeddings
+    in row-major order, regardless of their place in the grid; such images cannot be larger.
+    `position_resize="interpolate"` resizes the grid instead, as the ViT does, for any size.
 
-    `lsa_mask` says how `lsa` keeps a patch from attending to itself: "masked" behind the mixing of
-    the heads; "released" sets its score to -1e-9 before, as SPT_LSA_ViT does (by a slip: it masks
-    nothing, and the mixing would scramble a mask there).
+    `lsa_mask` selects how `lsa` keeps a patch from attending to itself: "masked" masks after the
+    heads are mixed; "released" sets the score to -1e-9 before, as in SPT_LSA_ViT (a slip: that
+    masks nothing, and the mixing would scramble a mask there).
     """
 
-    PATCHES_PER_SIDE = 8  # of small images
-    PHOTOGRAPH_PATCH = 16  # own choice: pixels per side of a patch of large ones
+    PATCHES_PER_SIDE = 8  # for small images
+    PHOTOGRAPH_PATCH = 16  # patch size in pixels for larger images; our choice
 
     def __init__(
         self,
@@ -108,8 +108,9 @@ class CaiT(ImageModel):
         """Runs the model once and returns the wanted outputs; see `ImageModel.outputs`.
 
         Features are the class token after the final norm. `blocks` and `block` count class blocks,
-        as no other block has a class token; an attention map sums to less than 1 by what the class
-        token keeps for itself. Also raises `UserError` for images too large for the positions.
+        since only they have a class token; an attention map sums to less than 1, because the class
+        token also attends to itself. Also raises `UserError` if the images have too many patches
+        for the position embedding.
         """
         index = range(len(self.blocks_token_only))[block]
         rows, columns = (side // self.patch_size for side in images.shape[1:3])
@@ -146,7 +147,7 @@ class CaiT(ImageModel):
         return jnp.broadcast_to(self.cls_token[...], (len(x), 1, self.num_features)).astype(x.dtype)
 
     def _embed(self, patches: Tokens, images: Float[Array, "batch height width 3"]) -> Tokens:
-        """Adds positions to the patch tokens; there is no class token yet."""
+        """Adds positions to the patch tokens; the class token comes later."""
         rows, columns = (side // self.patch_size for side in images.shape[1:3])
         positions = self.pos_embed[...]
         if (rows, columns) == (self.grid, self.grid):
@@ -171,13 +172,13 @@ def _check(position_resize: str, lsa: bool, lsa_mask: str) -> None:
     check_choice("model.lsa_mask", lsa_mask, LSA_MASKS)
     if lsa_mask != "masked" and not lsa:
         raise UserError(
-            f'model.lsa_mask is "{lsa_mask}", but nothing is masked without model.lsa; set that '
-            "to true, or leave model.lsa_mask out."
+            f'model.lsa_mask is "{lsa_mask}", but nothing is masked without model.lsa; set '
+            "model.lsa to true, or leave model.lsa_mask out."
         )
 
 
 class LinearPatchEmbed(nnx.Module):
-    """Cuts an image into patches and projects each one by a linear layer like any other."""
+    """Cuts an image into patches and projects each with a linear layer initialized by `scheme`."""
 
     def __init__(self, patch_size: int, width: int, *, scheme: Scheme, dtype, rngs: nnx.Rngs):
         self.patch_size = patch_size
@@ -189,7 +190,7 @@ class LinearPatchEmbed(nnx.Module):
         self, images: Float[Array, "batch height width 3"], *, train: bool = False
     ) -> Tokens:
         """Returns one token per patch, row by row."""
-        del train  # for stems with batch statistics
+        del train  # only for stems with batch norm
         return self.linear(cut_patches(images, self.patch_size))
 
 
@@ -219,7 +220,7 @@ class CaiTBlock(nnx.Module):
         self.drop_path_rate = drop_path_rate
 
     def __call__(self, x: Tokens, rngs: nnx.Rngs | None = None) -> Tokens:
-        # Kept: the gradient of a layer scale reads its branch, which would cost a product again.
+        # The layer scale's gradient needs the branch; recomputing it would cost a matrix product.
         branch = save_for_backward(self.attn(self.norm1(x))) * self.gamma_1[...].astype(x.dtype)
         x = save_for_backward(x + drop_path(branch, self.drop_path_rate, rngs))
         branch = save_for_backward(self.mlp(self.norm2(x))) * self.gamma_2[...].astype(x.dtype)
@@ -227,9 +228,9 @@ class CaiTBlock(nnx.Module):
 
 
 class ClassBlock(nnx.Module):
-    """Pre-norm block that changes the class token alone, which attends to itself and the patches.
+    """Pre-norm block that updates only the class token, which attends to itself and the patches.
 
-    Without drop path, in the reference too.
+    It has no drop path, as in the reference.
     """
 
     def __init__(
@@ -254,7 +255,7 @@ class ClassBlock(nnx.Module):
     def __call__(
         self, cls: Float[Array, "batch 1 width"], patches: Tokens
     ) -> Float[Array, "batch 1 width"]:
-        """Returns the new class token."""
+        """Returns the updated class token."""
         tokens = self.norm1(jnp.concatenate([cls, patches], axis=1))
         cls = cls + self.attn(tokens) * self.gamma_1[...].astype(cls.dtype)
         return cls + self.mlp(self.norm2(cls)) * self.gamma_2[...].astype(cls.dtype)

@@ -1,4 +1,4 @@
-"""The two attentions of CaiT: among the patches with talking heads, and of the class token."""
+"""CaiT's two kinds of attention: talking heads among the patches, and class attention."""
 
 import jax.numpy as jnp
 from flax import nnx
@@ -22,8 +22,8 @@ from smallvit_jax.models.layers import Linear, Tokens
 class TalkingHeads(nnx.Module):
     """Self-attention whose heads are mixed linearly before and after the softmax.
 
-    Shazeer et al., "Talking-Heads Attention", 2020. With `lsa` each head learns its
-    temperature, and the weights to oneself go as `lsa_mask` says (see `CaiT`).
+    Shazeer et al., "Talking-Heads Attention", 2020. With `lsa`, each head learns its
+    temperature, and `lsa_mask` selects how a token's attention to itself is masked (see `CaiT`).
     """
 
     def __init__(
@@ -65,15 +65,15 @@ class TalkingHeads(nnx.Module):
 def _mix_heads(
     linear: nnx.Linear, x: Float[Array, "batch heads queries keys"]
 ) -> Float[Array, "batch heads queries keys"]:
-    """Applies a linear layer to the axis of heads, leaving it where it is."""
+    """Applies a linear layer along the head axis."""
     kernel, bias = linear.kernel[...].astype(x.dtype), linear.bias[...].astype(x.dtype)
     return jnp.einsum("bhqk,hg->bgqk", x, kernel) + bias[:, None, None]
 
 
 class ClassAttention(nnx.Module):
-    """Multi-head attention from the first token to all.
+    """Multi-head attention from the first token to all tokens.
 
-    Of `lsa` it has the learned temperature alone: the first token is not masked.
+    With `lsa` it learns the temperature, but the first token is not masked.
     """
 
     def __init__(self, width: int, heads: int, *, lsa: bool, scheme: Scheme, dtype, rngs: nnx.Rngs):
@@ -90,12 +90,12 @@ class ClassAttention(nnx.Module):
         return self.proj(mixed.reshape(len(x), 1, -1))
 
     def weights(self, x: Tokens) -> Float[Array, "batch heads 1 tokens"]:
-        """How the first token spreads its attention over all; float32."""
+        """Attention weights from the first token to all tokens, float32."""
         q, k, _ = self._heads_of(x)
         return attention_weights(q, k)
 
     def _heads_of(self, x: Tokens) -> tuple[Heads, Heads, Heads]:
-        """The first token's query, and keys and values, apart by head."""
+        """The first token's query and all keys and values, split into heads."""
         q, k, v = (self.q(x[:, :1]), self.k(x), self.v(x))
         q, k, v = (t.reshape(*t.shape[:2], self.heads, -1) for t in (q, k, v))
         return at_temperature(q, self.temperature), k, v

@@ -1,4 +1,4 @@
-"""What the convolutional networks share: their layers, and the way from images to logits."""
+"""Layers and the forward pass shared by the convolutional networks."""
 
 import abc
 import math
@@ -18,13 +18,14 @@ from smallvit_jax.models.layers import LARGEST_SMALL_IMAGE, Linear, classify
 
 
 def he_normal(mode: str) -> Initializer:
-    """N(0, 2 / fan), the fan a kernel's area times its inputs ("fan_in") or outputs ("fan_out"; He
-    et al., "Delving Deep into Rectifiers", 2015).
+    """N(0, 2 / fan) (He et al., "Delving Deep into Rectifiers", 2015).
+
+    The fan is the kernel's area times its inputs ("fan_in") or outputs ("fan_out").
     """
 
     def init(key, shape, dtype=jnp.float32, out_sharding=None):
         fan = math.prod(shape[:-2]) * shape[-2 if mode == "fan_in" else -1]
-        # Drawn flat: XLA on a CPU takes seconds to compile the same numbers in four dimensions.
+        # Drawn flat, because XLA on CPU takes seconds to compile the same draw in four dimensions.
         flat = jax.random.normal(key, (math.prod(shape),), dtype)
         return (flat * (2 / fan) ** 0.5).reshape(shape)
 
@@ -32,10 +33,10 @@ def he_normal(mode: str) -> Initializer:
 
 
 class ConvNorm(nnx.Module):
-    """A convolution without bias, padded to keep the size at stride 1, and batch norm.
+    """Convolution without bias, padded to keep the size at stride 1, followed by batch norm.
 
-    A 1 x 1 convolution is a matrix product over the positions that its stride leaves. `groups`
-    equal to `inputs` make it depthwise.
+    A 1 x 1 convolution is computed as a matrix product over the strided positions. With `groups`
+    equal to `inputs` the convolution is depthwise.
     """
 
     def __init__(
@@ -72,14 +73,14 @@ class ConvNorm(nnx.Module):
 
 
 class ConvNet(ImageModel):
-    """Base of the families: a stem, blocks one after another, last layers, pooling, classifier.
+    """Base class of the families: stem, blocks, last layers, pooling, classifier.
 
-    A family builds `blocks` and `head`, and says by `_begin` and `_end` what comes before and
-    behind its blocks. Its attributes `image_size` and `num_features` are those of any family.
-    Running statistics are of images of `image_size` alone.
+    A family sets `image_size`, `num_features`, `remat`, `blocks` and `head`, and implements the
+    layers before and after the blocks in `_begin` and `_end`. Only images of `image_size` update
+    the running statistics.
     """
 
-    DROPOUT = 0.0  # before the classifier
+    DROPOUT = 0.0  # rate before the classifier
 
     def outputs(
         self,
@@ -92,14 +93,14 @@ class ConvNet(ImageModel):
     ) -> dict[str, Array]:
         """Runs the model once and returns the wanted outputs; see `ImageModel.outputs`.
 
-        Images may have any size. Features are the mean over all positions; of the block features,
-        those of the last block come after the last layers. There is no grid and no attention.
+        Images may have any size. Features are the mean over all positions; block features of the
+        last block are taken after the last layers. There is no grid and no attention.
         """
         del block
         if "attention" in wanted:
             raise UserError(
-                "a convolutional network has no attention to draw; give the checkpoint of a vit, "
-                "swin or cait"
+                "a convolutional network has no attention to draw; choose a vit, swin or cait "
+                "checkpoint"
             )
         mode = {"train": train, "record": images.shape[1:3] == (self.image_size,) * 2}
         x, maps = self._begin(images, **mode), []
@@ -130,7 +131,7 @@ def _pool(x: Maps) -> Float[Array, "batch channels"]:
 
 
 def _apply(block: nnx.Module, x: Maps, rngs: nnx.Rngs | None, remat: bool, **mode) -> Maps:
-    """Applies a block; with `remat` it keeps nothing but its input for the backward pass."""
+    """Applies a block; with `remat`, only its input is kept for the backward pass."""
 
     def apply(block, x, key):
         return block(x, None if key is None else nnx.Rngs(key), **mode)
@@ -142,16 +143,16 @@ def _apply(block: nnx.Module, x: Maps, rngs: nnx.Rngs | None, remat: bool, **mod
 def linear_classifier(
     features: int, num_classes: int, kernel_init: Initializer, *, rngs: nnx.Rngs
 ) -> nnx.Linear | None:
-    """The linear layer from features to logits, in float32, or None for no classes."""
+    """Linear layer from features to float32 logits, or None if there are no classes."""
     if not num_classes:
         return None
     return nnx.Linear(features, num_classes, kernel_init=kernel_init, rngs=rngs)
 
 
 def choose_stem(stem: str | None, image_size: int) -> str:
-    """The given stem, or without one "cifar" up to 96 pixels and "imagenet" above.
+    """Returns the given stem; by default "cifar" up to 96 pixels and "imagenet" above.
 
-    Raises `UserError` for an unknown one.
+    Raises `UserError` if it is unknown.
     """
     if stem is None:
         return "cifar" if image_size <= LARGEST_SMALL_IMAGE else "imagenet"
@@ -160,9 +161,9 @@ def choose_stem(stem: str | None, image_size: int) -> str:
 
 
 def check_init(init: str) -> None:
-    """Raises `UserError` for another initialisation than the architecture's own."""
+    """Raises `UserError` if `init` is not "reference", the architecture's own initialization."""
     if init != "reference":
         raise UserError(
-            f'model.init is "{init}", which is for transformers; a convolutional network starts as '
-            "its authors' do, which is model.init=reference"
+            f'model.init is "{init}", which is for transformers; set model.init=reference for a '
+            "convolutional network"
         )

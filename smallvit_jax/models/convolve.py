@@ -1,4 +1,4 @@
-"""Convolutions in the form that the device is fast at."""
+"""Convolutions in the form that is fastest on the device."""
 
 from collections.abc import Iterator, Sequence
 
@@ -20,10 +20,10 @@ def convolve(
     feature_group_count: int = 1,
     **options,
 ) -> Maps:
-    """What `jax.lax.conv_general_dilated` gives nnx.Conv; dense or depthwise, equal strides.
+    """Replaces `jax.lax.conv_general_dilated` in nnx.Conv; dense or depthwise, equal strides.
 
-    On a CPU it is written out as products. Inside a compiled loop, and every training step is
-    inside one, XLA's convolutions there fall back to a plain loop, 15 to 40 times as slow.
+    On CPU it is written out as products: inside a compiled loop, where every training step runs,
+    XLA's CPU convolutions fall back to a plain loop that is 15 to 40 times as slow.
     """
     if jax.default_backend() != "cpu":
         return jax.lax.conv_general_dilated(
@@ -37,8 +37,7 @@ def convolve(
 
 
 def shifted_images(x: Maps, side: int, stride: int, padding: int) -> Iterator[Maps]:
-    """What each entry of a kernel of `side` x `side` sees of an image padded with zeros, row by
-    row."""
+    """Yields what each entry of a `side` x `side` kernel sees of the zero-padded image, by row."""
     batch, *sizes, channels = x.shape
     x = jnp.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
     rows, columns = ((size + 2 * padding - side) // stride * stride + 1 for size in sizes)

@@ -21,11 +21,11 @@ from smallvit_jax.models.convnet import (
 from smallvit_jax.models.initializers import uniform_fan_in
 from smallvit_jax.models.layers import Linear, drop_path
 
-_WIDTH = 32  # channels of the stem, which all others are in proportion to
+_WIDTH = 32  # channels of the stem; all other layers scale with it
 
 
 class BlockGroup(NamedTuple):
-    """Blocks of one kind; the first of them changes the channels and has the stride."""
+    """Blocks of one kind; the first one changes the channels and has the stride."""
 
     expansion: int
     channels: int
@@ -48,17 +48,18 @@ GROUPS = (
 class EfficientNetB0(ConvNet):
     """Sixteen inverted residual blocks with depthwise convolutions and squeeze-and-excitation.
 
-    4,020,358 parameters with 10 classes. The paper's `stem` "imagenet" halves the image, which ends
-    a 32 x 32 one at a single position; "cifar" keeps its size and ends at 2 x 2. None chooses by
-    the image size, see `choose_stem`.
+    4,020,358 parameters with 10 classes. The paper's `stem` "imagenet" halves the image, so a
+    32 x 32 image ends at a single position; "cifar" keeps its size and ends at 2 x 2. None chooses
+    by image size, see `choose_stem`.
 
-    `width` is the stem's channels, a multiple of 8; all other layers are in proportion, in
-    multiples of 8. Drop path (the paper's drop connect) rises linearly over the blocks, as in the
-    authors' code; dropout of .2 acts before the classifier.
+    `width` is the number of stem channels, a multiple of 8; all other layers scale with it, rounded
+    to multiples of 8. Drop path (the paper's drop connect) rises linearly over the blocks, as in
+    the authors' code; dropout 0.2 precedes the classifier.
 
-    Starts as the authors' code does: convolutions N(0, 2 / fan out), the fan of a depthwise one its
-    kernel's area; the classifier U(-1, 1) / sqrt(classes). Raises `UserError` for an unknown stem,
-    a width that is no multiple of 8 or another `init` than "reference".
+    Initialized as in the authors' code: convolutions N(0, 2 / fan out), where the fan of a
+    depthwise convolution is its kernel area; classifier U(-1, 1) / sqrt(classes). Raises
+    `UserError` if the stem is unknown, the width is not a multiple of 8, or `init` is not
+    "reference".
     """
 
     DROPOUT = 0.2
@@ -100,12 +101,12 @@ class EfficientNetB0(ConvNet):
         self.blocks = nnx.List(blocks)
         self.num_features = 4 * inputs
         self.last = ConvNorm(inputs, self.num_features, 1, **shared)
-        kernel_init = uniform_fan_in(max(num_classes, 1))  # by its outputs
+        kernel_init = uniform_fan_in(max(num_classes, 1))  # by the number of outputs
         self.head = linear_classifier(self.num_features, num_classes, kernel_init, rngs=rngs)
 
     @classmethod
     def complete_options(cls, options: dict[str, Any]) -> dict[str, Any]:
-        """Fills what depends on other options; raises `UserError` for those that do not fit."""
+        """Fills in options that depend on others; raises `UserError` if they do not fit."""
         check_init(options["init"])
         _check(options["width"])
         return options | {"stem": choose_stem(options["stem"], options["image_size"])}
@@ -118,8 +119,7 @@ class EfficientNetB0(ConvNet):
 
 
 def _scaled(channels: int, width: int) -> int:
-    """The multiple of 8 next to the channels in proportion, but not below .9 of them (the authors'
-    round_filters)."""
+    """Scales channels and rounds to a multiple of 8, at most 10 % down (as in round_filters)."""
     exact = channels * width / _WIDTH
     rounded = max(8, int(exact + 4) // 8 * 8)
     return rounded if rounded >= 0.9 * exact else rounded + 8
@@ -128,14 +128,16 @@ def _scaled(channels: int, width: int) -> int:
 def _check(width: int) -> None:
     if width % 8:
         raise UserError(
-            f"model.width is {width}, but an efficientnet_b0's channels are multiples of 8; choose "
-            "one, such as 32, the paper's"
+            f"model.width is {width}, but the channels of an efficientnet_b0 are multiples of 8; "
+            "choose one, such as the paper's 32"
         )
 
 
 class InvertedBlock(nnx.Module):
-    """Expands the channels, filters each by itself, weighs them by what the image shows, and
-    reduces them again; a residual branch where neither size nor channels change."""
+    """Inverted bottleneck: expansion, depthwise convolution, squeeze-and-excitation, projection.
+
+    A residual branch if neither size nor channels change.
+    """
 
     def __init__(
         self,
@@ -168,7 +170,7 @@ class InvertedBlock(nnx.Module):
 
 
 class Excitation(nnx.Module):
-    """Weighs each channel between 0 and 1 by the image's mean of all (Hu et al., 2018)."""
+    """Squeeze-and-excitation: gates each channel by the means of all channels (Hu et al., 2018)."""
 
     def __init__(self, channels: int, squeezed: int, *, kernel_init, dtype, rngs: nnx.Rngs):
         linear = {"kernel_init": kernel_init, "dtype": dtype, "rngs": rngs}

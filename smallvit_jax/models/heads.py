@@ -1,4 +1,4 @@
-"""The projection head of self-distillation, and the network that it completes."""
+"""The projection head of self-distillation, and the network of backbone and head."""
 
 import itertools
 from collections.abc import Sequence
@@ -17,9 +17,9 @@ class FixedParam(nnx.Variable):
 
 
 class WeightNormLinear(nnx.Module):
-    """A linear layer without bias whose kernel is gain · v / ‖v‖, per output.
+    """Linear layer without bias whose kernel is gain · v / ‖v‖ per output.
 
-    The gain is fixed at 1: the reference never trains it (models/projection_head.py:18, 38).
+    The gain is fixed at 1, since the reference never trains it (models/projection_head.py:18, 38).
     """
 
     def __init__(self, width: int, outputs: int, *, dtype, rngs: nnx.Rngs):
@@ -34,16 +34,16 @@ class WeightNormLinear(nnx.Module):
 
     def __call__(self, x: Float[Array, "batch width"]) -> Float[Array, "batch outputs"]:
         x, kernel = x.astype(self.dtype), self.kernel().astype(self.dtype)
-        # A score is divided by a temperature of .04: it must not be rounded to bfloat16.
+        # Scores are divided by a temperature of 0.04, so they must not be rounded to bfloat16.
         return jnp.matmul(x, kernel, preferred_element_type=jnp.float32)
 
 
 class ProjectionHead(nnx.Module):
-    """MLP of three layers with GELU, L2 normalisation, weight-normalised last layer.
+    """Three-layer MLP with GELU, L2 normalization, then a weight-normalized last layer.
 
-    As models/projection_head.py: in → hidden → hidden → bottleneck → out. With `batch_norm`
-    the two hidden layers are followed by batch norm (epsilon 1e-5, momentum 0.9 of the old
-    value); its statistics are those of the whole batch over all devices.
+    As in models/projection_head.py: in → hidden → hidden → bottleneck → out. With `batch_norm`,
+    batch norm follows both hidden layers (epsilon 1e-5, momentum 0.9 for the old value), with
+    statistics of the whole batch across all devices.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class ProjectionHead(nnx.Module):
     def __call__(
         self, features: Float[Array, "batch features"], *, train: bool = False
     ) -> Float[Array, "batch out_dim"]:
-        """Prototype scores in [-1, 1], float32; `train` chooses batch over running statistics."""
+        """Prototype scores in [-1, 1], float32; `train` uses the batch statistics."""
         x = features
         for i, linear in enumerate(self.linears):
             x = linear(x)
@@ -88,7 +88,7 @@ class ProjectionHead(nnx.Module):
 class ViewNetwork(nnx.Module):
     """A backbone with its projection head, applied to views of several sizes.
 
-    Views stand behind the batch axis, so that a batch split over devices stays where it is.
+    The view axis follows the batch axis, so that a batch split over devices stays in place.
     """
 
     def __init__(self, backbone: nnx.Module, projection: ProjectionHead):
@@ -102,7 +102,7 @@ class ViewNetwork(nnx.Module):
         train: bool = False,
         rngs: nnx.Rngs | None = None,
     ) -> Float[Array, "batch views out_dim"]:
-        """Projects all views, in the order given: one backbone pass per size, one head pass."""
+        """Projects all views in the given order: one backbone pass per size, one head pass."""
         features = []
         for group in views:
             batch, count = group.shape[:2]

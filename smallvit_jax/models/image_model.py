@@ -1,4 +1,4 @@
-"""What every model family offers: one forward pass that returns whatever is asked for."""
+"""The interface of all model families: one forward pass that returns the requested outputs."""
 
 import abc
 
@@ -9,7 +9,7 @@ Images = Float[Array, "batch height width 3"]
 
 
 class ImageModel(nnx.Module):
-    """Base of the families.
+    """Base class of all model families.
 
     Attributes:
       num_features: width of the features.
@@ -29,34 +29,34 @@ class ImageModel(nnx.Module):
     ) -> dict[str, Array]:
         """Runs the model once and returns the wanted outputs by name.
 
-        - "features" [batch, width]: what the classifier and the projection head see, float32.
+        - "features" [batch, width]: the input of the classifier and the projection head, float32.
         - "logits" [batch, classes], float32; the features if the model has no classifier.
-        - "grid" [batch, rows, columns, width]: a transformer's patch tokens after their last block,
+        - "grid" [batch, rows, columns, width]: a transformer's patch tokens after the last block,
           before the final norm.
         - "block_features" [batch, blocks * width]: pooled features of each of the last `blocks`
-          blocks (all, if there are fewer), side by side, float32 (DINO's eval_linear.py).
+          blocks (or all, if there are fewer), concatenated, float32 (DINO's eval_linear.py).
         - "attention" [batch, heads, rows, columns]: how a transformer's attention in one block is
-          spread over the patches, float32. `block` counts from 0, or back from -1.
+          distributed over the patches, float32. `block` counts from 0, or back from -1.
         - "layers": a transformer's tokens [batch, tokens, width] after each layer, by layer name.
 
         Args:
-          images: normalized; sides of a transformer's images are multiples of its patch size.
-          train: normalizes by the batch's statistics if the model has batch norm.
-          rngs: random numbers for drop path and dropout; None disables both.
+          images: normalized images; for a transformer, sides must be multiples of the patch size.
+          train: uses the batch statistics if the model has batch norm.
+          rngs: PRNG keys for drop path and dropout; None disables both.
 
         Raises:
-          UserError: the family does not have what is wanted.
-          IndexError: no such block.
+          UserError: if the family does not have a wanted output.
+          IndexError: if there is no such block.
         """
 
     def __call__(
         self, images: Images, *, train: bool = False, rngs: nnx.Rngs | None = None
     ) -> Float[Array, "batch outputs"]:
-        """Logits, or features if the model has no classifier, float32; arguments as `outputs`."""
+        """Logits, or features if there is no classifier, float32; arguments as in `outputs`."""
         return self.outputs(images, "logits", train=train, rngs=rngs)["logits"]
 
     def features(
         self, images: Images, *, train: bool = False, rngs: nnx.Rngs | None = None
     ) -> Float[Array, "batch width"]:
-        """What the classifier and the projection head see, float32; arguments as `outputs`."""
+        """Input of the classifier and the projection head, float32; arguments as in `outputs`."""
         return self.outputs(images, "features", train=train, rngs=rngs)["features"]

@@ -1,8 +1,8 @@
-"""Queries and keys whose attention shifts the image by a patch or so: impulse initialisation.
+"""Impulse initialization: queries and keys whose attention shifts the image by a patch or so.
 
 Zheng et al., "Structured Initialization for Attention in Vision Transformers" (arXiv:2404.01139),
-by the authors' published procedure, from the code: what the paper leaves open or says otherwise is
-in docs/structured_init.md.
+following the authors' published code; docs/structured_init.md lists what the paper leaves open or
+describes differently.
 """
 
 import contextlib
@@ -21,10 +21,10 @@ from jaxtyping import Array, Float, Int
 
 from smallvit_jax.models.positions import sincos_positions
 
-STEPS = 2000  # of 10,000 as published; the maps are as good after these
-CACHE = Path("~/.cache/smallvit_jax/impulse")  # keeps every solution, 0.3 MB at a width of 192
+STEPS = 2000  # instead of the published 10,000; the maps are as good
+CACHE = Path("~/.cache/smallvit_jax/impulse")  # stores every solution, 0.3 MB at width 192
 
-_FORMAT = 1  # to be raised when the procedure changes
+_FORMAT = 1  # increase it when the procedure changes
 _LEARNING_RATE = 1e-4
 _RESCALE_EVERY = 100  # steps
 _EPSILON = 1e-5  # of the LayerNorm over positions
@@ -34,9 +34,9 @@ Keys = Float[Array, "heads head_width width"]
 
 
 class Solution(NamedTuple):
-    """Head i's logits between normalised positions Z are Z `queries`[i] `keys`[i] Zᵀ / √head_width.
+    """Head i's logits between normalized positions Z are Z `queries`[i] `keys`[i] Zᵀ / √head_width.
 
-    `offsets` says which patch each head is to look at, in rows and columns from its own.
+    `offsets` are the rows and columns from a patch to the one that each head should attend to.
     """
 
     queries: Queries
@@ -47,19 +47,18 @@ class Solution(NamedTuple):
 def solve(
     width: int, heads: int, grid: int, filter_size: int, *, seed: int = 0, steps: int = STEPS
 ) -> Solution:
-    """Fits queries and keys to a patch's neighbours, one drawn for each head.
+    """Fits queries and keys so that each head attends to a randomly drawn neighbor of each patch.
 
-    The neighbours are those of a filter of `filter_size` (odd) patches per side, drawn with
-    replacement; `grid` is the image's number of patches per side. The result is a function of the
-    arguments, and of the device only by rounding. It is kept in the process and in the folder
-    `CACHE`; a file that is damaged is made again, and a folder that cannot be written to does no
-    harm.
+    Neighbors are drawn with replacement from a filter of `filter_size` (odd) patches per side;
+    `grid` is the number of patches per side of the image. The result depends on the arguments and,
+    through rounding, on the device. It is cached in the process and in the folder `CACHE`; damaged
+    files are recreated, and an unwritable folder is ignored.
     """
     return _solve_once(width, heads, grid, filter_size, seed, steps)
 
 
 def positions_seen(grid: int, width: int) -> Float[np.ndarray, "tokens width"]:
-    """The fixed positions as a block's first norm leaves them: what is fitted, float32."""
+    """The fixed positions after a block's first norm, the input of the fit; float32."""
     positions = sincos_positions(grid, grid, width).astype(np.float64)
     centered = positions - positions.mean(axis=1, keepdims=True)
     spread = np.sqrt(positions.var(axis=1, keepdims=True) + _EPSILON)
@@ -67,9 +66,9 @@ def positions_seen(grid: int, width: int) -> Float[np.ndarray, "tokens width"]:
 
 
 def targets(grid: int, offset: tuple[int, int]) -> Float[np.ndarray, "tokens tokens"]:
-    """The attention that is to come out: 1 at each patch's neighbour, 0 elsewhere.
+    """The target attention: 1 at each patch's neighbor, 0 elsewhere.
 
-    A patch whose neighbour lies beyond the edge has a row of zeros, which no attention can meet.
+    A patch whose neighbor lies beyond the edge has a row of zeros, which no attention can match.
     """
     y, x = np.divmod(np.arange(grid * grid), grid)
     row, column = y + offset[0], x + offset[1]
@@ -82,17 +81,17 @@ def targets(grid: int, offset: tuple[int, int]) -> Float[np.ndarray, "tokens tok
 def attention(
     queries: Queries, keys: Keys, positions: Float[Array, "tokens width"]
 ) -> Float[Array, "heads tokens tokens"]:
-    """Softmax over the logits that `Solution` states."""
+    """Softmax over the logits defined in `Solution`."""
     q = jnp.einsum("td,hde->hte", positions, queries) * queries.shape[-1] ** -0.5
     k = jnp.einsum("td,hed->hte", positions, keys)
     return jax.nn.softmax(jnp.einsum("hqe,hke->hqk", q, k), axis=-1)
 
 
 def rescale(queries: Queries, keys: Keys, norm: Float[Array, ""]) -> tuple[Queries, Keys]:
-    """Gives the published vectors of both factors the norm `norm`.
+    """Rescales vectors of both factors to norm `norm`, along the axes of the published code.
 
-    Of the queries it is every column, over the width. Of the keys it is, for every input, the
-    vector over the head's own width: so the two factors differ in size, by √(width / head width).
+    For the queries, these are the columns, over the width; for the keys, the vectors over the head
+    width, one per input. So the two factors differ in size by √(width / head width).
     """
     queries = norm * queries / jnp.linalg.norm(queries, axis=1, keepdims=True)
     return queries, norm * keys / jnp.linalg.norm(keys, axis=1, keepdims=True)
@@ -106,10 +105,10 @@ def optimise(
     steps: int,
     rescale: Callable[[Queries, Keys, Array], tuple[Queries, Keys]] = rescale,
 ) -> tuple[Queries, Keys]:
-    """Fits queries and keys to the heads' `offsets` [heads, 2], from random ones by `key`.
+    """Fits queries and keys to the heads' `offsets` [heads, 2], starting from random values.
 
     Adam on the mean squared difference between `attention` and `targets`; before every hundredth
-    step both factors are rescaled to the mean norm that the queries' columns had at the start.
+    step, both factors are rescaled to the initial mean norm of the queries' columns.
     """
     wanted = jnp.stack([targets(grid, tuple(offset)) for offset in np.asarray(offsets).tolist()])
     return _descend(key, wanted, jnp.asarray(positions_seen(grid, width)), steps, rescale)
@@ -143,14 +142,14 @@ def _descend(key, wanted, positions, steps, rescale):
 
 
 def draw_offsets(key: jax.Array, heads: int, filter_size: int) -> Int[np.ndarray, "heads 2"]:
-    """A random place of the filter for each head, from its middle."""
+    """A random position in the filter for each head, relative to the filter's center."""
     places = np.asarray(jax.random.randint(key, (heads,), 0, filter_size**2))
     return np.stack(np.divmod(places, filter_size), axis=1) - filter_size // 2
 
 
 @functools.lru_cache(maxsize=8)
 def _solve_once(width, heads, grid, filter_size, seed, steps) -> Solution:
-    # Processes of one run must agree to the last bit, so that they share what one device gave only.
+    # Processes of one run must agree to the last bit, so the cache is kept per kind of device.
     device = jax.devices()[0].device_kind.replace(" ", "-").replace("/", "-")
     name = f"w{width}_h{heads}_g{grid}_f{filter_size}_seed{seed}_steps{steps}"
     path = CACHE.expanduser() / f"{name}_{device}_jax{jax.__version__}_{_FORMAT}.npz"
@@ -166,7 +165,7 @@ def _solve_once(width, heads, grid, filter_size, seed, steps) -> Solution:
 
 
 def _read(path: Path, shape: tuple[int, int, int]) -> Solution | None:
-    """The solution that a file holds; None where there is none or it is damaged."""
+    """Reads a solution; returns None if the file is missing or damaged."""
     try:
         with np.load(path, allow_pickle=False) as file:
             solution = Solution(**{name: file[name] for name in Solution._fields})
@@ -178,7 +177,7 @@ def _read(path: Path, shape: tuple[int, int, int]) -> Solution | None:
 
 
 def _write(path: Path, solution: Solution) -> None:
-    """Keeps a solution where it can; a reader sees the whole file or none."""
+    """Writes a solution if possible; readers see the whole file or none."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

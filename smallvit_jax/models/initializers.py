@@ -1,4 +1,4 @@
-"""Named initialisation schemes: which distribution each kind of parameter starts from."""
+"""Named initialization schemes: the initial distribution of each kind of parameter."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -28,37 +28,38 @@ def _zeros(inputs: int) -> Initializer:
 
 
 class Scheme(NamedTuple):
-    """Initialisers by kind of parameter."""
+    """Initializers by kind of parameter."""
 
     kernel: Initializer
     """Kernels of linear layers."""
     token: Initializer
     """The class token and the position embedding."""
     bias: Callable[[int], Initializer] = _zeros
-    """Biases of linear layers, by the number of inputs."""
+    """Biases of linear layers, given the number of inputs."""
     classifier: Initializer = initializers.normal(0.02)
-    """The classifier's kernel; small logits to begin with, as the reference."""
+    """The classifier's kernel; logits start small, as in the reference."""
 
     def linear(self, inputs: int) -> dict[str, Any]:
-        """Arguments of a linear layer with so many inputs."""
+        """Initializer arguments of a linear layer with this many inputs."""
         return {"kernel_init": self.kernel, "bias_init": self.bias(inputs)}
 
 
-# PyTorch's defaults; `uniform_fan_in` for kernels, as their shape has it.
+# PyTorch's default: `uniform_fan_in` for kernels, with the fan taken from their shape.
 _UNIFORM = initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 SCHEMES = {
-    # std .02 without truncation: the reference's bounds are absolute, at ±2 = 100 standard
-    # deviations (utils/utils_ssl.py:570). Convolutional patch embeddings keep `uniform_fan_in`.
+    # std 0.02 without truncation: the reference truncates at absolute bounds of ±2, which are 100
+    # standard deviations (utils/utils_ssl.py:570). Convolutional patch embeddings keep
+    # `uniform_fan_in`.
     "reference": Scheme(kernel=initializers.normal(0.02), token=initializers.normal(0.02)),
-    # A width of 64 at std .02 shrinks every signal to nothing and self-distillation collapses;
-    # std 1/sqrt(fan in) keeps its size at any width (LeCun et al., "Efficient BackProp", 1998).
-    # Class token and positions are signals themselves, not weights, so they start at size 1.
+    # At width 64, std 0.02 shrinks every signal to nothing and self-distillation collapses;
+    # std 1/sqrt(fan in) keeps the scale at any width (LeCun et al., "Efficient BackProp", 1998).
+    # Class token and positions are signals, not weights, so they start at scale 1.
     "fan_in": Scheme(
         kernel=initializers.variance_scaling(1.0, "fan_in", "normal"),
         token=initializers.normal(1.0),
     ),
-    # Structured initialisation leaves all that it does not set at PyTorch's defaults. Its models
+    # Structured initialization leaves everything it does not set at PyTorch's defaults. Its models
     # have neither a class token nor learned positions.
     **dict.fromkeys(
         STRUCTURED_INITS,
@@ -73,6 +74,6 @@ SCHEMES = {
 
 
 def get_scheme(name: str) -> Scheme:
-    """Looks a scheme up by name; raises `UserError` for an unknown one."""
+    """Looks up a scheme by name; raises `UserError` if it is unknown."""
     check_choice("model.init", name, INITS)
     return SCHEMES[name]

@@ -1,4 +1,4 @@
-"""Building blocks that the transformer families share."""
+"""Building blocks shared by the transformer families."""
 
 import jax
 import jax.numpy as jnp
@@ -18,16 +18,16 @@ from smallvit_jax.models.initializers import SCHEMES, Scheme, uniform_fan_in
 
 Tokens = Float[Array, "batch tokens width"]
 
-LARGEST_SMALL_IMAGE = 96  # pixels per side; what is larger is a photograph, and starts coarser
-LAYER_NORM_EPSILON = 1e-6  # the reference's, in every family (models/vit.py, swin.py:542, cait.py)
+LARGEST_SMALL_IMAGE = 96  # pixels per side; larger ones are photographs, with coarser stems
+LAYER_NORM_EPSILON = 1e-6  # as in all reference models (models/vit.py, swin.py:542, cait.py)
 
 
 def layer_norm(
     width: int, *, epsilon: float = LAYER_NORM_EPSILON, dtype, rngs: nnx.Rngs
 ) -> nnx.LayerNorm:
-    """LayerNorm with float32 statistics in the two-pass form.
+    """LayerNorm with two-pass float32 statistics.
 
-    Flax's default E[x²] - E[x]² loses the small variances that the tiny epsilon is there for.
+    Flax's default E[x²] - E[x]² loses the small variances that this tiny epsilon is meant for.
     """
     return nnx.LayerNorm(width, epsilon=epsilon, dtype=dtype, use_fast_variance=False, rngs=rngs)
 
@@ -36,10 +36,9 @@ def layer_norm(
 def product(
     x: Float[Array, "*positions inputs"], kernel: Float[Array, "inputs outputs"]
 ) -> Float[Array, "*positions outputs"]:
-    """x · kernel. The kernel's gradient is one plain product over all positions.
+    """x · kernel, with the kernel's gradient as one plain product over all positions.
 
-    The form that differentiation gives takes 1.4 times as long in XLA on a CPU: it transposes the
-    larger factor.
+    Autodiff's form transposes the larger factor and takes 1.4 times as long in XLA on CPU.
     """
     return x @ kernel
 
@@ -58,21 +57,21 @@ product.defvjp(_product_forward, _product_backward)
 
 
 class Linear(nnx.Linear):
-    """nnx.Linear with `product` inside."""
+    """nnx.Linear that multiplies with `product`."""
 
     def __init__(self, inputs: int, outputs: int, **options):
         super().__init__(inputs, outputs, dot_general=_dot_general, **options)
 
 
 def _dot_general(x, kernel, dimension_numbers, **options):
-    del dimension_numbers, options  # nnx.Linear's own: the last axis of x, the first of the kernel
+    del dimension_numbers, options  # as nnx.Linear sets them: last axis of x, first of kernel
     return product(x, kernel)
 
 
 def classifier(
     features: int, num_classes: int, *, scheme: Scheme = SCHEMES["reference"], rngs: nnx.Rngs
 ) -> nnx.Linear | None:
-    """The linear layer from features to logits, in float32, or None for no classes."""
+    """Linear layer from features to float32 logits, or None if there are no classes."""
     if not num_classes:
         return None
     start = {"kernel_init": scheme.classifier, "bias_init": scheme.bias(features)}
@@ -82,7 +81,7 @@ def classifier(
 def classify(
     head: nnx.Linear | None, features: Float[Array, "batch features"]
 ) -> Float[Array, "batch outputs"]:
-    """The classifier's logits, float32; the features themselves for a model without one."""
+    """Returns float32 logits, or the features if the model has no classifier."""
     return features if head is None else head(features).astype(jnp.float32)
 
 
@@ -91,8 +90,8 @@ def drop_path(
 ) -> Float[Array, "batch *positions width"]:
     """Zeroes the residual branch of whole samples with probability `rate`, rescaling the others.
 
-    Acts only when `rngs` is given and the rate is above zero (Huang et al., 2016, as in timm). In
-    a loop over blocks the rate is an array.
+    Active only if `rngs` is given and the rate is above zero (Huang et al., 2016, as in timm). In
+    a loop over blocks, the rate is an array.
     """
     if rngs is None or (isinstance(rate, float) and rate == 0.0):
         return x
@@ -104,7 +103,7 @@ def drop_path(
 def cut_patches(
     images: Float[Array, "batch height width channels"], patch_size: int
 ) -> Float[Array, "batch patches values"]:
-    """Square patches, row by row, each flattened in the order (row, column, channel)."""
+    """Cuts square patches, row by row, each flattened in (row, column, channel) order."""
     batch, height, width, channels = images.shape
     p = patch_size
     patches = images.reshape(batch, height // p, p, width // p, p, channels)
@@ -114,7 +113,7 @@ def cut_patches(
 class PatchEmbed(nnx.Module):
     """Cuts an image into square patches and projects each one linearly.
 
-    A convolution whose stride is its kernel size, written as one matrix product.
+    Equivalent to a convolution whose stride equals its kernel size, as one matrix product.
     """
 
     def __init__(self, patch_size: int, width: int, *, dtype, rngs: nnx.Rngs):
@@ -133,14 +132,14 @@ class PatchEmbed(nnx.Module):
         self, images: Float[Array, "batch height width 3"], *, train: bool = False
     ) -> Tokens:
         """Returns one token per patch, row by row."""
-        del train  # for stems with batch statistics
+        del train  # only for stems with batch norm
         return self.proj(cut_patches(images, self.patch_size))
 
 
 class Attention(nnx.Module):
     """Multi-head self-attention with one fused query-key-value projection.
 
-    With `lsa` each head learns its temperature, and no token attends to itself.
+    With `lsa`, each head learns its temperature, and no token attends to itself.
     """
 
     def __init__(
@@ -153,27 +152,27 @@ class Attention(nnx.Module):
         self.proj = Linear(width, width, **linear)
 
     def __call__(self, x: Tokens, *, queries: int | None = None) -> Tokens:
-        """Attends from the first `queries` tokens (all when None) to every token."""
+        """Attends from the first `queries` tokens (None: all) to every token."""
         mixed = attend(*self._heads_of(x, queries), self.lsa)
         return self.proj(save_for_backward(mixed.reshape(*mixed.shape[:2], -1)))
 
     def weights(self, x: Tokens, *, queries: int) -> Float[Array, "batch heads queries tokens"]:
-        """How the first `queries` tokens spread their attention over all; float32."""
+        """Attention weights from the first `queries` tokens to all tokens, float32."""
         q, k, _ = self._heads_of(x, queries)
         return attention_weights(q, k, self.lsa)
 
     def _heads_of(self, x: Tokens, queries: int | None) -> tuple[Heads, Heads, Heads]:
-        """Queries, of the first tokens or of all, and keys and values, apart by head."""
+        """Queries of the first tokens (None: all), and all keys and values, split into heads."""
         queries = x.shape[1] if queries is None else queries
         if queries == x.shape[1]:
             q, k, v = jnp.split(save_for_backward(self.qkv(x)), 3, axis=-1)
         else:
-            q, k, v = self._project_apart(x, queries)
+            q, k, v = self._project_separately(x, queries)
         q, k, v = (t.reshape(*t.shape[:2], self.heads, -1) for t in (q, k, v))
         return at_temperature(q, self.temperature), k, v
 
-    def _project_apart(self, x: Tokens, queries: int) -> tuple[Tokens, Tokens, Tokens]:
-        """The fused projection's three parts, the query only where it is used."""
+    def _project_separately(self, x: Tokens, queries: int) -> tuple[Tokens, Tokens, Tokens]:
+        """The three parts of the fused projection, with only the queries that are used."""
         dtype = self.qkv.dtype
         x, kernel, bias = (
             jnp.asarray(a, dtype) for a in (x, self.qkv.kernel[...], self.qkv.bias[...])
@@ -223,7 +222,7 @@ class EncoderBlock(nnx.Module):
     def __call__(
         self, x: Tokens, rngs: nnx.Rngs | None = None, *, queries: int | None = None
     ) -> Tokens:
-        """Returns the first `queries` tokens (all when None), having read every token."""
+        """Returns the first `queries` tokens (None: all) after attention to every token."""
         branch = self.attn(self.norm1(x), queries=queries)
         x = save_for_backward(x[:, :queries] + drop_path(branch, self.drop_path_rate, rngs))
         return x + drop_path(self.mlp(self.norm2(x)), self.drop_path_rate, rngs)
@@ -234,9 +233,9 @@ def resize_position_embedding(
 ) -> Float[Array, "new_rows new_columns width"]:
     """Resizes a grid of position embeddings; by default as the reference does for smaller crops.
 
-    Bicubic (a = -0.75), no antialiasing, borders repeated; sample positions follow the factor
-    (n + 0.1) / N that DINO hands to PyTorch, not the sizes (models/vit.py:186-195). A `surplus`
-    of 0 follows the sizes, as torch.nn.functional.interpolate does of itself.
+    Bicubic (a = -0.75), no antialiasing, borders repeated. Sample positions follow the scale factor
+    (n + 0.1) / N that DINO passes to PyTorch, not the sizes (models/vit.py:186-195). With `surplus`
+    0 they follow the sizes, as in torch.nn.functional.interpolate by default.
     """
     row_weights = _cubic_resize_matrix(grid.shape[0], rows, surplus)
     column_weights = _cubic_resize_matrix(grid.shape[1], columns, surplus)
@@ -245,7 +244,7 @@ def resize_position_embedding(
 
 
 def _cubic_resize_matrix(size: int, new_size: int, surplus: float) -> np.ndarray:
-    """Weights [new_size, size] of one axis: src = (dst + 0.5) N / (n + surplus) - 0.5."""
+    """Weights [new_size, size] for one axis: src = (dst + 0.5) N / (n + surplus) - 0.5."""
     source = (np.arange(new_size) + 0.5) * size / (new_size + surplus) - 0.5
     first = np.floor(source).astype(int)
     weights = np.zeros((new_size, size))
@@ -256,7 +255,7 @@ def _cubic_resize_matrix(size: int, new_size: int, surplus: float) -> np.ndarray
 
 
 def _cubic(distance: np.ndarray, a: float = -0.75) -> np.ndarray:
-    """Keys' cubic convolution kernel."""
+    """Cubic convolution kernel (Keys, 1981)."""
     d = np.abs(distance)
     near = (a + 2) * d**3 - (a + 3) * d**2 + 1
     far = a * (d**3 - 5 * d**2 + 8 * d - 4)

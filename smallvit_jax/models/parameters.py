@@ -1,8 +1,8 @@
-"""Models taken apart: a static graph beside flat dicts of arrays keyed by dotted path.
+"""Models as a static graph and flat dicts of arrays keyed by dotted path.
 
-Training steps, checkpoints and weight conversion all speak in these dicts. NNX's own update
-functions accept missing keys and wrong shapes in silence, so everything that comes from outside
-passes through `check_names_and_shapes`.
+Training steps, checkpoints and weight conversion all use these dicts. NNX's own update functions
+silently accept missing keys and wrong shapes, so everything from outside goes through
+`check_names_and_shapes`.
 """
 
 from collections.abc import Mapping
@@ -23,12 +23,12 @@ def _flat(model: nnx.Module) -> dict[str, nnx.Variable]:
 
 
 def get_arrays(model: nnx.Module) -> Arrays:
-    """Every array of the model (weights, fixed weights, batch statistics) by dotted path."""
+    """Returns all arrays of the model (weights, fixed weights, batch statistics) by dotted path."""
     return {name: variable.get_value() for name, variable in _flat(model).items()}
 
 
 def set_arrays(model: nnx.Module, arrays: Mapping[str, Any], source: str = "weights") -> None:
-    """Sets every array of the model; raises `UserError` naming all that do not fit."""
+    """Sets all arrays of the model; raises one `UserError` listing all that do not fit."""
     variables = _flat(model)
     shapes = {name: variable.get_value().shape for name, variable in variables.items()}
     check_names_and_shapes(shapes, {k: np.shape(v) for k, v in arrays.items()}, source)
@@ -44,11 +44,11 @@ def set_arrays(model: nnx.Module, arrays: Mapping[str, Any], source: str = "weig
 def check_names_and_shapes(
     expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]], source: str
 ) -> None:
-    """Raises one `UserError` that lists every missing, unexpected and misshapen entry."""
+    """Raises one `UserError` listing every missing, unexpected or wrongly shaped array."""
     problems = [f"missing {name}" for name in expected if name not in found]
     problems += [f"unexpected {name}" for name in found if name not in expected]
     problems += [
-        f"{name} has shape {tuple(found[name])} where the model has {tuple(shape)}"
+        f"{name} has shape {tuple(found[name])}, but the model has {tuple(shape)}"
         for name, shape in expected.items()
         if name in found and tuple(found[name]) != tuple(shape)
     ]
@@ -61,8 +61,8 @@ def check_names_and_shapes(
 class Functional:
     """A module as a pure function of its arrays.
 
-    `trainable` are the arrays that gradients reach, `buffers` the rest (fixed weights, batch
-    statistics). Both start from the module's own values.
+    `trainable` holds the arrays that get gradients, `buffers` the rest (fixed weights, batch
+    statistics). Both start with the module's values.
     """
 
     def __init__(self, model: nnx.Module):
@@ -79,7 +79,7 @@ class Functional:
     def __call__(
         self, trainable: Arrays, buffers: Arrays, *args, method: str = "__call__", **kwargs
     ) -> tuple[Any, Arrays]:
-        """Calls the module (or one of its methods); returns the result and the new buffers."""
+        """Calls the module (or one of its methods); returns the result and the updated buffers."""
         arrays = {**trainable, **buffers}
         state = nnx.from_flat_state(
             (path, variable.replace(arrays[name]))

@@ -24,8 +24,10 @@ from smallvit_jax.models.layers import drop_path
 
 
 class ResNet(ConvNet):
-    """Blocks of two 3 x 3 convolutions in stages, each stage with twice the channels of the one
-    before at half the size. The base of the families."""
+    """Base class: stages of blocks with two 3 x 3 convolutions.
+
+    Each stage has twice the channels and half the size of the previous one.
+    """
 
     def __init__(
         self,
@@ -64,15 +66,16 @@ class ResNet(ConvNet):
 
 
 class ResNet18(ResNet):
-    """Four stages of two blocks, 64 to 512 channels, projections where the size changes.
+    """Four stages of two blocks, 64 to 512 channels, projection shortcuts where the size changes.
 
-    `stem` "imagenet" is the paper's: a 7 x 7 convolution and a max pooling, each of stride 2, so
+    `stem` "imagenet" is the paper's: a 7 x 7 convolution and max pooling, both with stride 2, so
     that the first stage sees 8 x 8 positions of a 32 x 32 image (11,181,642 parameters with 10
-    classes). "cifar" is a 3 x 3 convolution of stride 1 (11,173,962). None chooses by the image
-    size, see `choose_stem`.
+    classes). "cifar" is a 3 x 3 convolution with stride 1 (11,173,962). None chooses by image size,
+    see `choose_stem`.
 
-    Starts as torchvision's: convolutions N(0, 2 / fan out), the classifier U(-1, 1) / sqrt(fan in),
-    its bias 0. Raises `UserError` for an unknown stem or another `init` than "reference".
+    Kernels are initialized as in torchvision: convolutions N(0, 2 / fan out), the classifier
+    U(-1, 1) / sqrt(fan in); its bias is 0. Raises `UserError` if the stem is unknown or `init` is
+    not "reference".
     """
 
     def __init__(
@@ -106,21 +109,21 @@ class ResNet18(ResNet):
 
     @classmethod
     def complete_options(cls, options: dict[str, Any]) -> dict[str, Any]:
-        """Fills what depends on other options; raises `UserError` for those that do not fit."""
+        """Fills in options that depend on others; raises `UserError` if they do not fit."""
         check_init(options["init"])
         return options | {"stem": choose_stem(options["stem"], options["image_size"])}
 
 
 class ResNet56(ResNet):
-    """The paper's network for CIFAR: 6n + 2 layers in three stages of n blocks, 16 to 64 channels.
+    """The paper's CIFAR network: 6n + 2 layers in three stages of n blocks, 16 to 64 channels.
 
-    `depth` counts layers (None: the 56 of the name, n = 9); 853,018 parameters with 10 classes.
-    Where the channels double, a shortcut takes every other position and adds zero channels on both
-    sides (`shortcut` "pad", the paper's option A), or is a 1 x 1 convolution with batch norm
+    `depth` counts layers (None: 56, as in the name, n = 9); 853,018 parameters with 10 classes.
+    Where the channels double, the shortcut either takes every other position and adds zero channels
+    on both sides (`shortcut` "pad", the paper's option A) or is a 1 x 1 convolution with batch norm
     ("projection", option B: 855,770 parameters).
 
-    All kernels start from N(0, 2 / fan in). Raises `UserError` for another depth, an unknown
-    shortcut or another `init` than "reference".
+    All kernels are initialized from N(0, 2 / fan in). Raises `UserError` if the depth is not
+    6n + 2, the shortcut is unknown, or `init` is not "reference".
     """
 
     DEPTH = 56
@@ -159,7 +162,7 @@ class ResNet56(ResNet):
 
     @classmethod
     def complete_options(cls, options: dict[str, Any]) -> dict[str, Any]:
-        """As `ResNet18.complete_options`."""
+        """See `ResNet18.complete_options`."""
         check_init(options["init"])
         depth = options["depth"] or cls.DEPTH
         _check(depth, options["shortcut"])
@@ -175,14 +178,14 @@ class ResNet110(ResNet56):
 def _check(depth: int, shortcut: str) -> None:
     if depth < 8 or depth % 6 != 2:
         raise UserError(
-            f"model.depth is {depth}, but a resnet for CIFAR has 6n + 2 layers; choose one of "
+            f"model.depth is {depth}, but CIFAR resnets have 6n + 2 layers; choose one of "
             "8, 14, 20, ..., 56, ..., 110"
         )
     check_choice("model.shortcut", shortcut, SHORTCUTS)
 
 
 class BasicBlock(nnx.Module):
-    """Two 3 x 3 convolutions beside a shortcut; the stride is the first one's."""
+    """Two 3 x 3 convolutions, the first with the stride, and a shortcut."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""Shifted patch tokenization: a patch beside what lies half a patch away in several directions.
+"""Shifted patch tokenization: patches together with copies shifted by half a patch.
 
 Lee et al., "Vision Transformer for Small-Size Datasets", 2021, section 3.2; SPT_LSA_ViT,
 models/SPT.py.
@@ -11,18 +11,20 @@ from jaxtyping import Array, Float
 from smallvit_jax.models.initializers import Initializer, uniform_fan_in
 from smallvit_jax.models.layers import Linear, Tokens, cut_patches, layer_norm
 
-# Where the copies look, as rows and columns of shifts: left up, right up, left down, right down,
-# and in front of them for eight directions left, right, up and down.
+# Shifts (row, column) of the copies: up left, up right, down left, down right; with eight
+# directions, these are preceded by left, right, up and down.
 _DIAGONAL = ((-1, -1), (-1, 1), (1, -1), (1, 1))
 _DIRECTIONS = {4: _DIAGONAL, 8: ((0, -1), (0, 1), (-1, 0), (1, 0), *_DIAGONAL)}
-_EPSILON = 1e-5  # of the LayerNorm, theirs
+_EPSILON = 1e-5  # of the LayerNorm, as in SPT_LSA_ViT
 
 
 def shifted_copies(
     images: Float[Array, "batch height width channels"], shift: int, directions: int
 ) -> Float[Array, "batch height width more_channels"]:
-    """Images with copies of themselves as further channels, `shift` pixels away in 4 (diagonal) or
-    8 directions; zeros come in at the borders."""
+    """Appends shifted copies of the images as channels.
+
+    Copies are shifted by `shift` pixels in 4 (diagonal) or 8 directions, with zeros at the borders.
+    """
     height, width = images.shape[1:3]
     padded = jnp.pad(images, ((0, 0), (shift, shift), (shift, shift), (0, 0)))
     copies = [
@@ -33,10 +35,10 @@ def shifted_copies(
 
 
 class ShiftedPatches(nnx.Module):
-    """Patches of an image and its shifted copies, behind a LayerNorm and a linear layer.
+    """Patches of an image and its shifted copies, followed by a LayerNorm and a linear layer.
 
-    Copies are half a patch away. `directions` is 4 or 8. The linear layer starts as PyTorch's, or
-    from `kernel_init` with a bias of 0.
+    Copies are shifted by half a patch. `directions` is 4 or 8. The linear layer uses PyTorch's
+    default initialization, or `kernel_init` with zero bias.
     """
 
     def __init__(
@@ -63,15 +65,15 @@ class ShiftedPatches(nnx.Module):
         self, images: Float[Array, "batch height width channels"], *, train: bool = False
     ) -> Tokens:
         """Returns one token per patch, row by row."""
-        del train  # for stems with batch statistics
+        del train  # only for stems with batch norm
         stacked = shifted_copies(images, self.patch_size // 2, self.directions)
         return self.project(self.norm(cut_patches(stacked, self.patch_size)))
 
 
 class ShiftedMerging(ShiftedPatches):
-    """Four neighbouring tokens and those around them become one of twice the width.
+    """Merges 2 x 2 tokens and the tokens around them into one of twice the width.
 
-    Odd sides are padded with zeros, as where nothing is shifted.
+    Odd sides are padded with zeros, as in plain patch merging.
     """
 
     def __init__(

@@ -1,7 +1,7 @@
-"""How a transformer turns an image into tokens: by patches, or by a few convolutions.
+"""How a transformer turns an image into tokens: with patches or a few convolutions.
 
-The convolutional stem is that of ViT_C (Xiao et al., "Early Convolutions Help Transformers See
-Better", 2021), with stacks for small images by the rule of `conv_stack`.
+The convolutional stem is ViT_C's (Xiao et al., "Early Convolutions Help Transformers See Better",
+2021); `conv_stack` adapts it to small images.
 """
 
 from collections.abc import Callable
@@ -23,7 +23,7 @@ _CONV_OPTIONS = ("stem_norm", "stem_channels", "stem_strides")
 
 
 class ConvStack(NamedTuple):
-    """The 3 x 3 convolutions of a stem, from the image on."""
+    """The 3 x 3 convolutions of a stem, starting at the image."""
 
     channels: tuple[int, ...]
     strides: tuple[int, ...]
@@ -46,13 +46,13 @@ def make_stem(
 ) -> nnx.Module:
     """Builds a module `stem(images, *, train=False) -> tokens`, one per patch, row by row.
 
-    `create_model` binds the stem's options and hands the rest to the family as a `MakeStem`.
+    `create_model` binds the stem options and passes the rest to the family as a `MakeStem`.
 
     Args:
-      patchify: makes the family's own patch embedding, for "patchify".
-      stem, ..., spt_directions: the options that `resolve_stem` returns.
-      image_size, patch_size, width: of the model.
-      normed: whether the conv stem ends with a LayerNorm, as the family's own embedding does.
+      patchify: creates the family's own patch embedding, for "patchify".
+      stem, ..., spt_directions: the options as returned by `resolve_stem`.
+      image_size, patch_size, width: those of the model.
+      normed: whether the conv stem ends with a LayerNorm, like the family's own embedding.
     """
     shared = {"dtype": dtype, "rngs": rngs}
     if stem == "patchify":
@@ -64,17 +64,17 @@ def make_stem(
 
 
 MakeStem = Callable[..., nnx.Module]
-"""`make_stem` with the stem's options bound."""
+"""`make_stem` with the stem options bound."""
 
 STEM_DEFAULTS: dict[str, str | None] = {
     "stem": "patchify",
     **dict.fromkeys(("stem_norm", "stem_channels", "stem_strides", "spt_directions")),
 }
-"""The stem's options and their defaults, for every transformer."""
+"""The stem options of every transformer, with their defaults."""
 
 
 def resolve_stem(stem: str, patch_size: int, width: int, given: dict[str, Any]) -> dict[str, Any]:
-    """The stem's options with what is None filled in; raises `UserError` for those it has not."""
+    """Returns a stem's options with defaults filled in; raises `UserError` for invalid ones."""
     check_choice("model.stem", stem, TRANSFORMER_STEMS)
     if stem != "conv":
         for option in _CONV_OPTIONS:
@@ -109,7 +109,7 @@ def _check_shifts(patch_size: int, directions: int) -> int:
         raise UserError(f"model.spt_directions is {directions}; choose 4 or 8.")
     if patch_size < 2:
         raise UserError(
-            "model.stem=spt shifts the image by half a patch, and model.patch_size is 1; choose at "
+            "model.stem=spt shifts the image by half a patch, but model.patch_size is 1; choose at "
             "least 2."
         )
     return directions
@@ -121,16 +121,16 @@ def conv_stack(
     channels: tuple[int, ...] | None = None,
     strides: tuple[int, ...] | None = None,
 ) -> ConvStack:
-    """The given stack when it fits the patch size, or without one that of the rule.
+    """Returns the given stack if it fits the patch size, or derives one by rule.
 
-    The paper's rule: a convolution of stride 2 doubles the channels, up to the width, so that
-    there are log2(patch size) of them. Our own for small images: patches of 4 pixels get one more
-    in front, at full resolution and half the channels of the next, as networks for such images
-    begin; patches of one pixel get a single convolution. Neither depends on the image size, so a
-    model moves to another one with its stem.
+    The paper's rule: each convolution has stride 2 and doubles the channels, up to the width, so
+    there are log2(patch size) of them. Our additions for small images: patches of 4 pixels get one
+    more at the start, at full resolution with half the channels of the next, as is usual in
+    networks for such images; patches of one pixel get a single convolution. Neither depends on the
+    image size, so a model keeps its stem when the image size changes.
 
-    Raises `UserError` for a patch size that is no power of two, a width that cannot be halved as
-    often, or given lists that do not fit the patch size.
+    Raises `UserError` if the patch size is not a power of two, the width cannot be halved that
+    often, or the given lists do not fit the patch size.
     """
     if (channels is None) != (strides is None):
         raise UserError(
@@ -141,7 +141,7 @@ def conv_stack(
         return _check_stack(patch_size, ConvStack(tuple(channels), tuple(strides)))
     if patch_size & (patch_size - 1):
         raise UserError(
-            f"model.stem=conv halves the image a number of times, which never gives patches of "
+            f"model.stem=conv halves the image repeatedly, which cannot give patches of "
             f"{patch_size} pixels; choose a model.patch_size that is a power of two."
         )
     halvings = patch_size.bit_length() - 1
@@ -160,7 +160,7 @@ def _check_stack(patch_size: int, stack: ConvStack) -> ConvStack:
     if len(stack.channels) != len(stack.strides) or not stack.channels:
         raise UserError(
             f"model.stem_channels={list(stack.channels)} and model.stem_strides="
-            f"{list(stack.strides)} must be as long as each other: one entry per convolution."
+            f"{list(stack.strides)} must have the same length, one entry per convolution."
         )
     step = 1
     for stride in stack.strides:
@@ -168,7 +168,7 @@ def _check_stack(patch_size: int, stack: ConvStack) -> ConvStack:
     if step != patch_size or not set(stack.strides) <= {1, 2}:
         raise UserError(
             f"model.stem_strides={list(stack.strides)} must be ones and twos whose product is "
-            f"model.patch_size={patch_size}, one token per patch."
+            f"model.patch_size={patch_size}, to give one token per patch."
         )
     return stack
 
@@ -176,8 +176,8 @@ def _check_stack(patch_size: int, stack: ConvStack) -> ConvStack:
 class ConvStem(nnx.Module):
     """3 x 3 convolutions, each with norm and ReLU, then a linear layer per position.
 
-    The paper's last layer is a 1 x 1 convolution with bias. With `norm="batch"` the running
-    statistics are those of images of `image_size` alone; `normed` puts a LayerNorm behind it all.
+    The linear layer is the paper's 1 x 1 convolution with bias. With `norm="batch"`, only images of
+    `image_size` update the running statistics; `normed` adds a LayerNorm at the end.
     """
 
     def __init__(
@@ -194,7 +194,7 @@ class ConvStem(nnx.Module):
         self.image_size = image_size
         self.strides = stack.strides
         inputs = (3, *stack.channels)
-        # He et al. without the kernel's area: N(0, 2 / channels out), the last N(0, 1 / width).
+        # He et al. without the kernel area: N(0, 2 / channels out); the last layer N(0, 1 / width).
         self.convs = nnx.List(
             nnx.Conv(
                 inputs[i],
@@ -223,7 +223,7 @@ class ConvStem(nnx.Module):
     def __call__(
         self, images: Float[Array, "batch height width 3"], *, train: bool = False
     ) -> Tokens:
-        """Returns one token per patch, row by row; `train` chooses the batch's statistics."""
+        """Returns one token per patch, row by row; `train` uses the batch statistics."""
         record = images.shape[1:3] == (self.image_size, self.image_size)
         x = images
         for conv, norm in zip(self.convs, self.norms, strict=True):

@@ -1,7 +1,7 @@
-"""Structured initialisation of a ViT's attention: impulse and mimetic.
+"""Structured initialization of a ViT's attention: impulse and mimetic.
 
-Both concern a ViT without a class token, with mean pooling and fixed positions. All that they do
-not set starts at PyTorch's defaults, random biases included, as in the authors' code.
+Both need a ViT without a class token, with mean pooling and fixed positions. Everything they do not
+set starts at PyTorch's defaults, including random biases, as in the authors' code.
 """
 
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ from smallvit_jax.models.vit import ViT
 
 _FILTER_SIZES = {"impulse3": 3, "impulse5": 5}  # patches per side
 _NEEDED = {"name": "vit", "pool": "mean", "pos_embed": "sincos"}
-# How much of a mimetic product is noise and how much identity: query-key, then value-projection.
+# Weights of noise and identity in the mimetic products.
 _QUERY_KEY = (0.7, 0.7)
 _VALUE_PROJECTION = (0.4, -0.4)
 
@@ -27,7 +27,7 @@ Square = Float[Array, "width width"]
 
 
 def check_structured(options: Mapping[str, Any]) -> None:
-    """Raises `UserError` where a model with these options has no such attention to initialise."""
+    """Raises `UserError` if a model with these options does not support its structured `init`."""
     init = options.get("init")
     if init not in STRUCTURED_INITS:
         return
@@ -35,19 +35,19 @@ def check_structured(options: Mapping[str, Any]) -> None:
     if wrong:
         settings = " and ".join(f"model.{name}={_NEEDED[name]}" for name in wrong)
         raise UserError(
-            f"model.init={init} is for a ViT whose patches attend to each other by fixed "
-            f"positions, without a class token; set {settings}, or another model.init"
+            f"model.init={init} is for a ViT with fixed positions and without a class token; "
+            f"set {settings}, or choose another model.init"
         )
     if options["lsa"]:
         raise UserError(
-            f"model.init={init} has patches look at themselves too, which model.lsa masks; leave "
-            "one of the two out"
+            f"model.init={init} makes patches attend to themselves too, which model.lsa masks; "
+            "set only one of them"
         )
     reach = _FILTER_SIZES.get(init, 1) // 2
     grid = options["image_size"] // options["patch_size"]
     if grid <= reach:
         raise UserError(
-            f"model.init={init} has a patch look at one up to {reach} away, and the image has "
+            f"model.init={init} makes patches attend up to {reach} away, but the image has only "
             f"{grid} x {grid} patches; choose a smaller model.patch_size"
         )
 
@@ -55,10 +55,9 @@ def check_structured(options: Mapping[str, Any]) -> None:
 def set_structured(model: ViT, init: str, seed: int) -> None:
     """Sets the attention weights of every block, in place.
 
-    "impulse3" and "impulse5": queries and keys of `impulse.solve`, the same in all blocks.
-    "mimetic": noise and identity in each block's products, as Trockman & Kolter say
-    (arXiv:2305.09828, eq. 5-8). "mimetic_released" multiplies value and projection in the order of
-    the released code.
+    "impulse3" and "impulse5": queries and keys from `impulse.solve`, the same in all blocks.
+    "mimetic": noise plus identity in each block's products (Trockman & Kolter, arXiv:2305.09828,
+    eq. 5-8). "mimetic_released" multiplies value and projection in the order of the released code.
     """
     if init in _FILTER_SIZES:
         heads = model.blocks[0].attn.heads
@@ -76,10 +75,10 @@ def set_structured(model: ViT, init: str, seed: int) -> None:
 
 
 def near_identity(key: jax.Array, width: int, noise: float, identity: float) -> tuple[Square, ...]:
-    """Factors L, R of noise · Z + identity · I = L R, Z uniform with variance 1 / width.
+    """Factors L, R of noise · Z + identity · I = L R, with Z uniform of variance 1 / width.
 
-    By singular values, split evenly: the first k columns of L and rows of R multiply to the best
-    approximation of rank k.
+    The singular values are split evenly: the first k columns of L and rows of R multiply to the
+    best rank-k approximation.
     """
     bound = (3 / width) ** 0.5
     z = np.asarray(jax.random.uniform(key, (width, width), minval=-bound, maxval=bound))
@@ -98,8 +97,8 @@ def _set_mimetic(attention, key: jax.Array, *, released: bool) -> None:
         np.concatenate([right[:size].T for _, right in factors], axis=1),
     )
     left, right = near_identity(value_key, width, *_VALUE_PROJECTION)
-    # A token x leaves as x · value · projection. The paper wants that product to be L R; the
-    # released code sets PyTorch's transposed kernels to L and R, so that it is Lᵀ Rᵀ.
+    # A token x becomes x · value · projection. In the paper that product is L R; the released code
+    # sets PyTorch's transposed kernels to L and R, so it is Lᵀ Rᵀ.
     value, projection = (left.T, right.T) if released else (left, right)
     kernel = attention.qkv.kernel[...]
     attention.qkv.kernel[...] = kernel.at[:, 2 * width :].set(value)
@@ -107,7 +106,7 @@ def _set_mimetic(attention, key: jax.Array, *, released: bool) -> None:
 
 
 def _set_query_key(attention, queries: Square, keys: Square) -> None:
-    """From [width, (head, head width)] each."""
+    """Sets the kernels from matrices [width, (head, head width)]."""
     kernel, width = attention.qkv.kernel[...], len(queries)
     kernel = kernel.at[:, :width].set(queries).at[:, width : 2 * width].set(keys)
     attention.qkv.kernel[...] = kernel

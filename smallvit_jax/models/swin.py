@@ -1,4 +1,4 @@
-"""The reference's Swin transformer: attention in shifted windows, three stages, mean pooling."""
+"""The reference's Swin transformer: shifted-window attention, three stages, mean pooling."""
 
 import functools
 from collections.abc import Callable
@@ -27,26 +27,26 @@ from smallvit_jax.models.shifted_patches import ShiftedMerging, ShiftedPatches
 from smallvit_jax.models.stems import MakeStem
 from smallvit_jax.models.window_attention import Grid, WindowAttention
 
-WINDOW = 4  # tokens per side of a window, in every setting of the reference
+WINDOW = 4  # tokens per side of a window, in all settings of the reference
 
 
 class Swin(ImageModel):
     """Swin transformer for small images (Liu et al., 2021).
 
-    The defaults are the reference's (models/swin.py, train_ssl.py:228-236): width 96, doubled
-    after each stage, stages of 2, 6 and 4 blocks with 3, 6 and 12 heads, windows of 4 x 4, MLP
-    ratio 2, drop path rising linearly to 0.1 over all blocks. With a `patch_size` of 2 at 32
-    pixels it has 7,044,762 parameters without the classifier; features are 384 wide.
+    Defaults follow the reference (models/swin.py, train_ssl.py:228-236): width 96, doubled after
+    each stage, stages of 2, 6 and 4 blocks with 3, 6 and 12 heads, windows of 4 x 4, MLP ratio 2,
+    drop path rising linearly to 0.1 over all blocks. With `patch_size` 2 at 32 pixels it has
+    7,044,762 parameters without the classifier; features are 384 wide.
 
-    Windows and shifts follow from `image_size` and stay the same at other sizes. A grid that is no
-    multiple of its window is padded with zeros behind the first norm, and in the reference these
-    take part in the attention; `window_padding="masked"` shuts them out.
+    `image_size` determines windows and shifts, which stay the same at other sizes. A grid that is
+    not a multiple of its window is padded with zeros after the first norm. In the reference, the
+    padding takes part in the attention; `window_padding="masked"` masks it.
 
-    With `stem="spt"` patches are merged with their surroundings, too, as SPT_LSA_ViT does.
+    With `stem="spt"`, patch merging also includes shifted copies, as in SPT_LSA_ViT.
     """
 
-    PATCHES_PER_SIDE = 16  # of small images
-    PHOTOGRAPH_PATCH = 4  # own choice: pixels per side of a patch of large ones
+    PATCHES_PER_SIDE = 16  # for small images
+    PHOTOGRAPH_PATCH = 4  # patch size in pixels for larger images; our choice
 
     def __init__(
         self,
@@ -116,10 +116,10 @@ class Swin(ImageModel):
     ) -> dict[str, Array]:
         """Runs the model once and returns the wanted outputs; see `ImageModel.outputs`.
 
-        Features are the mean over all tokens. There is no class token to ask for its attention: a
-        map is the mean over all tokens of how they spread theirs, within their windows, and sums to
-        1, less what padding takes. Of the block features, only those of the last stage pass through
-        the final norm, which has its width.
+        Features are the mean over all tokens. As there is no class token, an attention map is the
+        mean over the attention of all tokens within their windows; it sums to 1, minus the share of
+        the padding. Only block features of the last stage pass through the final norm, which has
+        the same width.
         """
         count = sum(len(stage.blocks) for stage in self.layers)
         index, number = range(count)[block], 0
@@ -164,7 +164,7 @@ class Swin(ImageModel):
 
 
 def _apply(block: nnx.Module, x: Grid, rngs: nnx.Rngs | None, remat: bool) -> Grid:
-    """Applies a block; with `remat` it keeps nothing but its input for the backward pass."""
+    """Applies a block; with `remat`, only its input is kept for the backward pass."""
     graph, weights = nnx.split(block)
 
     def apply(weights, x, key):
@@ -184,7 +184,7 @@ def _check(grid: int, depths: tuple[int, ...], window_padding: str) -> None:
 
 
 class NormedPatchEmbed(PatchEmbed):
-    """Patches projected linearly, with a LayerNorm behind."""
+    """Linear patch embedding followed by a LayerNorm."""
 
     def __init__(self, patch_size: int, width: int, *, dtype, rngs: nnx.Rngs):
         super().__init__(patch_size, width, dtype=dtype, rngs=rngs)
@@ -198,7 +198,7 @@ class NormedPatchEmbed(PatchEmbed):
 
 
 class SwinStage(nnx.Module):
-    """Blocks on one grid size, every other one with shifted windows, then perhaps a merging."""
+    """Blocks at one grid size, every other one with shifted windows, then optional merging."""
 
     def __init__(
         self,
@@ -216,7 +216,7 @@ class SwinStage(nnx.Module):
         rngs: nnx.Rngs,
     ):
         shared = {"scheme": scheme, "dtype": dtype, "rngs": rngs}
-        # One window that covers the whole grid has nothing to shift.
+        # A single window covering the whole grid needs no shift.
         window = min(grid, WINDOW)
         self.blocks = nnx.List(
             SwinBlock(
@@ -236,7 +236,7 @@ class SwinStage(nnx.Module):
 
 
 class SwinBlock(nnx.Module):
-    """Pre-norm block: attention within windows and MLP, residual branches with drop path."""
+    """Pre-norm block: window attention and MLP, each a residual branch with drop path."""
 
     def __init__(
         self,
@@ -266,7 +266,7 @@ class SwinBlock(nnx.Module):
 
 
 class PatchMerging(nnx.Module):
-    """Four neighbouring tokens become one of twice the width; odd sides are padded with zeros."""
+    """Merges 2 x 2 tokens into one of twice the width; odd sides are padded with zeros."""
 
     def __init__(self, width: int, *, scheme: Scheme, dtype, rngs: nnx.Rngs):
         self.norm = layer_norm(4 * width, dtype=dtype, rngs=rngs)
@@ -275,7 +275,7 @@ class PatchMerging(nnx.Module):
         )
 
     def __call__(self, x: Grid) -> Float[Array, "batch half_rows half_columns double_width"]:
-        """Neighbours (row, column) are joined in the order (0,0), (1,0), (0,1), (1,1)."""
+        """Concatenates neighbors (row, column) in the order (0,0), (1,0), (0,1), (1,1)."""
         x = jnp.pad(x, ((0, 0), (0, x.shape[1] % 2), (0, x.shape[2] % 2), (0, 0)))
         batch, rows, columns, width = x.shape
         x = x.reshape(batch, rows // 2, 2, columns // 2, 2, width).transpose(0, 1, 3, 4, 2, 5)

@@ -1,4 +1,4 @@
-"""Vision transformer of pre-norm blocks: the reference's, or with mean pooling, fixed positions."""
+"""The vision transformer: the reference's, or with mean pooling and fixed positions."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -26,24 +26,25 @@ from smallvit_jax.models.stems import MakeStem
 class ViT(ImageModel):
     """Vision transformer for small images.
 
-    The defaults are the reference's (models/vit.py, train_ssl.py:202-205): width 192, 9 blocks,
-    12 heads, MLP ratio 2, drop path rising linearly to 0.1, LayerNorm epsilon 1e-6. With a
-    `patch_size` of 4 at 32 pixels it has 2,695,680 parameters without the classifier.
+    Defaults follow the reference (models/vit.py, train_ssl.py:202-205): width 192, 9 pre-norm
+    blocks, 12 heads, MLP ratio 2, drop path rising linearly to 0.1, LayerNorm epsilon 1e-6. With
+    `patch_size` 4 at 32 pixels it has 2,695,680 parameters without the classifier.
 
-    The features are the class token's (`pool` "cls"), or the mean over all patches ("mean"). With
-    the mean there is no class token, and the last norm comes behind the mean (timm's `fc_norm`).
-    Positions are parameters (`pos_embed` "learned") or fixed (`positions.sincos_positions`).
+    Features are the class token (`pool` "cls") or the mean over all patches ("mean"). With mean
+    pooling there is no class token, and the final norm follows the pooling (timm's `fc_norm`).
+    Positions are learned (`pos_embed` "learned") or fixed ("sincos", see `sincos_positions`).
 
-    Images of another size than `image_size` (a multiple of the patch size) work too: a learned
-    position embedding is resized as in `resize_position_embedding`, a fixed one is made anew.
+    Images of another size than `image_size` (a multiple of the patch size) work too: learned
+    positions are resized by `resize_position_embedding`, fixed ones are recomputed.
 
-    Raises `UserError` for an unknown `pool` or `pos_embed`, or a width that has no fixed positions.
+    Raises `UserError` if `pool` or `pos_embed` is unknown, or if `pos_embed` is "sincos" and the
+    width is not a multiple of 4.
     """
 
-    PATCHES_PER_SIDE = 8  # of small images
-    PHOTOGRAPH_PATCH = 16  # own choice: pixels per side of a patch of large ones
+    PATCHES_PER_SIDE = 8  # for small images
+    PHOTOGRAPH_PATCH = 16  # patch size in pixels for larger images; our choice
     DEPTH = 9  # blocks
-    DEPTH_WITH_CONV_STEM = 8  # as in its paper: the stem costs about as much as a block
+    DEPTH_WITH_CONV_STEM = 8  # as in the stem's paper: the stem costs about as much as a block
 
     def __init__(
         self,
@@ -108,21 +109,21 @@ class ViT(ImageModel):
     ) -> dict[str, Array]:
         """Runs the model once and returns the wanted outputs; see `ImageModel.outputs`.
 
-        The attention of a ViT with a class token is that of the class token, whose map sums to less
-        than 1 by what it keeps for itself. Without one it is the mean over all patches of how they
-        spread theirs, and sums to 1.
+        With a class token, the attention map is the class token's and sums to less than 1, because
+        the class token also attends to itself. Without one, it is the mean over the attention of
+        all patches and sums to 1.
         """
         count = len(self.blocks)
         index, all_layers = range(count)[block], "layers" in wanted
-        # The class token's output is all that features need of the last block.
+        # Features need only the class token's output from the last block.
         class_token_only = self.pool == "cls" and not {*wanted} - {"features", "logits"}
-        looked_into = [
+        needed_from_end = [
             1 if class_token_only else 0,
             min(blocks, count) if "block_features" in wanted else 0,
             count - index if "attention" in wanted else 0,
             count if all_layers else 0,
         ]
-        first = count - max(looked_into)
+        first = count - max(needed_from_end)
         x = self._embed(images, train)
         layers = {"patch_embed": self.patch_embed(images), "block_input": x} if all_layers else {}
         x = apply_blocks(list(self.blocks)[:first], x, rngs, self.remat)
@@ -156,12 +157,12 @@ class ViT(ImageModel):
         return weights.reshape(*weights.shape[:2], rows, columns)
 
     def _pooled(self, x: Tokens) -> Float[Array, "batch width"]:
-        """A block's tokens as features, float32."""
+        """Pools the tokens of a block into features, float32."""
         x = x.mean(axis=1, dtype=jnp.float32) if self.pool == "mean" else x[:, 0]
         return self.norm(x).astype(jnp.float32)
 
     def _embed(self, images: Float[Array, "batch height width 3"], train: bool = False) -> Tokens:
-        """Patch tokens, behind the class token if there is one, with positions added."""
+        """Class token, if there is one, and patch tokens, with positions added."""
         x = self.patch_embed(images, train=train)
         rows, columns = (side // self.patch_size for side in images.shape[1:3])
         if self.cls_token is not None:
@@ -174,7 +175,7 @@ class ViT(ImageModel):
         class_tokens = 0 if self.cls_token is None else 1
         if self.pos_embed is None:
             positions = sincos_positions(rows, columns, self.num_features)
-            # A class token has no place in the image: its position is 0, as MAE has it.
+            # A class token has no place in the image, so its position is 0, as in MAE.
             return jnp.pad(positions, ((class_tokens, 0), (0, 0)))[None]
         positions = self.pos_embed[...]
         if (rows, columns) == (self.grid, self.grid):
@@ -189,6 +190,6 @@ def _check(pool: str, pos_embed: str, width: int) -> None:
     check_choice("model.pos_embed", pos_embed, POSITIONS)
     if pos_embed == "sincos" and width % 4:
         raise UserError(
-            f"model.pos_embed=sincos gives a quarter of model.width to each of four kinds of wave, "
-            f"and {width} is no multiple of 4; choose one that is"
+            f"model.pos_embed=sincos splits model.width into four equal parts, but {width} is not "
+            "a multiple of 4; choose one that is"
         )

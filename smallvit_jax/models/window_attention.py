@@ -13,13 +13,13 @@ from smallvit_jax.models.layers import Linear, product
 
 Grid = Float[Array, "batch rows columns width"]
 
-MASKED = -100.0  # what is added to a logit between regions (models/swin.py)
+MASKED = -100.0  # added to logits between different regions (models/swin.py)
 
 
 class WindowAttention(nnx.Module):
     """Multi-head self-attention within windows, with a learned bias per relative position.
 
-    `shift` moves the windows by that many tokens down and right. With `lsa` each head learns its
+    `shift` moves the windows down and right by this many tokens. With `lsa`, each head learns its
     temperature, and no token attends to itself.
     """
 
@@ -42,7 +42,7 @@ class WindowAttention(nnx.Module):
         linear = {"kernel_init": scheme.kernel, "dtype": dtype, "rngs": rngs}
         self.qkv = Linear(width, 3 * width, **linear)
         self.proj = Linear(width, width, **linear)
-        # Added to logits, so small in every scheme.
+        # Added to logits, so it starts small in every scheme.
         table_shape = ((2 * window - 1) ** 2, heads)
         self.relative_position_bias_table = nnx.Param(
             initializers.normal(0.02)(rngs.params(), table_shape)
@@ -56,15 +56,15 @@ class WindowAttention(nnx.Module):
         return self.proj(self._to_grid(mixed, *x.shape[1:3]))
 
     def received(self, x: Grid) -> Float[Array, "batch heads rows columns"]:
-        """How much attention each token gets, averaged over all tokens that give some; float32."""
+        """Attention that each token receives, averaged over all queries (with padding); float32."""
         weights, _ = self._weights_and_values(x)
         received = weights.sum(axis=3).transpose(0, 1, 3, 2)  # [batch, windows, tokens, heads]
         received = received / (received.shape[1] * received.shape[2])
         return self._to_grid(received, *x.shape[1:3]).transpose(0, 3, 1, 2)
 
     def _weights_and_values(self, x: Grid):
-        """Attention weights [batch, windows, heads, queries, keys], float32, and values [batch,
-        windows, tokens, heads, width]."""
+        """Attention weights [batch, windows, heads, queries, keys], float32, and values
+        [batch, windows, tokens, heads, width]."""
         rows, columns = x.shape[1:3]
         qkv = self._project(x)
         if self.shift:
@@ -81,7 +81,7 @@ class WindowAttention(nnx.Module):
     def _to_grid(
         self, x: Float[Array, "batch windows tokens _"], rows: int, columns: int
     ) -> Float[Array, "batch rows columns _"]:
-        """Puts the tokens of the windows back where they were, without the padding."""
+        """Puts window tokens back into their grid positions, without the padding."""
         padded_rows, padded_columns = rows + -rows % self.window, columns + -columns % self.window
         x = from_windows(x, self.window, padded_rows, padded_columns)
         if self.shift:
@@ -89,9 +89,9 @@ class WindowAttention(nnx.Module):
         return x[:, :rows, :columns]
 
     def _project(self, x: Grid) -> Float[Array, "batch padded_rows padded_columns qkv"]:
-        """Queries, keys and values of the tokens and of the zeros that make the windows whole.
+        """Queries, keys and values of the tokens and of the zeros that pad the windows.
 
-        Those of a zero are the bias alone, so only the tokens go through the matrix product.
+        For padding they equal the bias, so only the tokens go through the matrix product.
         """
         x, kernel, bias = (
             jnp.asarray(a, self.qkv.dtype) for a in (x, self.qkv.kernel[...], self.qkv.bias[...])
@@ -102,16 +102,16 @@ class WindowAttention(nnx.Module):
         )
 
     def _bias(self, rows: int, columns: int) -> Float[Array, "_ heads tokens tokens"]:
-        """What is added to the logits: the learned bias, and the mask of each window."""
+        """The term added to the logits: the learned bias and the mask of each window."""
         bias = self.relative_position_bias_table[...][relative_position_index(self.window)]
         mask = window_mask(rows, columns, self.window, self.shift, self.mask_padding, self.lsa)
         return bias.transpose(2, 0, 1) + (np.zeros((1, 1, 1)) if mask is None else mask)[:, None]
 
 
 def relative_position_index(window: int) -> Int[np.ndarray, "tokens tokens"]:
-    """The row of the bias table for each pair of tokens (query, key) of a window.
+    """Row of the bias table for each pair (query, key) of tokens in a window.
 
-    Offsets query - key in (rows, columns), counted from 1 - window, row by row.
+    The table holds offsets query - key in (rows, columns), starting at 1 - window, row by row.
     """
     row, column = np.divmod(np.arange(window**2), window)
     rows = row[:, None] - row + window - 1
@@ -122,11 +122,11 @@ def relative_position_index(window: int) -> Int[np.ndarray, "tokens tokens"]:
 def window_mask(
     rows: int, columns: int, window: int, shift: int, mask_padding: bool, mask_self: bool
 ) -> Float[np.ndarray, "windows tokens tokens"] | None:
-    """What to add to the logits of a padded and shifted grid; None where that is nothing.
+    """Mask to add to the logits of a padded and shifted grid, or None if nothing is masked.
 
-    A shifted grid is rolled around, so a window at its border holds tokens from both ends; those
-    must not see each other. With `mask_padding` nobody sees the padding; with `mask_self` no token
-    sees itself, unless there is nothing else that it may see.
+    A shifted grid wraps around, so windows at its border hold tokens from both ends, which must not
+    attend to each other. With `mask_padding`, no token attends to padding; with `mask_self`, no
+    token attends to itself unless it has nothing else to attend to.
     """
     padded_rows, padded_columns = rows + -rows % window, columns + -columns % window
     padded = (padded_rows, padded_columns) != (rows, columns)
@@ -150,7 +150,7 @@ def window_mask(
 
 
 def _regions(size: int, window: int, shift: int) -> Int[np.ndarray, " size"]:
-    """Of a side that is rolled by `shift`: all but the last window, its old and its new part."""
+    """Regions of a side rolled by `shift`: 0 up to the last window, 1 and 2 for its two parts."""
     position = np.arange(size)
     return (position >= size - window).astype(int) + (position >= size - shift)
 
@@ -163,6 +163,6 @@ def to_windows(x, window: int):
 
 
 def from_windows(x, window: int, rows: int, columns: int):
-    """Undoes `to_windows`."""
+    """Inverse of `to_windows`."""
     x = x.reshape(len(x), rows // window, columns // window, window, window, -1)
     return x.transpose(0, 1, 3, 2, 4, 5).reshape(len(x), rows, columns, -1)

@@ -1,7 +1,7 @@
 """DINO: a student predicts its teacher's output from other views of the same image.
 
-The loss of Caron et al., "Emerging Properties in Self-Supervised Vision Transformers", 2021 (eq.
-1-4), as the reference computes it (train_ssl.py:360-523).
+The loss of Caron et al., "Emerging Properties in Self-Supervised Vision Transformers", 2021
+(eq. 1-4), as the reference computes it (train_ssl.py:360-523).
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ from smallvit_jax.training.accumulation import mean_over_parts
 
 
 class PretrainState(NamedTuple):
-    """Everything that pre-training needs to continue."""
+    """Everything needed to resume pre-training."""
 
     step: Int[Array, ""]
     student: Arrays
@@ -30,20 +30,20 @@ class PretrainState(NamedTuple):
 
 
 def teacher_backbone(state: PretrainState) -> Arrays:
-    """The teacher's backbone, weights and batch statistics, under the backbone's own names."""
+    """Weights and batch statistics of the teacher's backbone, by their names in the backbone."""
     prefix, arrays = "backbone.", state.teacher | state.teacher_buffers
     return {k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)}
 
 
 def is_last_layer(name: str) -> bool:
-    """Chooses the parameters that stand still in the first epochs."""
+    """Selects the parameters that are frozen in the first epochs."""
     return ".last_layer." in name
 
 
 def initial_state(
     network: Functional, optimizer: optax.GradientTransformation, out_dim: int
 ) -> PretrainState:
-    """The state before the first step: the teacher is a copy of the student, the centre 0."""
+    """The state before the first step: the teacher is a copy of the student, the center is 0."""
     return PretrainState(
         step=jnp.zeros((), jnp.int32),
         student=network.trainable,
@@ -56,7 +56,7 @@ def initial_state(
 
 
 class Means(NamedTuple):
-    """What a step needs to know of its batch: means over it, or over a part of it."""
+    """Means over a batch, or over a part of it."""
 
     loss: Float[Array, ""]
     gradients: Arrays
@@ -75,7 +75,7 @@ def batch_means(
     student_temperature: float,
     teacher_drop_path: bool,
 ) -> tuple[Means, tuple[Arrays, Arrays]]:
-    """Loss and gradients of a batch or a part of it, and the new buffers of student and teacher."""
+    """Means over a batch or a part of it, and the new buffers of student and teacher."""
     student_key, teacher_key = (None, None) if key is None else jax.random.split(key)
     teacher_out, teacher_buffers = network(
         state.teacher,
@@ -117,18 +117,18 @@ def update(
     teacher_drop_path: bool,
     accumulate: int = 1,
 ) -> tuple[PretrainState, dict[str, Float[Array, ""]]]:
-    """One step from ready views: loss, gradients, optimiser, teacher and centre.
+    """Takes one step on augmented views: loss, gradients, optimizer, teacher and center.
 
     Args:
-      state: where training stands.
-      views: the two global views of each image, then the local ones if there are any.
-      key: of the drop path; None switches it off.
+      state: the current training state.
+      views: the two global views of each image, then its local views, if any.
+      key: PRNG key for drop path; None disables it.
       schedule: this step's `learning_rate`, `weight_decay`, `teacher_momentum`,
-        `teacher_temperature` and `frozen` (the last layer stands still).
-      accumulate: parts that the batch is taken in, one after another.
+        `teacher_temperature` and `frozen` (whether the last layer is frozen).
+      accumulate: number of parts in which the batch is processed, one after another.
 
-    Returns the new state and the step's metrics. Order as in train_ssl.py:360-430: the loss sees
-    the old centre; the teacher moves towards the student as it is after its update.
+    Returns the new state and the step's metrics. The order is that of train_ssl.py:360-430: the
+    loss uses the old center, and the teacher moves toward the updated student.
     """
     means, (student_buffers, teacher_buffers) = mean_over_parts(
         lambda views, key: batch_means(
@@ -182,7 +182,7 @@ def teacher_probabilities(
     center: Float[Array, " out_dim"],
     temperature: Float[Array, ""] | float,
 ) -> Float[Array, "batch global_views out_dim"]:
-    """Centred and sharpened teacher distributions."""
+    """Centered and sharpened teacher distributions."""
     return jax.nn.softmax((teacher - center) / temperature, axis=-1)
 
 
@@ -191,10 +191,10 @@ def view_prediction_loss(
     targets: Float[Array, "batch global_views out_dim"],
     temperature: float,
 ) -> Float[Array, ""]:
-    """Mean cross-entropy between each teacher view and every student view but the same one.
+    """Mean cross-entropy between each teacher view and every other student view.
 
-    The student's first views are the teacher's. With V of them and the teacher's 2, the mean is
-    over 2 V - 2 pairs of views and the batch; `temperature` is the student's.
+    The student's first views are the teacher's. With V student views and 2 teacher views, the mean
+    is over 2 V - 2 pairs of views and the batch; `temperature` is the student's.
     """
     log_q = jax.nn.log_softmax(student / temperature, axis=-1)
     batch, global_views = targets.shape[:2]
@@ -208,7 +208,7 @@ def update_center(
     teacher_mean: Float[Array, " out_dim"],
     momentum: float,
 ) -> Float[Array, " out_dim"]:
-    """Moving average of the batch's mean of raw teacher outputs; takes effect in the next step."""
+    """Moving average of the batch mean of raw teacher outputs; takes effect in the next step."""
     return center * momentum + teacher_mean * (1 - momentum)
 
 
@@ -222,10 +222,10 @@ def mean_entropy(
 def mutual_information(
     mean_probabilities: Float[Array, " out_dim"], entropy: Float[Array, ""]
 ) -> Float[Array, ""]:
-    """What the teacher's output says about the image, in nats.
+    """Information about the image in the teacher's output, in nats.
 
-    Entropy of the batch's mean distribution minus `entropy`, the mean over its distributions: 0
-    when every image gets the same.
+    Entropy of the batch's mean distribution minus `entropy`, the mean over its distributions; 0 if
+    every image gets the same distribution.
     """
     return jax.scipy.special.entr(mean_probabilities).sum() - entropy
 
@@ -233,10 +233,10 @@ def mutual_information(
 def describe_collapse(
     mutual_information: float, entropy: float, out_dim: int, threshold: float = 0.01
 ) -> str | None:
-    """Says which kind of collapse the averages of an epoch show and what to try, or None.
+    """Describes the collapse that an epoch's averages show and what to try; None if there is none.
 
-    The sign is mutual information near 0, at any entropy: the teacher says the same about every
-    image. Values in nats; `threshold` is where "near 0" ends.
+    A collapse is mutual information of at most `threshold`, at any entropy: the teacher gives every
+    image the same output. Values are in nats.
     """
     if mutual_information > threshold:
         return None
@@ -256,8 +256,8 @@ def describe_collapse(
     else:
         kind, remedy = (
             "one constant distribution",
-            "for a narrow model set model.init=fan_in, else lower pretrain.optimizer.base_lr "
-            "and lengthen its warm-up",
+            "for a narrow model set model.init=fan_in, otherwise lower pretrain.optimizer.base_lr "
+            "and lengthen its warmup",
         )
     return (
         f"Collapse: the teacher gives every image the same output ({kind}: entropy {entropy:.2f} "

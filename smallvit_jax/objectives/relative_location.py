@@ -1,8 +1,8 @@
-"""Dense relative localization (drloc): an auxiliary loss of fine-tuning that needs no labels.
+"""Dense relative localization (drloc): an auxiliary loss for fine-tuning that needs no labels.
 
-Pairs of tokens are drawn from the last grid, and a small head predicts from the two how far apart
-they are (Liu et al., "Efficient Training of Visual Transformers with Small Datasets", 2021, and its
-code, VTs-Drloc).
+Pairs of tokens are drawn from the last grid, and a small head predicts how far apart they are (Liu
+et al., "Efficient Training of Visual Transformers with Small Datasets", 2021, and its code,
+VTs-Drloc).
 """
 
 from collections.abc import Mapping
@@ -21,10 +21,10 @@ from smallvit_jax.models.initializers import uniform_fan_in
 from smallvit_jax.models.layers import Linear
 from smallvit_jax.models.parameters import Arrays, Functional
 
-RAMP_EPOCHS = 20  # in which the loss's weight rises from 0 (VTs-Drloc, main.py)
+RAMP_EPOCHS = 20  # over which the loss weight rises from 0 (VTs-Drloc, main.py)
 HIDDEN = 512  # width of the head's hidden layers (VTs-Drloc, models/drloc.py)
-_PREFIX = "drloc."  # of the head's arrays among the trained ones
-_PAIRS_STREAM = 0x70616972  # separates the draws of pairs from those of drop path
+_PREFIX = "drloc."  # of the head's arrays among the trained arrays
+_PAIRS_STREAM = 0x70616972  # separates the random pairs from drop path
 
 Points = Int[Array, "batch pairs 2"]
 
@@ -40,10 +40,10 @@ class DrlocSettings(NamedTuple):
 
 
 class Drloc:
-    """The loss with its head, whose arrays `params` are trained next to the model's.
+    """The loss with its head, whose arrays `params` are trained together with the model's.
 
     Args:
-      settings: which loss, over how many pairs.
+      settings: the kind of loss and its options.
       side: tokens per side of the grid, see `grid_side`.
       features: width of a token.
       key: PRNG key for the head's initialization.
@@ -59,7 +59,7 @@ class Drloc:
     def __call__(
         self, params: Arrays, grid: Float[Array, "batch side side features"], key: jax.Array
     ) -> Float[Array, ""]:
-        """The loss of freshly drawn pairs; `key` is the one for this part of the batch."""
+        """The loss on newly drawn pairs; `key` is the PRNG key for this part of the batch."""
         s = self._settings
         head = {n.removeprefix(_PREFIX): a for n, a in params.items() if n.startswith(_PREFIX)}
         batch, side = grid.shape[:2]
@@ -70,7 +70,7 @@ class Drloc:
 
 
 def without_head(params: Arrays) -> Arrays:
-    """The arrays of the model alone."""
+    """The model's arrays, without the head's."""
     return {name: array for name, array in params.items() if not name.startswith(_PREFIX)}
 
 
@@ -98,8 +98,11 @@ def grid_side(options: Mapping[str, Any]) -> int:
 
 
 def weight_schedule(weight: float, epochs: int, steps_per_epoch: int) -> np.ndarray:
-    """The loss's weight at each step, constant within an epoch: it rises linearly from 0 to
-    `weight` at epoch 20, then falls linearly to 0, as in the released code (paper: constant)."""
+    """The loss weight at each step, constant within an epoch.
+
+    It rises linearly from 0 to `weight` at epoch 20, then falls linearly to 0, as in the released
+    code (paper: constant).
+    """
     epoch = np.arange(epochs)
     fall = 1 - (epoch - RAMP_EPOCHS) / max(epochs - RAMP_EPOCHS, 1)
     by_epoch = weight * np.where(epoch <= RAMP_EPOCHS, epoch / RAMP_EPOCHS, fall)
@@ -115,7 +118,7 @@ def draw_pairs(key: jax.Array, batch: int, pairs: int, side: int) -> tuple[Point
 def tokens_at(
     grid: Float[Array, "batch rows columns features"], points: Points
 ) -> Float[Array, "batch pairs features"]:
-    """The tokens of a grid at the given rows and columns."""
+    """Selects the tokens of a grid at the given rows and columns."""
     batch, _, columns, features = grid.shape
     index = points[..., 0] * columns + points[..., 1]
     return jnp.take_along_axis(grid.reshape(batch, -1, features), index[..., None], axis=1)
@@ -124,11 +127,11 @@ def tokens_at(
 def relative_locations(
     first: Points, second: Points, side: int, absolute: bool, normalize: bool
 ) -> Float[Array, "batch pairs 2"]:
-    """What the head predicts: rows and columns between two points of a grid of `side` squared.
+    """The head's targets: offsets in rows and columns between two points of a `side` x `side` grid.
 
     Absolute offsets are 0 to side - 1; signed ones have side - 1 added, so they start at 0 too.
-    With `normalize` both are divided by their largest value. (The paper divides by the side, the
-    released code by default not at all, so its loss is larger by that factor at the same weight.)
+    With `normalize`, they are divided by their largest value. (The paper divides by the side; the
+    released code does not by default, so its loss is larger by that factor at the same weight.)
     """
     offset = first - second
     offset = jnp.abs(offset) if absolute else offset + side - 1
@@ -146,7 +149,7 @@ def _absolute_error(
 def _cross_entropy(
     predicted: Float[Array, "batch pairs classes 2"], wanted: Float[Array, "batch pairs 2"]
 ) -> Float[Array, ""]:
-    """Offsets as classes; summed over both coordinates."""
+    """Cross-entropy with offsets as classes, summed over both coordinates."""
     logits = jnp.moveaxis(predicted, -1, 0)
     labels = jnp.moveaxis(wanted, -1, 0).astype(jnp.int32)
     return 2 * optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
@@ -170,10 +173,10 @@ LOSSES = {"l1": _absolute_error, "ce": _cross_entropy, "cbr": _by_classification
 
 
 class LocationHead(nnx.Module):
-    """Predicts how far apart two tokens of a grid are: an MLP on the two, with ReLU in between.
+    """MLP with ReLU that predicts how far apart two tokens of a grid are.
 
-    As in the released code and the published parameter counts: without `classes` two hidden layers
-    and one number per coordinate, with them a third hidden layer and a classifier per coordinate,
+    As in the released code and the published parameter counts: without `classes`, two hidden layers
+    and one number per coordinate; with them, a third hidden layer and a classifier per coordinate,
     both linear. (The paper has one hidden layer.)
     """
 

@@ -1,4 +1,4 @@
-"""The state and the step of fine-tuning: losses, gradients and optimiser."""
+"""The state and the update step of fine-tuning: losses, gradients and optimizer."""
 
 from typing import Any, NamedTuple
 
@@ -14,7 +14,7 @@ from smallvit_jax.training.accumulation import mean_over_parts
 
 
 class FinetuneState(NamedTuple):
-    """Everything that fine-tuning needs to continue."""
+    """Everything needed to resume fine-tuning."""
 
     step: Int[Array, ""]
     params: Arrays
@@ -37,7 +37,7 @@ def mixed_loss(
     share: Float[Array, ""],
     smoothing: float,
 ) -> Float[Array, ""]:
-    """Mean loss of images of which `share` shows `labels` and the rest `other_labels`."""
+    """Mean loss on mixed images, where `share` of each shows `labels`, the rest `other_labels`."""
     first = smoothed_cross_entropy(logits, labels, smoothing).mean()
     second = smoothed_cross_entropy(logits, other_labels, smoothing).mean()
     return share * first + (1 - share) * second
@@ -58,12 +58,12 @@ def update(
     accumulate: int = 1,
     drloc: Drloc | None = None,
 ) -> tuple[FinetuneState, dict[str, Float[Array, ""]]]:
-    """One step from augmented, perhaps mixed images.
+    """Takes one step on augmented, possibly mixed images.
 
-    `key` is of the drop path; None switches it off. `schedule` holds this step's
-    `learning_rate` and `weight_decay`. The accuracy among the metrics is against `labels`, mixed
-    or not, as in finetune.py:352-376. The batch is taken in `accumulate` parts, one after another.
-    With `drloc` that loss is added, times the schedule's `drloc_weight`; it needs the `key` too.
+    `key` is the PRNG key for drop path; None disables it. `schedule` holds this step's
+    `learning_rate` and `weight_decay`. The accuracy metric compares to `labels`, even for mixed
+    images, as in finetune.py:352-376. The batch is processed in `accumulate` parts, one after
+    another. With `drloc`, that loss times the schedule's `drloc_weight` is added; it needs `key`.
     """
     schedule = dict(schedule)
     drloc_weight = schedule.pop("drloc_weight", None)
@@ -73,7 +73,7 @@ def update(
         images, labels, other_labels = part
 
         def loss_of(params):
-            rngs = None if key is None else nnx.Rngs(key)  # NNX wants it made inside the gradient
+            rngs = None if key is None else nnx.Rngs(key)  # NNX needs it made inside the gradient
             outputs, buffers = model(
                 params, state.buffers, images, *wanted, method="outputs", train=True, rngs=rngs
             )

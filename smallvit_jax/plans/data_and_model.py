@@ -1,4 +1,4 @@
-"""What every job takes from the config: its dataset and its model."""
+"""Builds the dataset and the model options of a job from the config."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,27 +20,27 @@ from smallvit_jax.models import resolve_options
 
 
 class LabeledImages(NamedTuple):
-    """Images with their labels (-1: none)."""
+    """Images with their labels; -1 means unlabeled."""
 
     images: UInt8[np.ndarray, "count height width 3"]
     labels: Int32[np.ndarray, " count"]
 
     def take(self, indices: np.ndarray) -> "LabeledImages":
-        """The images at the given sorted indices; no copy if the indices are consecutive."""
+        """Returns the images at sorted indices, without a copy if they are consecutive."""
         if len(indices) and indices[-1] - indices[0] + 1 == len(indices):
             indices = slice(indices[0], indices[-1] + 1)
         return LabeledImages(self.images[indices], self.labels[indices])
 
 
 class Data(NamedTuple):
-    """A dataset as one run uses it.
+    """A dataset as used by one run.
 
     Attributes:
-      info: name, classes, mean and std: what checkpoints and reports record.
-      spec: the row of the dataset table, or what measuring a folder gives in its place.
-      train: all training images, among them those of the validation part.
-      test: test images; none for a folder that has none.
-      subsets: which training images are used, have a label, or belong to the validation part.
+      info: name, classes, mean and std, as recorded in checkpoints and reports.
+      spec: the row of the dataset table, or its equivalent as measured from a folder.
+      train: all training images, including the validation part.
+      test: test images; empty for a folder without any.
+      subsets: which training images are used, labeled, or in the validation part.
     """
 
     info: DatasetInfo
@@ -51,22 +51,22 @@ class Data(NamedTuple):
 
 
 class DatasetReader:
-    """Reads the datasets of one job and keeps the last one, so that its stages share the images.
+    """Reads the datasets of one job and keeps the last one, so that stages share the images.
 
-    `data_dir` is the folder of prepared TFDS datasets; None: the environment's TFDS_DATA_DIR.
+    `data_dir` is the folder with prepared TFDS datasets; None means $TFDS_DATA_DIR.
     """
 
     def __init__(self, data_dir: str | Path | None = None):
         self.data_dir = data_dir
-        self._layout: tuple[str, FolderLayout, int] | None = None  # root, what it holds, side
-        self._read: tuple[tuple, _Images] | None = None  # what was asked for, what was read
+        self._layout: tuple[str, FolderLayout, int] | None = None  # root, layout, side
+        self._read: tuple[tuple, _Images] | None = None  # key, images
 
     def load(self, config: ConfigDict, image_size: int | None = None) -> Data:
-        """Reads both splits and chooses the subsets that `config.dataset` asks for.
+        """Reads both splits and selects the subsets described by `config.dataset`.
 
-        A folder is read at `image_size` pixels (that of a trained model, say); None: the size that
-        the config trains at. Raises UserError for a dataset that is missing, damaged or not what
-        the job needs.
+        Folders are read at `image_size` pixels, for example that of a trained model; None means the
+        size that the config trains at. Raises UserError if the dataset is missing, damaged or not
+        suitable for the job.
         """
         name = config.dataset.name
         read = self._folder(config, image_size) if name == FOLDER else self._prepared(name)
@@ -128,7 +128,7 @@ class DatasetReader:
 
 
 class _Images(NamedTuple):
-    """Both splits of a dataset; the last `validation` training images choose the best epoch."""
+    """Both splits of a dataset; the last `validation` training images are for validation."""
 
     info: DatasetInfo
     spec: DatasetSpec
@@ -143,7 +143,7 @@ def _check_folder(config: ConfigDict, layout: FolderLayout) -> None:
     if layout.validation.paths and dataset.validation_fraction:
         raise UserError(
             f"dataset.validation_fraction is {dataset.validation_fraction:g}, but {layout.field} "
-            "has validation images of its own; set it to 0"
+            "already has validation images; set it to 0"
         )
     if not JOBS[config.job].needs_labels:
         return
@@ -151,43 +151,43 @@ def _check_folder(config: ConfigDict, layout: FolderLayout) -> None:
     if not layout.class_names:
         raise UserError(
             f"{layout.field} has no class folders and so no {need}; put the images of each class "
-            'into a folder of its own, or use the job "pretrain", which needs none'
+            'into their own folder, or use the job "pretrain", which needs no labels'
         )
     if not layout.test.labeled:
         raise UserError(
-            f"the images to test on in {layout.field} have no class folders and so no {need}; put "
-            "them into class folders named as in training"
+            f"the test images in {layout.field} have no class folders and so no {need}; put them "
+            "into class folders named as in training"
         )
     if not layout.test.paths and not dataset.test_fraction:
         raise UserError(
             f"dataset.test_fraction is 0 and {layout.field} has no folder test/, but the job "
-            f'"{config.job}" needs images to test on; provide one of the two'
+            f'"{config.job}" needs test images; provide one of the two'
         )
 
 
 def check_same_classes(meta: Mapping[str, Any], info: DatasetInfo, source: str) -> None:
-    """Raises `UserError` if a checkpoint's classifier was trained on other classes, or on the same
-    ones in another order."""
-    theirs, ours = list(meta["class_names"]), list(info.class_names)
-    if not meta["model"]["num_classes"] or theirs == ours:
+    """Raises `UserError` if a checkpoint's classifier was trained on other classes or another class
+    order."""
+    trained, given = list(meta["class_names"]), list(info.class_names)
+    if not meta["model"]["num_classes"] or trained == given:
         return
     raise UserError(
-        f"{source} was trained on classes {list_names(theirs)}, but the images contain "
-        f"{list_names(ours)}; name their class folders as in training, all of them"
+        f"{source} was trained on classes {list_names(trained)}, but the images contain "
+        f"{list_names(given)}; use the same class folders as in training"
     )
 
 
 def model_options(config: ConfigDict, spec: DatasetSpec) -> dict[str, Any]:
-    """All arguments of `create_model` that do not depend on the job, ready for JSON.
+    """Returns all arguments of `create_model` that do not depend on the job, ready for JSON.
 
-    Fields that are None become the dataset's value (image size) or the model family's (the rest).
+    Fields that are None take the dataset's value (image size) or the model family's (all others).
     """
     options = {k: v for k, v in config.model.items() if v is not None}
     return resolve_options(**{"image_size": spec.image_size, **options})
 
 
 def describe_data(info: DatasetInfo) -> dict[str, Any]:
-    """What a checkpoint records of the images that its model was trained on, ready for JSON."""
+    """Returns what a checkpoint records about its training images, ready for JSON."""
     return {
         "dataset": info.name,
         "class_names": list(info.class_names),

@@ -14,11 +14,11 @@ from smallvit_jax.training import schedules
 from smallvit_jax.training.loop import Schedule
 from smallvit_jax.training.placement import check_batch
 
-_MIXING = ("mix", "mixup_alpha", "cutmix_alpha")  # what happens to batches, not to single images
+_MIXING = ("mix", "mixup_alpha", "cutmix_alpha")  # applied to batches, not to single images
 
 
 class Plan(NamedTuple):
-    """What a config means for a dataset; making it finds whatever is wrong before work begins."""
+    """A config applied to a dataset; building it reports problems before training starts."""
 
     images: LabeledImages
     order: BatchOrder
@@ -29,7 +29,7 @@ class Plan(NamedTuple):
 
 
 def make_plan(config: ConfigDict, data: Data) -> Plan:
-    """Plans fine-tuning; raises `UserError` for what cannot be carried out."""
+    """Plans fine-tuning; raises `UserError` if the config and dataset do not fit together."""
     f = config.finetune
     images = data.train.take(data.subsets.labeled)
     order = BatchOrder(
@@ -50,7 +50,7 @@ def make_plan(config: ConfigDict, data: Data) -> Plan:
 
 
 def augment_settings(config: ConfigDict, data: Data, image_size: int) -> AugmentSettings:
-    """What `config.finetune.augment` does to single images; None and "auto" are the dataset's."""
+    """Returns the per-image augmentation settings; None and "auto" mean the dataset's values."""
     augment = {k: v for k, v in config.finetune.augment.items() if k not in _MIXING}
     if augment["policy"] == "auto":
         augment["policy"] = data.spec.policy
@@ -60,7 +60,7 @@ def augment_settings(config: ConfigDict, data: Data, image_size: int) -> Augment
 
 
 def make_schedule(config: ConfigDict, steps_per_epoch: int) -> Schedule:
-    """Every value of fine-tuning that changes with the step."""
+    """Returns the schedules of fine-tuning: every value that changes with the step."""
     f, o = config.finetune, config.finetune.optimizer
     warmup = schedules.fit_warmup(o.warmup_epochs, f.epochs, "finetune.optimizer.warmup_epochs")
     steps = f.epochs * steps_per_epoch

@@ -16,7 +16,7 @@ from smallvit_jax.training.placement import check_batch
 
 
 class Plan(NamedTuple):
-    """What a config means for a dataset; making it finds whatever is wrong before work begins."""
+    """A config applied to a dataset; building it reports problems before training starts."""
 
     images: LabeledImages
     order: BatchOrder
@@ -26,7 +26,7 @@ class Plan(NamedTuple):
 
 
 def make_plan(config: ConfigDict, data: Data) -> Plan:
-    """Plans pre-training; raises `UserError` for what cannot be carried out."""
+    """Plans pre-training; raises `UserError` if the config and dataset do not fit together."""
     p = config.pretrain
     images = data.train.take(data.subsets.unlabeled)
     order = BatchOrder(len(images.labels), p.batch_size, config.seed, field="pretrain.batch_size")
@@ -38,7 +38,7 @@ def make_plan(config: ConfigDict, data: Data) -> Plan:
 
 
 def view_settings(config: ConfigDict, data: Data, image_size: int) -> ViewSettings:
-    """The views that `config.pretrain.views` describes; scales that are None are the dataset's."""
+    """Returns the settings of `config.pretrain.views`; scales of None mean the dataset's."""
     views = dict(config.pretrain.views)
     for scale in ("global_scale", "local_scale"):
         views[scale] = views[scale] or getattr(data.spec, scale)
@@ -46,7 +46,7 @@ def view_settings(config: ConfigDict, data: Data, image_size: int) -> ViewSettin
 
 
 def make_schedule(config: ConfigDict, steps_per_epoch: int) -> Schedule:
-    """Every value of pre-training that changes with the step."""
+    """Returns the schedules of pre-training: every value that changes with the step."""
     p = config.pretrain
     steps = p.epochs * steps_per_epoch
     scale = p.batch_size / 256
@@ -78,15 +78,15 @@ def make_schedule(config: ConfigDict, steps_per_epoch: int) -> Schedule:
 
 
 def _check_local_crops(views: ViewSettings, options: dict[str, Any]) -> None:
-    """Raises `UserError` if the model cannot take images of half the size."""
+    """Raises `UserError` if the model cannot take local crops, which have half the image size."""
     local_size, patch_size = views.image_size / 2, options.get("patch_size")
     if not views.local_crops or local_size % (patch_size or 1) == 0:
         return
     if patch_size:
-        problem = f"which patches of {patch_size} do not fill; choose another model.patch_size"
+        problem = f"but model.patch_size={patch_size} does not divide that; choose another one"
     else:
-        problem = "which is not a whole number; choose an even model.image_size"
+        problem = "but need a whole number; choose an even model.image_size"
     raise UserError(
         f"local crops have {local_size:g} pixels per side, half of model.image_size="
-        f"{views.image_size}, {problem}, or pretrain.views.local_crops=0"
+        f"{views.image_size}, {problem}, or set pretrain.views.local_crops=0"
     )

@@ -1,11 +1,11 @@
-"""What several processes of one run decide together."""
+"""Coordination between the processes of one run."""
 
 import jax
 import numpy as np
 
 
 def all_processes_agree(good: bool) -> bool:
-    """Whether all processes say so; they wait for each other."""
+    """Whether `good` is true in every process; all processes must call it."""
     if jax.process_count() == 1:
         return good
     from jax.experimental import multihost_utils
@@ -14,7 +14,7 @@ def all_processes_agree(good: bool) -> bool:
 
 
 def lost_another_process(error: Exception) -> bool:
-    """Whether work that several processes do together failed because one of them has gone."""
+    """Whether a collective operation failed because another process died."""
     if not jax.distributed.is_initialized():
         return False
     signs = ("gloo", "nccl", "coordination service", "heartbeat", "barrier", "connection reset")

@@ -1,4 +1,4 @@
-"""How every command of the package ends: an exit code, and one sentence if something is wrong."""
+"""Exit codes and one-line error messages for every command of the package."""
 
 import errno
 import signal
@@ -15,10 +15,9 @@ from smallvit_jax.version import __version__
 def run_program(body: Callable[[], None], *, when_interrupted: str) -> int:
     """Runs a command's body and returns the exit code.
 
-    0 when it is done, 2 after a mistake that the user can mend (one line on stderr), 130 when
-    interrupted by SIGINT and 143 by SIGTERM (the line ends with `when_interrupted`), 141 when the
-    reader of its output has gone, 75 when another process of the run has ended, 1 after an error of
-    the program's own (with its traceback).
+    0 on success, 2 for a mistake that the user can fix (one line on stderr), 130 if interrupted by
+    SIGINT and 143 by SIGTERM (the line ends with `when_interrupted`), 141 if the reader of stdout
+    closed its pipe, 75 if another process of the run died, 1 for a bug (with a traceback).
     """
     warnings.formatwarning = _format_warning
     try:
@@ -43,8 +42,8 @@ def run_program(body: Callable[[], None], *, when_interrupted: str) -> int:
             reason = str(error).strip().splitlines()[0][:200]
             return _fail(
                 75,
-                f"another process of this run has ended, and says why itself ({reason}); start all "
-                f"of them again: {when_interrupted}",
+                f"another process of this run died ({reason}); see its output for the cause and "
+                f"restart all processes: {when_interrupted}",
             )
         traceback.print_exc()
         return _fail(
@@ -53,14 +52,14 @@ def run_program(body: Callable[[], None], *, when_interrupted: str) -> int:
 
 
 def _disk_problem(error: Exception) -> str | None:
-    """Returns the sentence for a full disk or a path that cannot be used, else None."""
+    """Returns the message for a full disk or an unusable path, else None."""
     if not isinstance(error, OSError):
         return None
     place = f' at "{error.filename}"' if error.filename else ""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return f"no space left on the disk{place}; free some and run the same command again"
+        return f"no space left on the disk{place}; free some space and run the same command again"
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS) and place:
-        return f"not permitted to read or write{place}; choose another folder or change its rights"
+        return f"no permission to read or write{place}; choose another folder or change permissions"
     if error.errno in (errno.ENOTDIR, errno.EEXIST) and place:
         return f"a file is in the way{place}; choose another folder"
     if error.errno == errno.ENAMETOOLONG:
@@ -69,11 +68,11 @@ def _disk_problem(error: Exception) -> str | None:
 
 
 def _memory_problem(error: Exception) -> str | None:
-    """Returns the sentence for memory that does not suffice, on the host or a device, else None."""
+    """Returns the message if the host or a device ran out of memory, else None."""
     if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
         return (
-            "out of memory; for the same training in less of it, set runtime.accumulate=2 (or "
-            "more) and runtime.remat=true, or runtime.data_placement=host; else lower "
+            "out of memory; set runtime.accumulate=2 (or more), runtime.remat=true or "
+            "runtime.data_placement=host to do the same training in less memory, or lower "
             "pretrain.batch_size, finetune.batch_size or evaluate.batch_size, or choose a smaller "
             "model"
         )
@@ -81,7 +80,7 @@ def _memory_problem(error: Exception) -> str | None:
 
 
 def _lost_another_process(error: Exception) -> bool:
-    if "jax" not in sys.modules:  # and with it all that could have lost one
+    if "jax" not in sys.modules:  # then the run cannot have other processes
         return False
     from smallvit_jax.process.others import lost_another_process
 
@@ -89,7 +88,7 @@ def _lost_another_process(error: Exception) -> bool:
 
 
 def _format_warning(message, category, *where, **more) -> str:
-    """A warning meant for the user is one sentence; others keep the place they come from."""
+    """Formats a UserWarning as one line; other warnings keep their file and line number."""
     if category is UserWarning:
         return f"warning: {message}\n"
     return f"{where[0]}:{where[1]}: {category.__name__}: {message}\n"

@@ -1,4 +1,4 @@
-"""Process-wide settings of a run: precision, compiled-program cache, its other processes."""
+"""Process-wide setup: memory, precision, compilation cache, multi-process runs."""
 
 import contextlib
 import ctypes
@@ -17,20 +17,19 @@ from smallvit_jax.errors import UserError
 from smallvit_jax.process.others import all_processes_agree
 from smallvit_jax.process.sharding import make_mesh, split_batch
 
-# Seconds. Processes start together, so who waits longer for another waits in vain; one whose
-# machine has gone silent counts as dead after the second; the third is for the end of a run.
+# Seconds to wait for all processes to join, for a heartbeat before a process counts as dead, and
+# for the others at shutdown. Processes start together, so a longer wait to join is pointless.
 START_TIMEOUT, HEARTBEAT_TIMEOUT, SHUTDOWN_TIMEOUT = 300, 30, 60
-_LEAVE_TIME = 3
-_BY_HAND = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
+_EXIT_DELAY = 3  # seconds
+_ENVIRONMENT = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 
 
 def keep_freed_memory() -> None:
-    """Makes the C library keep freed memory for the next step instead of returning it.
+    """Makes glibc keep freed memory for the next step instead of returning it to the system.
 
-    XLA on a CPU, and the prefetch thread everywhere, ask for their working memory anew in each
-    step; touching pages that the system has just handed out took a sixth of a training step.
-    Call it before anything that uses a device: threads keep the settings they began with. Only
-    glibc has them; elsewhere nothing happens.
+    XLA on a CPU, and the prefetch thread everywhere, allocate their working memory again in each
+    step; page faults on fresh memory took a sixth of a training step. Call this before anything
+    uses a device, because threads keep the settings they started with. No effect without glibc.
     """
     arena_max, mmap_max, trim_threshold, top_pad = -8, -4, -1, -2  # <malloc.h>
     with contextlib.suppress(OSError, AttributeError):
@@ -42,16 +41,14 @@ def keep_freed_memory() -> None:
 
 
 def prepare(precision: str, compilation_cache: str):
-    """Applies the settings to JAX and returns the dtype that models compute in.
+    """Applies process-wide JAX settings and returns the compute dtype of models.
 
     Args:
       precision: "float32" (matrix products in full float32 everywhere), "bfloat16", or "auto":
-        bfloat16 on GPU and TPU, float32 on CPU. Parameters, softmax, norms' statistics and
-        losses stay float32.
-      compilation_cache: folder for compiled programs; empty: none. The environment's
-        JAX_COMPILATION_CACHE_DIR comes first.
-
-    All settings are for the whole process.
+        bfloat16 on GPU and TPU, float32 on CPU. Parameters, softmax, norm statistics and losses
+        stay float32.
+      compilation_cache: folder for compiled programs, empty for none. The environment variable
+        JAX_COMPILATION_CACHE_DIR takes precedence.
     """
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         folder = os.path.expanduser(compilation_cache) or None
@@ -66,46 +63,47 @@ def prepare(precision: str, compilation_cache: str):
 
 
 def stage_key(seed: int, stage: str) -> jax.Array:
-    """The key that all randomness of a stage derives from; other stages have others."""
+    """Returns the PRNG key of a stage; every stage has a different one."""
     return jax.random.fold_in(jax.random.key(seed), zlib.crc32(stage.encode()))
 
 
 def join_processes(distributed: str) -> None:
-    """Makes this process part of a run of several, where it was started as one of them.
+    """Joins the other processes of a multi-process run, if this process was started as part of one.
 
-    Call it before anything that uses a device. Only the first process prints to stdout then, and
-    gives the warnings that all of them would give.
+    Call this before anything uses a device. In a multi-process run, only the first process prints
+    to stdout and shows warnings.
 
     Args:
-      distributed: "auto" joins where the environment has JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES
-        and JAX_PROCESS_ID, or where Slurm or Open MPI has started several processes; "on" leaves it
-        to JAX, which recognises TPU slices and Kubernetes, too; "off" stays alone.
+      distributed: "auto" joins if JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID are
+        set, or if Slurm or Open MPI started several processes; "on" always joins and leaves
+        detection to JAX, which also recognizes TPU slices and Kubernetes; "off" never joins.
 
     Raises:
-      UserError: the variables contradict each other, or the other processes do not come.
+      UserError: the variables are incomplete or contradictory, or joining failed.
     """
     if distributed == "off":
         return
-    by_hand = _place_by_hand()
-    if distributed == "auto" and not by_hand and not _launched():
+    arguments = _environment_arguments()
+    if distributed == "auto" and not arguments and not _launched():
         return
-    # Its SIGTERM handler would take the place of ours, which stops all processes together.
+    # Its SIGTERM handler would replace ours, which stops all processes together.
     jax.config.update("jax_enable_preemption_service", False)
     waiting = threading.Timer(START_TIMEOUT, _give_up)
     waiting.daemon = True
     waiting.start()
     try:
         jax.distributed.initialize(
-            **by_hand,
-            initialization_timeout=START_TIMEOUT + 60,  # then it aborts, with a stack trace
+            **arguments,
+            initialization_timeout=START_TIMEOUT
+            + 60,  # JAX's own timeout aborts with a stack trace
             heartbeat_timeout_seconds=HEARTBEAT_TIMEOUT,
             shutdown_timeout_seconds=SHUTDOWN_TIMEOUT,
         )
     except (RuntimeError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(
-            f"this process could not join the others of its run ({reason}); give it its place by "
-            f"{', '.join(_BY_HAND)}, or set runtime.distributed=off"
+            f"this process could not join the other processes of its run ({reason}); set "
+            f"{', '.join(_ENVIRONMENT)}, or set runtime.distributed=off"
         ) from error
     finally:
         waiting.cancel()
@@ -116,10 +114,10 @@ def join_processes(distributed: str) -> None:
 
 
 def _connect() -> None:
-    """Lets the processes find each other while they are at the same point.
+    """Runs a first collective while all processes are at the same point.
 
-    On a CPU a group of devices that communicates for the first time gives up after 30 s, which is
-    less than what loading data or compiling may take longer in one process than in another.
+    On a CPU the first collective of a group of devices times out after 30 s, and later the
+    processes may be further apart than that because of data loading or compilation.
     """
     all_processes_agree(True)
     ones = split_batch(np.ones(jax.device_count(), np.float32), make_mesh())
@@ -128,9 +126,9 @@ def _connect() -> None:
 
 def _give_up() -> None:
     print(
-        f"error: the other processes of this run have not come within {START_TIMEOUT} s; start "
-        "them all, each with its own JAX_PROCESS_ID, and see that JAX_COORDINATOR_ADDRESS is a "
-        "free port of the first one's machine that the others can reach",
+        f"error: the other processes of this run did not join within {START_TIMEOUT} s; start all "
+        "of them, each with its own JAX_PROCESS_ID, and check that JAX_COORDINATOR_ADDRESS is a "
+        "free port on the machine of the first process that the others can reach",
         file=sys.stderr,
         flush=True,
     )
@@ -138,38 +136,38 @@ def _give_up() -> None:
 
 
 def leave_processes(code: int) -> None:
-    """Exits with `code` from a run of several processes that has failed in this one.
+    """Exits with `code` after this process of a multi-process run failed.
 
-    Otherwise JAX would wait at exit until the others end, who wait for this one. When the first
-    process goes, JAX ends the others at once: it leaves them some seconds to end by themselves.
+    A normal exit would deadlock: JAX waits for the other processes, which wait for this one. JAX
+    kills the others as soon as the first process exits, so that one waits before it exits.
     """
     if jax.distributed.is_initialized() and jax.process_count() > 1:
         if jax.process_index() == 0:
-            time.sleep(_LEAVE_TIME)
+            time.sleep(_EXIT_DELAY)
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
 
 
-def _place_by_hand() -> dict[str, str | int]:
-    """Arguments of `jax.distributed.initialize` from the environment; none where it has none."""
-    address, *numbers = (os.environ.get(name, "") for name in _BY_HAND)
+def _environment_arguments() -> dict[str, str | int]:
+    """Reads arguments of `jax.distributed.initialize` from the environment; {} if none are set."""
+    address, *numbers = (os.environ.get(name, "") for name in _ENVIRONMENT)
     if not (address or any(numbers)):
         return {}
     if not (":" in address and all(number.isdecimal() for number in numbers)) or not (
         int(numbers[1]) < int(numbers[0])
     ):
-        given = ", ".join(f'{name}="{os.environ.get(name, "")}"' for name in _BY_HAND)
+        given = ", ".join(f'{name}="{os.environ.get(name, "")}"' for name in _ENVIRONMENT)
         raise UserError(
-            f"the environment has {given}; set all three: HOST:PORT of the first process, how many "
-            "processes there are, and which of them this one is, counted from 0"
+            f"the environment has {given}; set all three: HOST:PORT of the first process, the "
+            "number of processes, and the index of this process, counted from 0"
         )
-    place = {"coordinator_address": address, "cluster_detection_method": "deactivate"}
-    return place | {"num_processes": int(numbers[0]), "process_id": int(numbers[1])}
+    first = {"coordinator_address": address, "cluster_detection_method": "deactivate"}
+    return first | {"num_processes": int(numbers[0]), "process_id": int(numbers[1])}
 
 
 def _launched() -> bool:
-    """Whether Slurm's srun or Open MPI's mpirun has started this process as one of several."""
+    """Whether Slurm's srun or Open MPI's mpirun started this process as one of several."""
     slurm = "SLURM_STEP_NODELIST" in os.environ and os.environ.get("SLURM_NTASKS", "1")
     return any(
         str(count).isdecimal() and int(count) > 1

@@ -1,7 +1,7 @@
-"""SIGINT (Ctrl-C) and SIGTERM: a program ends cleanly, a training stage after a checkpoint.
+"""SIGINT (Ctrl-C) and SIGTERM: clean exit, in training after saving a checkpoint.
 
-Python's own handlers wait until the main thread is back from XLA, which may compile for minutes; a
-training stage therefore listens in a thread.
+Python's signal handlers wait until the main thread returns from XLA, which may compile for minutes;
+training therefore listens for signals in a thread.
 """
 
 import contextlib
@@ -16,7 +16,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interrupted(KeyboardInterrupt):
-    """The process was asked to stop; the message, if any, says what has been saved."""
+    """The process was asked to stop; the message, if any, says what was saved."""
 
     def __init__(self, signum: int, message: str = ""):
         super().__init__(message)
@@ -24,13 +24,13 @@ class Interrupted(KeyboardInterrupt):
 
 
 def exit_code(signum: int) -> int:
-    """The exit code of a process that a signal stopped, as shells have it: 130 or 143."""
+    """Returns the shell's exit code for a process stopped by a signal: 130 or 143."""
     return 128 + signum
 
 
 @contextlib.contextmanager
 def raising_interrupted() -> Iterator[None]:
-    """Inside, the first SIGINT or SIGTERM raises `Interrupted`, the second exits at once."""
+    """Makes the first SIGINT or SIGTERM raise `Interrupted` and the second exit at once."""
 
     def handler(signum, frame):
         for each in _SIGNALS:
@@ -42,15 +42,18 @@ def raising_interrupted() -> Iterator[None]:
 
 
 class StopRequest:
-    """Notes the first SIGINT or SIGTERM, so that training can finish its steps and save.
+    """Records the first SIGINT or SIGTERM, so that training can finish its steps and save.
 
-    A second one exits at once, also while XLA compiles. Does nothing outside the main thread, where
-    Python allows no handlers. A request that nothing raised `Interrupted` for is handed on at the
-    end to whoever handled signals before.
+    A second signal exits at once, even while XLA compiles. Does nothing outside the main thread,
+    where Python does not allow handlers. If the block exits without an exception after a signal,
+    the signal is raised again for the previous handler.
+
+    Args:
+      tell: called with one sentence when the first signal arrives.
     """
 
     def __init__(self, tell: Callable[[str], None]):
-        self.signum = 0  # none yet
+        self.signum = 0  # no signal yet
         self._tell = tell
         self._active = threading.current_thread() is threading.main_thread()
         self._handling = _handled_by(self._note)
@@ -84,10 +87,10 @@ class StopRequest:
             )
 
     def agreed(self) -> int:
-        """The signal that any process has been sent, 0 if none.
+        """Returns the signal that any process received, or 0.
 
-        All processes call it at the same steps and get the same answer: it is a small collective,
-        for which the devices finish what they were given before.
+        A collective: all processes must call it at the same step, and all get the same answer. It
+        waits until the devices finish earlier work.
         """
         import jax
         import numpy as np
@@ -114,7 +117,7 @@ class StopRequest:
 
 @contextlib.contextmanager
 def _handled_by(handler: Callable[[int, Any], None]) -> Iterator[None]:
-    """Sets the handler of both signals, except of one that is ignored, as after `nohup` or `&`."""
+    """Installs a handler for both signals, except those already ignored, as by `nohup` or `&`."""
     before: dict[int, Any] = {}
     try:
         if threading.current_thread() is threading.main_thread():
@@ -124,5 +127,5 @@ def _handled_by(handler: Callable[[int, Any], None]) -> Iterator[None]:
         yield
     finally:
         for each, previous in before.items():
-            # None: a handler that was not set from Python, such as that of jax.distributed.
+            # None: the handler was not installed from Python, for example by jax.distributed.
             signal.signal(each, signal.SIG_DFL if previous is None else previous)

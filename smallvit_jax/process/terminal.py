@@ -1,22 +1,22 @@
-"""What people see on the terminal besides training: tables, and a bar for work on many records."""
+"""Terminal output besides training: tables and a progress bar for work on many records."""
 
 import contextlib
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-_RECORDS_WORTH_A_BAR = 5000  # about half a second
-_bars: list[str] = []  # on the screen: at most one, the outermost
+_RECORDS_WORTH_A_BAR = 5000  # take about half a second
+_bars: list[str] = []  # on screen: at most one, the outermost
 
 
 @contextlib.contextmanager
 def progress(
     description: str, total: int | None, *, worth_a_bar: int = _RECORDS_WORTH_A_BAR
 ) -> Iterator[Callable[[int], None]]:
-    """Yields a function that takes counts of finished records; draws a bar on a terminal.
+    """Shows a progress bar and yields a function that advances it by a number of records.
 
-    A `total` of None is one not known yet; one below `worth_a_bar` gets none, and
-    neither does work inside other work that has one.
+    Shows no bar off a terminal, for a `total` below `worth_a_bar`, or inside another bar. A `total`
+    of None is unknown.
     """
     if _bars or not sys.stderr.isatty() or (total is not None and total < worth_a_bar):
         yield lambda count: None
@@ -34,7 +34,7 @@ def progress(
 
 
 def format_table(title: str, rows: Sequence[Sequence[Any]]) -> str:
-    """A title and aligned columns: the first to the left, the others to the right."""
+    """Formats a title and columns: the first left-aligned, the others right-aligned."""
     cells = [[str(cell) for cell in row] for row in rows]
     columns = max((len(row) for row in cells), default=0)
     cells = [row + [""] * (columns - len(row)) for row in cells]
@@ -48,5 +48,5 @@ def format_table(title: str, rows: Sequence[Sequence[Any]]) -> str:
 
 
 def print_table(title: str, rows: Sequence[Sequence[Any]]) -> None:
-    """Prints `format_table` to stdout."""
+    """Prints the output of `format_table` to stdout."""
     print(format_table(title, rows), flush=True)

@@ -1,1 +1,1 @@
-"""Reports of finished runs: what a workdir holds, figures of it, pictures, and the page."""
+"""Reports of finished runs: reading workdirs, drawing figures, the HTML page, model cards."""

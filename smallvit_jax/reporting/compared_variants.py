@@ -1,4 +1,4 @@
-"""What the page of a comparison of variants tells, with its table and pictures."""
+"""The report page of a comparison of variants, with its table and figures."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,9 +14,10 @@ Figures = Mapping[str, Any]
 
 
 def build_page(result: Figures, command: str | None) -> PageContent:
-    """The page of a finished comparison, from its `result.json`."""
+    """Builds the page of a finished comparison from its `result.json`."""
     best = max(result["comparison"], key=lambda row: row["test_top1"])
     environment = result["environment"]
+    about = Table(("variant", "description"), list(result["about"].items()))
     return PageContent(
         f"{len(result['comparison'])} variants on {result['dataset']}",
         f"seeds {', '.join(map(str, result['seeds']))}; "
@@ -28,15 +29,15 @@ def build_page(result: Figures, command: str | None) -> PageContent:
         },
         [
             Section("Which is best?", _best(result)),
-            Section("How did they learn?", _learning(result)),
-            Section("What is what?", [Table(("variant", "what"), list(result["about"].items()))]),
-            Section("Run it again", run_again(result, command)),
+            Section("How did training go?", _learning(result)),
+            Section("What are the variants?", [about]),
+            Section("How do I run it again?", run_again(result, command)),
         ],
     )
 
 
 def run_again(result: Figures, command: str | None) -> list[Block]:
-    """The command, where it is known, and what the figures depend on besides."""
+    """The command, if known, and the versions and hardware that results depend on."""
     environment = result["environment"]
     versions = ", ".join(f"{name} {v}" for name, v in environment["versions"].items())
     about = f"{versions}; {environment['platform']}, {environment['threads']} threads."
@@ -48,15 +49,14 @@ def _best(result: Figures) -> list[Block]:
         Picture(
             "accuracies",
             draw_accuracies(result),
-            "Test accuracy after the last epoch: the mean and one standard deviation, and each "
-            "seed as a dot.",
+            "Test accuracy after the last epoch: mean and one standard deviation, with a dot for "
+            "each seed.",
         ),
         Table(*comparison_table(result)),
-        "FLOP are 2 per multiplication and addition of the matrix products and convolutions of one "
-        "image's forward pass. Times are of training alone, without evaluations, checkpoints and "
-        "compiling; those to an accuracy include pre-training, and are “-” where a seed did "
-        "not reach it. Training that diverged counts with the accuracy of guessing and has no "
-        "time.",
+        "FLOP count 2 per multiply-add of the matrix products and convolutions in one image's "
+        "forward pass. Times are for training only, without evaluation, checkpoints and "
+        "compilation; times to an accuracy include pre-training and are “-” if a seed did not "
+        "reach it. Training that diverged counts as guessing and has no time.",
     ]
 
 
@@ -65,15 +65,15 @@ def _learning(result: Figures) -> list[Block]:
         Picture(
             "learning",
             draw_learning(result),
-            "Test accuracy while training with labels, as the mean over seeds that did not "
-            "diverge; on the right over the time that training took, pre-training included.",
+            "Test accuracy while training with labels, averaged over the seeds that did not "
+            "diverge: by epoch (left), and by training time including pre-training (right).",
             wide=True,
         )
     ]
 
 
 def comparison_table(result: Figures) -> tuple[Sequence[str], list[Sequence[str]]]:
-    """Head and rows of text, for people; "-" where there is no figure."""
+    """Header and rows as text; "-" if there is no value."""
     targets = [f"{target:g}" for target in result["targets"]]
     head = [
         *("variant", "accuracy", "best on test", "kNN", "parameters", "MFLOP", "images/s"),
@@ -100,7 +100,7 @@ def comparison_table(result: Figures) -> tuple[Sequence[str], list[Sequence[str]
 
 
 def with_deviation(row: Figures, name: str) -> str:
-    """A mean with its deviation, where there is one."""
+    """A mean with its standard deviation, if there is one."""
     mean, deviation = row[name], row[f"{name}_sd"]
     if mean is None:
         return "-"
@@ -108,7 +108,7 @@ def with_deviation(row: Figures, name: str) -> str:
 
 
 def _diverged(row: Figures) -> str:
-    count = row.get("diverged")  # older results have none
+    count = row.get("diverged")  # missing in older results
     return f" ({count} diverged)" if count else ""
 
 
@@ -127,7 +127,7 @@ def _duration(seconds: float | None) -> str:
 
 @styled
 def draw_accuracies(result: Figures) -> Figure:
-    """Last test accuracy by variant, the first on top: mean, deviation, and each seed."""
+    """Final test accuracy by variant, the first on top: mean, standard deviation, each seed."""
     rows = result["comparison"]
     figure, (ax,) = panels(1, width=6.5, height=0.9 + 0.32 * len(rows))
     for place, row in enumerate(rows):
@@ -150,8 +150,10 @@ def draw_accuracies(result: Figures) -> Figure:
 
 @styled
 def draw_learning(result: Figures) -> Figure:
-    """Test accuracy over labeled epochs and over time, a line of each variant: the mean over its
-    seeds, without those that diverged."""
+    """Test accuracy over labeled epochs and over time, with a line per variant.
+
+    Lines are means over the seeds that did not diverge.
+    """
     figure, (by_epoch, by_time) = panels(2, 2, height=3.6)
     names = [row["variant"] for row in result["comparison"]]
     for name, color in zip(names, colors_of(len(names)), strict=True):

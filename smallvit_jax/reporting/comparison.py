@@ -1,4 +1,4 @@
-"""What the page tells that compares several runs."""
+"""The report page that compares several runs."""
 
 from smallvit_jax.reporting import figures
 from smallvit_jax.reporting.page import Code, PageContent, Picture, Section, Table
@@ -6,15 +6,15 @@ from smallvit_jax.reporting.runs import Run, differing_fields
 from smallvit_jax.reporting.sections import headline
 
 _CURVES = {
-    "kNN accuracy in pre-training, %": ("pretrain", "knn", "top1"),
-    "loss of pre-training": ("pretrain", "train", "loss"),
-    "test accuracy in fine-tuning, %": ("finetune", "test", "top1"),
-    "loss of fine-tuning": ("finetune", "train", "loss"),
+    "pre-training: kNN accuracy in %": ("pretrain", "knn", "top1"),
+    "pre-training: loss": ("pretrain", "train", "loss"),
+    "fine-tuning: test accuracy in %": ("finetune", "test", "top1"),
+    "fine-tuning: loss": ("finetune", "train", "loss"),
 }
 
 
 def compare(runs: dict[str, Run]) -> PageContent:
-    """A table of headline figures, the fields in which the runs differ, curves on shared axes."""
+    """Builds the page: main figures, curves on shared axes, fields in which the runs differ."""
     rows = {name: headline(run) for name, run in runs.items()}
     figures_found = list(dict.fromkeys(figure for row in rows.values() for figure in row))
     table = Table(
@@ -36,14 +36,14 @@ def compare(runs: dict[str, Run]) -> PageContent:
             quantities[title] = curves
     curves = []
     if quantities:
-        caption = "Colours are the runs, the same in every panel."
+        caption = "Each run has the same color in every panel."
         drawn = figures.draw_curves(quantities, columns=2)
         curves = [Picture("curves", drawn, caption, wide=True)]
     commands = [Code(run.command) for run in runs.values() if run.command]
     sections = [
         Section("Which is best?", [table]),
-        Section("How did they learn?", curves),
-        Section("In what do they differ?", [fields] if fields.rows else []),
-        Section("Run them again", commands),
+        Section("How did training go?", curves),
+        Section("How do the runs differ?", [fields] if fields.rows else []),
+        Section("How do I run them again?", commands),
     ]
     return PageContent(f"{len(runs)} runs compared", ", ".join(runs), {}, sections)

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-# Okabe and Ito's colours, which colour-blind readers tell apart.
+# Okabe and Ito's palette, which color-blind readers can tell apart.
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8a8a00", "#444444")
 _MUTED = "#777777"
 _STYLE = {
@@ -24,14 +24,14 @@ _STYLE = {
     "legend.frameon": False,
     "legend.fontsize": 8,
 }
-_LEAST_POINTS = 10.0  # of accuracy that an axis spans
-MOST_NAMED = 20  # classes whose names fit beside a figure
+_LEAST_POINTS = 10.0  # minimum span of an accuracy axis
+MOST_NAMED = 20  # classes whose names fit next to a figure
 
 Curve = tuple[np.ndarray, np.ndarray]  # epochs and values
 
 
 def colors_of(count: int) -> list:
-    """As many colours; beyond the eight good ones of twenty, again and again."""
+    """Returns `count` colors: from `COLORS`, or if those are too few, from 20 that repeat."""
     from matplotlib import colormaps
 
     found = COLORS if count <= len(COLORS) else colormaps["tab20"].colors
@@ -39,7 +39,7 @@ def colors_of(count: int) -> list:
 
 
 def styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
-    """Makes a function draw in the report's style."""
+    """Decorates a function to draw in the report's style."""
 
     @functools.wraps(draw)
     def drawn(*arguments, **options):
@@ -52,7 +52,7 @@ def styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
 
 
 def panels(count: int, columns: int = 3, width: float = 9.0, height: float = 2.3):
-    """A figure of `count` small axes, and these."""
+    """Returns a figure with `count` small axes, and these axes."""
     columns = min(columns, count)
     rows = -(-count // columns)
     figure = Figure(figsize=(width, height * rows), layout="constrained")
@@ -67,10 +67,10 @@ def panels(count: int, columns: int = 3, width: float = 9.0, height: float = 2.3
 def draw_curves(
     quantities: Mapping[str, Mapping[str, Curve]], columns: int = 3, **size: float
 ) -> Figure:
-    """A panel for each quantity, by its title; in it a curve of each name over epochs.
+    """Draws a panel per quantity, by title, with its named curves over epochs.
 
-    Curves of more than 150 points are smoothed, with what they really were in pale behind.
-    `size` is the whole's width and a panel's height in inches.
+    Curves with more than 150 points are smoothed, with the raw values pale in the background.
+    `size` is the `width` of the figure and the `height` of a panel, in inches.
     """
     figure, axes = panels(len(quantities), columns, **size)
     for (title, curves), ax in zip(quantities.items(), axes, strict=True):
@@ -89,7 +89,7 @@ def draw_curves(
 
 @styled
 def draw_knn(curve: Curve, raw_pixels: float | None) -> Figure:
-    """kNN accuracy over the epochs of pre-training, with that of raw pixels as a line."""
+    """kNN accuracy over the epochs of pre-training, with that on raw pixels as a dashed line."""
     from matplotlib.ticker import MaxNLocator
 
     figure, (ax,) = panels(1, width=6, height=3)
@@ -98,11 +98,11 @@ def draw_knn(curve: Curve, raw_pixels: float | None) -> Figure:
         ax.axhline(raw_pixels, color=_MUTED, linestyle="--", label="raw pixels")
         ax.legend()
     low, high = ax.get_ylim()
-    spare = max(0.0, _LEAST_POINTS - (high - low)) / 2  # noise is not to look like a trend
+    spare = max(0.0, _LEAST_POINTS - (high - low)) / 2  # so that noise does not look like a trend
     ax.set_ylim(low - spare, high + spare)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.set_title("kNN accuracy in %")
-    ax.set_xlabel("epoch of pre-training")
+    ax.set_xlabel("pre-training epoch")
     return figure
 
 
@@ -110,7 +110,7 @@ def draw_knn(curve: Curve, raw_pixels: float | None) -> Figure:
 def draw_confusion(
     confusion: Int[np.ndarray, "classes classes"], class_names: Sequence[str]
 ) -> Figure:
-    """Rows are true classes, each in % of its images; numbers stand in it for few classes."""
+    """Confusion matrix in % of each true class (row), with numbers if there are few classes."""
     share = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1) * 100
     count = len(share)
     side = 6.0 if count <= MOST_NAMED else 6.5
@@ -128,13 +128,13 @@ def draw_confusion(
             color = "white" if value > 55 else "black"
             ax.text(column, row, f"{value:.0f}", ha="center", va="center", fontsize=7, color=color)
     else:
-        figure.colorbar(image, ax=ax, shrink=0.7, label="% of the class")
+        figure.colorbar(image, ax=ax, shrink=0.7, label="% of the true class")
     return figure
 
 
 @styled
 def draw_classes(per_class: Sequence[Mapping[str, Any]]) -> Figure:
-    """Accuracy by class from best to worst; of many classes the ends alone."""
+    """Accuracy by class from best to worst; with many classes, only both ends."""
     rows = sorted((r for r in per_class if r["images"]), key=lambda row: row["top1"])
     if len(rows) > MOST_NAMED:
         rows = [*rows[:10], None, *rows[-10:]]
@@ -155,7 +155,7 @@ def draw_classes(per_class: Sequence[Mapping[str, Any]]) -> Figure:
 
 @styled
 def draw_calibration(bins: Sequence[Mapping[str, float]], ece: float) -> Figure:
-    """Accuracy over confidence; the area of a dot is the number of its images."""
+    """Accuracy over confidence; the area of a dot shows its number of images."""
     figure, (ax,) = panels(1, width=4.2, height=4)
     ax.plot([0, 100], [0, 100], color=_MUTED, linestyle="--", linewidth=1)
     images = np.array([entry["images"] for entry in bins])
@@ -163,9 +163,9 @@ def draw_calibration(bins: Sequence[Mapping[str, float]], ece: float) -> Figure:
     accuracy = [entry["accuracy"] for entry in bins]
     ax.plot(confidence, accuracy, color=COLORS[0], linewidth=1)
     ax.scatter(confidence, accuracy, 20 + 300 * images / images.sum(), color=COLORS[0], alpha=0.8)
-    ax.set_title(f"calibration error {ece:.1f} %")
-    ax.set_xlabel("how sure it is, in %")
-    ax.set_ylabel("how often it is right, in %")
+    ax.set_title(f"calibration error: {ece:.1f} %")
+    ax.set_xlabel("confidence in %")
+    ax.set_ylabel("accuracy in %")
     return figure
 
 
@@ -173,7 +173,7 @@ def draw_calibration(bins: Sequence[Mapping[str, float]], ece: float) -> Figure:
 def draw_embedding(
     points: Float[np.ndarray, "images 2"], labels: Int[np.ndarray, " images"], names: Sequence[str]
 ) -> Figure:
-    """Points coloured by class; names beside it for few classes."""
+    """Points colored by class, with a legend if there are few classes."""
     from matplotlib import colormaps
 
     few = len(names) <= MOST_NAMED
@@ -203,18 +203,18 @@ def draw_corruptions(errors: Mapping[str, Sequence[float]], clean_error: float) 
     kinds = [kind.replace("_", " ") for kind in errors]
     ax.set_xticks(range(len(kinds)), kinds, rotation=45, ha="right", rotation_mode="anchor")
     ax.grid(axis="x", visible=False)
-    ax.set_title("error in %; the dashed line is that on clean images")
+    ax.set_title("error in % (dashed: on clean images)")
     return figure
 
 
 def _shade(part: float) -> tuple[float, float, float]:
-    """From light to dark blue."""
+    """A blue, from light (0) to dark (1)."""
     light, dark = np.array([0.62, 0.79, 0.88]), np.array([0.03, 0.25, 0.5])
     return tuple(light + part * (dark - light))
 
 
 def _smooth(values: np.ndarray, width: int) -> np.ndarray:
-    """Mean over `width` neighbours, over fewer at the ends."""
+    """Moving average over `width` values, over fewer at the ends."""
     kernel = np.ones(width)
     counts = np.convolve(np.ones(len(values)), kernel, mode="same")
     return np.convolve(values, kernel, mode="same") / counts

@@ -14,7 +14,7 @@ from smallvit_jax.workdir.records import read_config, read_result
 
 _FAMILIES = {"vit": "vision transformer (ViT)", "swin": "Swin transformer", "cait": "CaiT"}
 _MOST_CLASSES = 200  # listed by name
-# Settings that the card lists, by field within the stage's group of the config.
+# Settings that the card lists, by field in the stage's config group.
 _SETTINGS = {
     "epochs": "epochs",
     "passes_per_epoch": "passes per epoch",
@@ -27,8 +27,11 @@ _SETTINGS = {
 
 
 class Origin(NamedTuple):
-    """Where a model comes from: result and config of its stage and of the pre-training before it,
-    the result of the evaluation after it, and the command; what is missing is empty."""
+    """How a model was trained; anything missing is empty.
+
+    Has the result and config of its stage and of the pre-training before it, the result of the
+    evaluation after it, and the command.
+    """
 
     result: Mapping[str, Any]
     config: Mapping[str, Any]
@@ -41,7 +44,7 @@ class Origin(NamedTuple):
 def read_origin(checkpoint: Path, step: int) -> Origin:
     """Reads how a checkpoint was trained from the folders around it.
 
-    Figures of another step are omitted: they belong to other weights.
+    Results of another step are left out, as they belong to other weights.
     """
     checkpoint = checkpoint.absolute()
     parts = (checkpoint, checkpoint.parent, checkpoint.parent.parent)
@@ -52,11 +55,11 @@ def read_origin(checkpoint: Path, step: int) -> Origin:
     before = config.get("finetune", {}).get("init_from", "")
     pretrained = (stage / before) if before else stage / "nowhere"
     if before and not pretrained.is_dir():
-        pretrained = Path(before)  # as it was given on the command line
+        pretrained = Path(before)  # as given on the command line
     result = _result(stage)
-    beside = stage.parent / "evaluate"
-    evaluated = _config(beside).get("evaluate", {}).get("checkpoint")
-    evaluation = _result(beside) if evaluated == f"../{stage.name}" else {}
+    sibling = stage.parent / "evaluate"
+    evaluated = _config(sibling).get("evaluate", {}).get("checkpoint")
+    evaluation = _result(sibling) if evaluated == f"../{stage.name}" else {}
     commands = [folder / COMMAND for folder in (stage, stage.parent)]
     return Origin(
         result=result if result.get("steps") == step else {},
@@ -85,10 +88,10 @@ def _config(folder: Path) -> dict[str, Any]:
 def write_card(
     meta: Mapping[str, Any], parameters: int, weights: str, keys: Sequence[str], origin: Origin
 ) -> str:
-    """The card as Markdown, with the front matter that model hubs read.
+    """Returns the card as Markdown, with the front matter that model hubs read.
 
     `meta` is the checkpoint's, `parameters` their number, `weights` the name of the file that the
-    card describes, `keys` some of the names in it.
+    card describes, `keys` its first weight names.
     """
     model = meta["model"]
     evaluated = origin.evaluation
@@ -116,11 +119,11 @@ def write_card(
 
 def _preprocessing(dataset: str, size: int) -> str:
     if dataset in DATASETS and DATASETS[dataset].squeezed:
-        return f"whole, scaled to {size} x {size} pixels whatever their shape"
-    return f"the shorter side scaled to {size} pixels, the center {size} x {size} cropped"
+        return f"scaled to {size} x {size} pixels without keeping the aspect ratio"
+    return f"scaled to {size} pixels on the shorter side and center-cropped to {size} x {size}"
 
 
-# The options that the paper's PyTorch code has; a model with other values is not one of its.
+# Options as in the paper's PyTorch code, which cannot load models with other values.
 _PLAIN = {"stem": "patchify", "pool": "cls", "pos_embed": "learned", "lsa": False}
 
 
@@ -130,23 +133,23 @@ def _is_plain(options: Mapping[str, Any]) -> bool:
 
 
 def _figures(origin: Origin) -> dict[str, float]:
-    """Figures in percent by what they are."""
+    """Metrics in percent, by label."""
     evaluated, result = origin.evaluation, origin.result
     found = [
         ("test accuracy, last epoch", evaluated or result, "test_top1"),
         ("test accuracy, top 5", evaluated or result, "test_top5"),
-        ("accuracy on held-out training images", result, "validation_top1"),
+        ("validation accuracy (held-out training images)", result, "validation_top1"),
         ("calibration error", evaluated, "ece"),
-        ("kNN accuracy of its features", evaluated, "knn_top1"),
-        ("linear probe on its features", evaluated.get("linear_probe", {}), "top1"),
+        ("kNN accuracy on its features", evaluated, "knn_top1"),
+        ("linear probe accuracy on its features", evaluated.get("linear_probe", {}), "top1"),
         ("mean error on corrupted images", evaluated.get("corruptions", {}), "mean_error"),
-        ("kNN accuracy of its features", result, "knn_after"),
+        ("kNN accuracy on its features", result, "knn_after"),
     ]
     return {label: source[name] for label, source, name in found if source.get(name) is not None}
 
 
 def _training(meta: Mapping[str, Any], origin: Origin) -> dict[str, str]:
-    """How the model was trained, as text by what it is."""
+    """How the model was trained, as text by label."""
     options = {k: v for k, v in meta["model"].items() if v is not None and k != "name"}
     rows = {"model": ", ".join(f"{k} {v}" for k, v in options.items())}
     stages = {"pretrain": origin.pretrain_config, "finetune": origin.config}
@@ -160,15 +163,15 @@ def _training(meta: Mapping[str, Any], origin: Origin) -> dict[str, str]:
                 rows[f"{kind}: {label}"] = str(settings[name])
     for result in (origin.pretrain_result, origin.result):
         if "images" in result and result.get("job") == "pretrain":
-            rows["images seen without labels"] = f"{result['images']:,}"
+            rows["images used without labels"] = f"{result['images']:,}"
     if "labelled_images" in origin.result:
         rows["labeled images"] = f"{origin.result['labelled_images']:,}"
     if "seed" in origin.config:
         rows["seed"] = str(origin.config["seed"])
-    rows["step of the checkpoint"] = f"{meta['step']:,}"
+    rows["checkpoint step"] = f"{meta['step']:,}"
     if (environment := origin.result.get("environment")) is not None:
         versions = environment["versions"]
-        rows["made with"] = (
+        rows["trained with"] = (
             f"smallvit_jax {versions['smallvit_jax']}, jax {versions['jax']}, "
             f"{environment['device_count']} x {environment['device_kind']}"
         )

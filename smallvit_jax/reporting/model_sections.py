@@ -1,4 +1,4 @@
-"""Sections of a report that take the model and its images: what it saw, looks at, gets wrong."""
+"""Report sections that need the model and images: views, mistakes, attention, features."""
 
 import math
 
@@ -24,12 +24,12 @@ from smallvit_jax.reporting.runs import NAMES, Predictions, Run
 
 _IMAGES = 5  # rows of views and of augmented images
 _ATTENTION_IMAGES = 6
-_LARGEST_ENLARGED = 64  # pixels per side up to which attention is drawn at four times the size
-_MOST_POINTS = 1500  # in the embedding
+_LARGEST_ENLARGED = 64  # pixels per side; attention of larger images is not drawn at 4x
+_MOST_POINTS = 1500  # in the t-SNE plot
 
 
 def predict(run: Run, data: Data) -> Predictions:
-    """What the run's last model says of the test images."""
+    """Runs the run's final model on the test images."""
     stage = run.classifier or next(iter(run.stages.values()))
     model, meta = load_with_meta(stage.folder)
     batch = run.config.evaluate.batch_size
@@ -52,8 +52,8 @@ def views(run: Run, data: Data | None) -> list[Block]:
             Picture(
                 "views",
                 pictures.draw_views(images, views, run.config.seed),
-                "Pre-training: the teacher sees the first global view, the student all views of an "
-                "image, and learns to say the same of each.",
+                "Pre-training: the teacher sees the global views of an image, the student sees all "
+                "views and learns to predict the teacher's output.",
                 wide=True,
             )
         )
@@ -64,8 +64,8 @@ def views(run: Run, data: Data | None) -> list[Block]:
             Picture(
                 "augmented",
                 pictures.draw_augmented(images, settings, run.config.seed),
-                "Fine-tuning: each image as it was and as passes over it may see it; some batches "
-                "are mixed on top of that.",
+                "Fine-tuning: each image and examples of its augmentation; some batches are also "
+                "mixed.",
                 wide=True,
             )
         )
@@ -73,7 +73,7 @@ def views(run: Run, data: Data | None) -> list[Block]:
 
 
 def parameters(run: Run) -> list[Block]:
-    """The parameters of each model that the run trained, from its newest checkpoint."""
+    """The parameters of each model that the run trained, from its latest checkpoint."""
     blocks: list[Block] = []
     for name, stage in run.stages.items():
         if not (stage.folder / FOLDER).is_dir():
@@ -87,49 +87,51 @@ def parameters(run: Run) -> list[Block]:
 
 
 def _some(data: Data, among: np.ndarray, count: int, seed: int) -> np.ndarray:
-    """Training images of as many classes as there can be."""
+    """Training images from as many classes as possible."""
     order = stratified_order(data.train.labels[among], seed)
     return data.train.images[among[order[:count]]]
 
 
-def failures(run: Run, data: Data | None, said: Predictions | None) -> list[Block]:
-    """Confusions, classes, calibration and the surest mistakes."""
-    if said is None or said.probabilities is None:
+def failures(run: Run, data: Data | None, predictions: Predictions | None) -> list[Block]:
+    """Confusions, accuracy by class, calibration and the most confident mistakes."""
+    if predictions is None or predictions.probabilities is None:
         return []
-    names = _class_names(run, data, said)
-    confusion = accuracy.confusion_matrix(said.probabilities, said.labels)
+    names = _class_names(run, data, predictions)
+    confusion = accuracy.confusion_matrix(predictions.probabilities, predictions.labels)
     per_class = accuracy.per_class_accuracy(confusion, names)
-    calibrated = calibration(said.probabilities, said.labels)
+    calibrated = calibration(predictions.probabilities, predictions.labels)
     parts: list[Block] = [
         _worst_confusions(confusion, names),
         Picture(
             "confusion",
             figures.draw_confusion(confusion, names),
-            "In % of the true class, which is the row. Off the diagonal are the mistakes.",
+            "Rows are true classes, in % of their images. Off the diagonal are the mistakes.",
         ),
         Picture("classes", figures.draw_classes(per_class), "Test accuracy by class."),
         Picture(
             "calibration",
             figures.draw_calibration(calibrated["bins"], calibrated["ece"]),
-            "Below the dashed line it is surer than it should be, above it less sure. Larger "
-            "dots are more images.",
+            "Below the dashed line the model is overconfident, above it underconfident. Larger "
+            "dots stand for more images.",
         ),
     ]
     if data is not None:
-        mistakes = pictures.draw_mistakes(data.test.images, said.labels, said.probabilities, names)
+        mistakes = pictures.draw_mistakes(
+            data.test.images, predictions.labels, predictions.probabilities, names
+        )
         if mistakes is not None:
-            caption = "The mistakes it is most sure of; wrong labels show here, too."
+            caption = "The most confident mistakes; wrong labels in the dataset show up here, too."
             parts.append(Picture("mistakes", mistakes, caption, wide=True))
     return parts
 
 
-def _class_names(run: Run, data: Data | None, said: Predictions) -> list[str]:
+def _class_names(run: Run, data: Data | None, predictions: Predictions) -> list[str]:
     if data is not None:
         return list(data.info.class_names)
     evaluated = run.stages.get("evaluate")
     if evaluated and "per_class" in evaluated.result:
         return [row["name"] for row in evaluated.result["per_class"]]
-    return [str(i) for i in range(said.probabilities.shape[1])]
+    return [str(i) for i in range(predictions.probabilities.shape[1])]
 
 
 def _worst_confusions(confusion: np.ndarray, names: list[str]) -> str:
@@ -138,12 +140,12 @@ def _worst_confusions(confusion: np.ndarray, names: list[str]) -> str:
         return "Every test image is classified correctly."
     order = np.argsort(-wrong, axis=None)[:3]
     pairs = [np.unravel_index(i, wrong.shape) for i in order if wrong.flat[i]]
-    told = [f"{names[a]} for {names[b]} ({wrong[a, b]} times)" for a, b in pairs]
-    return f"Most often it takes {'; '.join(told)}."
+    shown = [f"{names[a]} taken for {names[b]} ({wrong[a, b]} times)" for a, b in pairs]
+    return f"The most frequent mistakes: {'; '.join(shown)}."
 
 
 def attention(run: Run, data: Data | None) -> list[Block]:
-    """Maps of the fine-tuned model, beside the one from scratch where there is one."""
+    """Maps of the fine-tuned model, next to those of the one from scratch if there is one."""
     if data is None or not len(data.test.labels):
         return []
     titles = {"finetune": "pre-trained", "scratch": "from scratch"}
@@ -163,28 +165,28 @@ def attention(run: Run, data: Data | None) -> list[Block]:
             model, meta, images, image_size=size * scale
         )
     caption = (
-        "Attention of the last block, bright where it is high; the image enlarged four times for "
-        "small ones. The masked image keeps the patches that hold 60 % of it."
+        "Attention of the last block; bright is high. Small images are enlarged four times. The "
+        "masked image keeps the patches with 60 % of the attention."
     )
     return [Picture("attention", draw_attention(images, maps), caption, wide=True)]
 
 
-def embedding(run: Run, said: Predictions | None, data: Data | None) -> list[Block]:
+def embedding(run: Run, predictions: Predictions | None, data: Data | None) -> list[Block]:
     """Features of test images in two dimensions."""
-    if said is None or (said.labels < 0).all() or len(said.labels) < 10:
+    if predictions is None or (predictions.labels < 0).all() or len(predictions.labels) < 10:
         return []
-    chosen = np.sort(stratified_order(said.labels, run.config.seed)[:_MOST_POINTS])
-    points = _embed(said.features[chosen], run.config.seed)
+    chosen = np.sort(stratified_order(predictions.labels, run.config.seed)[:_MOST_POINTS])
+    points = _embed(predictions.features[chosen], run.config.seed)
     names = (
-        _class_names(run, data, said)
-        if said.probabilities is not None or data is not None
-        else [str(i) for i in range(int(said.labels.max()) + 1)]
+        _class_names(run, data, predictions)
+        if predictions.probabilities is not None or data is not None
+        else [str(i) for i in range(int(predictions.labels.max()) + 1)]
     )
     caption = (
-        "Features of test images, laid out so that similar ones lie close (PCA, then t-SNE); "
-        "colours are the true classes. Distances between clusters mean little."
+        "Features of test images in two dimensions, similar ones close together (PCA, then "
+        "t-SNE). Colors are the true classes. Distances between clusters mean little."
     )
-    figure = figures.draw_embedding(points, said.labels[chosen], names)
+    figure = figures.draw_embedding(points, predictions.labels[chosen], names)
     return [Picture("embedding", figure, caption)]
 
 

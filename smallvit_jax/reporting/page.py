@@ -1,4 +1,4 @@
-"""The page: sections of text, tables and figures as one HTML file that needs nothing else."""
+"""The page: sections of text, tables and figures in one self-contained HTML file."""
 
 import base64
 import dataclasses
@@ -11,12 +11,12 @@ from matplotlib.figure import Figure
 from smallvit_jax.reporting.templates import render_template
 
 MOST_BYTES = 5_000_000
-_RESOLUTIONS = (130, 90, 60, 40)  # dots per inch, until the page is small enough
+_RESOLUTIONS = (130, 90, 60, 40)  # dots per inch, tried until the page is small enough
 
 
 @dataclasses.dataclass(frozen=True)
 class Picture:
-    """A figure with the name of its file and a caption; a `wide` one scrolls on a phone."""
+    """A figure with its file name and caption; a `wide` one scrolls on a phone."""
 
     kind: ClassVar[str] = "picture"
     name: str
@@ -32,7 +32,7 @@ class Picture:
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """Rows of text under a head, which may be empty."""
+    """Rows of text under a header, which may be empty."""
 
     kind: ClassVar[str] = "table"
     head: Sequence[str]
@@ -49,7 +49,7 @@ class Code:
 
 @dataclasses.dataclass(frozen=True)
 class Folded:
-    """Long preformatted text that opens with a click on its title."""
+    """Long preformatted text that unfolds with a click on its title."""
 
     kind: ClassVar[str] = "folded"
     title: str
@@ -61,7 +61,7 @@ Block = str | Picture | Table | Code | Folded
 
 @dataclasses.dataclass(frozen=True)
 class Section:
-    """A reader's question and the blocks that answer it; a plain text is a paragraph."""
+    """A reader's question and the blocks that answer it; a plain string is a paragraph."""
 
     title: str
     blocks: Sequence[Block]
@@ -69,7 +69,7 @@ class Section:
 
 @dataclasses.dataclass(frozen=True)
 class PageContent:
-    """What a page says. `tiles` are the headline figures: what each is, and its value."""
+    """The content of a page. `tiles` maps the names of the main results to their values."""
 
     title: str
     subtitle: str
@@ -78,9 +78,9 @@ class PageContent:
 
 
 def render(content: PageContent) -> tuple[str, dict[str, bytes]]:
-    """Returns the page as HTML below 5 MB, and its pictures as PNG files by name.
+    """Returns the page as HTML below 5 MB, and its pictures as PNG data by name.
 
-    Sections without blocks are omitted. All text is escaped.
+    Sections without blocks are left out. All text is escaped.
     """
     sections = [section for section in content.sections if section.blocks]
     for dpi in _RESOLUTIONS:

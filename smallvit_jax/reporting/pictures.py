@@ -1,4 +1,4 @@
-"""Pictures of a report that show images: what the model saw, and where it fails."""
+"""Report figures made of images: training views, augmentation and mistakes."""
 
 from collections.abc import Sequence
 
@@ -13,12 +13,12 @@ from smallvit_jax.reporting.figures import panels, styled
 
 Images = UInt8[np.ndarray, "images height width 3"]
 
-_CELL = 0.9  # inches per side of a picture
+_CELL = 0.9  # side of a picture in inches
 
 
 @styled
 def draw_views(images: Images, settings: ViewSettings, seed: int) -> Figure:
-    """A row for each image: itself, then its views as pre-training sees them."""
+    """Draws a row per image: the original, then its views as pre-training sees them."""
     views = jax.jit(lambda batch, key: multi_crop(batch, key, settings))(
         images, jax.random.key(seed)
     )
@@ -36,7 +36,7 @@ def draw_views(images: Images, settings: ViewSettings, seed: int) -> Figure:
 def draw_augmented(
     images: Images, settings: AugmentSettings, seed: int, versions: int = 8
 ) -> Figure:
-    """A row for each image: itself, then as fine-tuning sees it in some of its passes."""
+    """Draws a row per image: the original, then augmented versions as fine-tuning sees them."""
     augment = jax.jit(lambda batch, key: augment_batch(batch, key, settings))
     keys = jax.random.split(jax.random.key(seed), versions)
     shown = [_visible(augment(images, key), settings.mean, settings.std) for key in keys]
@@ -51,7 +51,7 @@ def draw_mistakes(
     class_names: Sequence[str],
     count: int = 16,
 ) -> Figure | None:
-    """The images that the model is most sure about and wrong; None where it is always right."""
+    """Draws the most confident mistakes; returns None if there are no mistakes."""
     chosen = most_confident_mistakes(labels, probabilities)[:count]
     if not len(chosen):
         return None
@@ -72,14 +72,14 @@ def draw_mistakes(
 def most_confident_mistakes(
     labels: Int[np.ndarray, " images"], probabilities: Float[np.ndarray, "images classes"]
 ) -> Int[np.ndarray, " mistakes"]:
-    """The images whose class is not the most probable one, the surest mistake first."""
+    """Indices of misclassified images, the most confident mistake first."""
     predicted = probabilities.argmax(axis=1)
     wrong = np.flatnonzero(predicted != labels)
     return wrong[np.argsort(-probabilities[wrong, predicted[wrong]], kind="stable")]
 
 
 def _visible(images: Float[Array, "images height width 3"], mean, std) -> Images:
-    """Normalised images as they look."""
+    """Undoes the normalization, for display."""
     pixels = np.asarray(images) * np.array(std) + np.array(mean)
     return np.round(np.clip(pixels, 0, 1) * 255).astype(np.uint8)
 

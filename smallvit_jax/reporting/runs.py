@@ -1,4 +1,4 @@
-"""A workdir as a report sees it: its stages with their configs, metrics and results."""
+"""Reads workdirs for reports: stages with their configs, metrics and results."""
 
 import dataclasses
 import json
@@ -14,7 +14,7 @@ from smallvit_jax.config.tree import DEFAULTS, flatten, set_value
 from smallvit_jax.errors import UserError
 from smallvit_jax.workdir import metrics, records
 
-# In the order they are told of. Folders of a recipe, and the job of a stage that stands alone.
+# In the order of the report: folders of a recipe, or the job of a single stage.
 STAGES = ("pretrain", "finetune", "scratch", "evaluate")
 NAMES = {
     "pretrain": "pre-training",
@@ -27,7 +27,7 @@ COMMAND = "command.txt"
 
 @dataclasses.dataclass(frozen=True)
 class StageRecord:
-    """A stage's folder: `rows` are its lines of metrics, oldest first."""
+    """A stage with its result and its logged metrics, oldest first."""
 
     name: str
     folder: Path
@@ -35,14 +35,14 @@ class StageRecord:
     rows: list[dict[str, Any]]
 
     def series(self, split: str, value: str) -> tuple[np.ndarray, np.ndarray]:
-        """Epochs and values of one figure; both empty where it was not logged."""
+        """Epochs and values of one metric; both empty if it was not logged."""
         rows = [row for row in self.rows if row["split"] == split and value in row]
         epochs = np.array([row["epoch"] for row in rows], np.float64)
         return epochs, np.array([float(row[value]) for row in rows], np.float64)
 
     @property
     def quantities(self) -> set[str]:
-        """What was logged in every training step."""
+        """Names of the metrics logged during training."""
         return {key for row in self.rows if row["split"] == "train" for key in row}
 
 
@@ -58,13 +58,13 @@ class Run:
 
     @property
     def classifier(self) -> StageRecord | None:
-        """The stage whose model tells classes apart, if there is one."""
+        """The stage that trained a classifier, if there is one."""
         return self.stages.get("finetune") or self.stages.get("scratch")
 
 
 @dataclasses.dataclass(frozen=True)
 class Predictions:
-    """What a model said of the test images; a backbone has no `probabilities`."""
+    """A model's outputs for the test images; a backbone has no `probabilities`."""
 
     labels: Int[np.ndarray, " images"]
     features: Float[np.ndarray, "images width"]
@@ -72,7 +72,7 @@ class Predictions:
 
 
 def read_run(folder: Path) -> Run:
-    """Reads a workdir; raises UserError where it holds no finished stage."""
+    """Reads a workdir; raises UserError if it has no finished stage."""
     folder = Path(folder)
     result, config = records.read_result(folder) or {}, records.read_config(folder)
     job = result.get("job")
@@ -83,8 +83,8 @@ def read_run(folder: Path) -> Run:
         stages = {name: stage for name, stage in found.items() if stage is not None}
     if not stages or config is None:
         raise UserError(
-            f"{folder} holds no finished pre-training, fine-tuning, recipe or evaluation to report "
-            "on; name the --workdir of one"
+            f"{folder} contains no finished pre-training, fine-tuning, recipe or evaluation to "
+            "report on; give the --workdir of one"
         )
     return Run(
         folder=folder,
@@ -96,7 +96,7 @@ def read_run(folder: Path) -> Run:
 
 
 def read_command(folder: Path) -> str | None:
-    """The command line that a run was started with, where it is known."""
+    """The command line that started a run, if known."""
     file = folder / COMMAND
     return file.read_text(encoding="utf-8").strip() if file.is_file() else None
 
@@ -109,7 +109,7 @@ def _read_stage(name: str, folder: Path) -> StageRecord | None:
 
 
 def _with_defaults(fields: dict[str, Any]) -> ml_collections.ConfigDict:
-    """The whole config tree of a stage's own part; what JSON made a list is a tuple again."""
+    """A full config from a stage's fields and the defaults; lists in JSON become tuples again."""
     config = default_config()
     for path, value in flatten(fields).items():
         if path in DEFAULTS:
@@ -118,7 +118,7 @@ def _with_defaults(fields: dict[str, Any]) -> ml_collections.ConfigDict:
 
 
 def read_predictions(run: Run) -> Predictions | None:
-    """What the run's evaluation kept; None where there was none or it cannot be read."""
+    """Predictions saved by the run's evaluation; None if missing or unreadable."""
     stage = run.stages.get("evaluate")
     path = stage.folder / "predictions.npz" if stage else None
     if path is None or not path.is_file():
@@ -136,7 +136,7 @@ def changed_fields(config: ml_collections.ConfigDict) -> dict[str, Any]:
 
 
 def differing_fields(runs: dict[str, Run]) -> dict[str, list[str]]:
-    """The fields in which runs differ: their values in the order of the runs, as JSON."""
+    """The fields in which runs differ, with their values as JSON in the order of the runs."""
     trees = [flatten(run.config) for run in runs.values()]
     rows = {path: [json.dumps(tree[path]) for tree in trees] for path in trees[0]}
     return {path: values for path, values in rows.items() if len(set(values)) > 1}

@@ -1,4 +1,4 @@
-"""What the report of one run tells, question by question."""
+"""The report of one run, question by question."""
 
 from pathlib import Path
 from typing import Any
@@ -12,22 +12,22 @@ from smallvit_jax.reporting.runs import NAMES, Run, StageRecord, changed_fields,
 
 _TITLES = {
     "loss": "loss",
-    "accuracy": "accuracy in training, %",
+    "accuracy": "training accuracy in %",
     "gradient_norm": "gradient norm",
-    "teacher_entropy": "teacher's entropy, nats",
-    "mutual_information": "mutual information, nats",
+    "teacher_entropy": "teacher entropy in nats",
+    "mutual_information": "mutual information in nats",
     "learning_rate": "learning rate",
     "weight_decay": "weight decay",
-    "teacher_momentum": "teacher's momentum",
-    "teacher_temperature": "teacher's temperature",
+    "teacher_momentum": "teacher momentum",
+    "teacher_temperature": "teacher temperature",
 }
 
 
 def build_page(run: Run, data: Data | None, missing: str | None) -> PageContent:
-    """The whole report; `data` is None where the dataset is not there, `missing` says why."""
-    said = read_predictions(run)
-    if said is None and data is not None and len(data.test.labels):
-        said = model_sections.predict(run, data)
+    """Builds the report; `data` is None if the dataset is missing, and `missing` says why."""
+    predictions = read_predictions(run)
+    if predictions is None and data is not None and len(data.test.labels):
+        predictions = model_sections.predict(run, data)
     c = run.config
     environment = next(iter(run.stages.values())).result["environment"]
     subtitle = (
@@ -36,25 +36,25 @@ def build_page(run: Run, data: Data | None, missing: str | None) -> PageContent:
     )
     sections = [
         Section("Did pre-training help?", _pretraining(run)),
-        Section("How did it learn?", _curves(run)),
-        Section("What did it see?", model_sections.views(run, data)),
-        Section("Where does it fail?", model_sections.failures(run, data, said)),
+        Section("How did training go?", _curves(run)),
+        Section("What did the model see?", model_sections.views(run, data)),
+        Section("Where does it fail?", model_sections.failures(run, data, predictions)),
         Section("What does it look at?", model_sections.attention(run, data)),
-        Section("How does it tell images apart?", model_sections.embedding(run, said, data)),
+        Section("How does it tell images apart?", model_sections.embedding(run, predictions, data)),
         Section("How robust is it?", _corruptions(run)),
-        Section("What is the model?", model_sections.parameters(run)),
-        Section("Run it again", _again(run, missing)),
+        Section("How large is the model?", model_sections.parameters(run)),
+        Section("How do I run it again?", _run_again(run, missing)),
     ]
     return PageContent(f"{c.model.name} on {dataset_title(c)}", subtitle, headline(run), sections)
 
 
 def dataset_title(config: ConfigDict) -> str:
-    """The dataset's name; of one's own images that of their folder."""
+    """The dataset's name, or the folder's name for your own images."""
     return Path(config.dataset.root).name or config.dataset.name
 
 
 def headline(run: Run) -> dict[str, str]:
-    """The main figures of a run: what each is, and its value as text."""
+    """The main results of a run: name, and value as text."""
     tuned, scratch = run.stages.get("finetune"), run.stages.get("scratch")
     evaluated = run.stages.get("evaluate")
     found: dict[str, float | None] = {}
@@ -62,24 +62,24 @@ def headline(run: Run) -> dict[str, str]:
     if main and "test_top1" in main.result:
         found["test accuracy"] = main.result["test_top1"]
     if scratch:
-        found["from scratch"] = scratch.result["test_top1"]
+        found["test accuracy, from scratch"] = scratch.result["test_top1"]
     if tuned and "validation_top1" in tuned.result:
         found["validation accuracy"] = tuned.result["validation_top1"]
     if evaluated:
         found["calibration error"] = evaluated.result.get("ece")
-        found["linear probe"] = evaluated.result.get("linear_probe", {}).get("top1")
-        found["kNN of its features"] = evaluated.result.get("knn_top1")
+        found["linear probe accuracy"] = evaluated.result.get("linear_probe", {}).get("top1")
+        found["kNN accuracy"] = evaluated.result.get("knn_top1")
         corrupted = evaluated.result.get("corruptions", {})
         found["error on corrupted images"] = corrupted.get("mce15", corrupted.get("mean_error"))
     if "pretrain" in run.stages:
-        found["kNN after pre-training"] = run.stages["pretrain"].result.get("knn_after")
+        found["kNN accuracy after pre-training"] = run.stages["pretrain"].result.get("knn_after")
     tiles = {name: f"{value:.1f} %" for name, value in found.items() if value is not None}
     tiles["time"] = duration(sum(s.result.get("seconds", 0) for s in run.stages.values()))
     return tiles
 
 
 def duration(seconds: float) -> str:
-    """Seconds as people say them."""
+    """Formats seconds for people."""
     minutes, hours = round(seconds / 60), seconds / 3600
     if seconds < 120:
         return f"{seconds:.0f} s"
@@ -94,13 +94,13 @@ def _pretraining(run: Run) -> list[Block]:
         if len(epochs) > 1:
             raw = stage.result.get("knn_raw_pixels")
             parts += [
-                "Accuracy of a nearest-neighbour classifier on features that no label has touched: "
+                "kNN accuracy of the features, which have seen no labels: "
                 f"{top1[0]:.1f} % before pre-training, {top1[-1]:.1f} % after it"
-                + (f"; on raw pixels {raw:.1f} %." if raw is not None else "."),
+                + (f", {raw:.1f} % on raw pixels." if raw is not None else "."),
                 Picture(
                     "knn",
                     figures.draw_knn((epochs, top1), raw),
-                    "A rising curve means that images of one class move together.",
+                    "A rising curve means that images of the same class move closer together.",
                 ),
             ]
     both = {
@@ -110,7 +110,7 @@ def _pretraining(run: Run) -> list[Block]:
         tuned, scratch = (run.stages[name].result["test_top1"] for name in both)
         curves = {"pre-trained": both["finetune"], "from scratch": both["scratch"]}
         parts += [
-            f"The same model on the same labels for as many steps: {tuned:.1f} % pre-trained, "
+            f"The same model, labels and number of steps: {tuned:.1f} % pre-trained, "
             f"{scratch:.1f} % from scratch.{_precision(run)}",
             Picture(
                 "scratch",
@@ -122,13 +122,13 @@ def _pretraining(run: Run) -> list[Block]:
 
 
 def _precision(run: Run) -> str:
-    """How far chance alone moves a test accuracy: sqrt(p (1 - p) / n)."""
+    """The standard error of the test accuracy: sqrt(p (1 - p) / n)."""
     evaluated = run.stages.get("evaluate")
     if evaluated is None or "test_top1" not in evaluated.result:
         return ""
     images, right = evaluated.result["test_images"], evaluated.result["test_top1"] / 100
     error = 100 * (right * (1 - right) / images) ** 0.5
-    return f" On {images:,} test images one standard error is {error:.1f} points."
+    return f" With {images:,} test images, the standard error is {error:.1f} points."
 
 
 def _curves(run: Run) -> list[Block]:
@@ -140,7 +140,7 @@ def _curves(run: Run) -> list[Block]:
         quantities = {}
         for split in ("test", "validation"):
             if len(stage.series(split, "top1")[0]):
-                shown = quantities.setdefault("accuracy after each epoch, %", {})
+                shown = quantities.setdefault("accuracy after each epoch in %", {})
                 shown[split] = stage.series(split, "top1")
         for value, title in _TITLES.items():
             if value in stage.quantities:
@@ -159,12 +159,12 @@ def _curves(run: Run) -> list[Block]:
 def _advice(name: str) -> str:
     if name == "pretrain":
         return (
-            "Pre-training. The loss need not fall far; mutual information says how much the "
-            "teacher's output tells of the image, and near zero means collapse."
+            "Pre-training. The loss need not fall far. Mutual information measures how much the "
+            "teacher's output says about the image; near zero means collapse."
         )
     return (
-        f"{NAMES[name].capitalize()}. The loss is that of mixed and augmented images, so it stays "
-        "above that of the test."
+        f"{NAMES[name].capitalize()}. The training loss is computed on mixed and augmented "
+        "images, so it stays above the test loss."
     )
 
 
@@ -175,22 +175,22 @@ def _corruptions(run: Run) -> list[Block]:
         return []
     mean = found.get("mce15", found["mean_error"])
     parts: list[Block] = [
-        f"{found['source']}, {found['images']:,} images: {mean:.1f} % mean error, "
+        f"{found['source']}, {found['images']:,} images: mean error {mean:.1f} %, against "
         f"{100 - stage.result['test_top1']:.1f} % on clean images.",
         Picture(
             "corruptions",
             figures.draw_corruptions(found["errors"], 100 - stage.result["test_top1"]),
-            "Five severities of each kind, darker is stronger.",
+            "Five severities of each kind; darker is stronger.",
             wide=True,
         ),
     ]
-    return parts + [f"Without {kind}: {reason}." for kind, reason in found["skipped"].items()]
+    return parts + [f"Skipped: {kind} ({reason})." for kind, reason in found["skipped"].items()]
 
 
-def _again(run: Run, missing: str | None) -> list[Block]:
+def _run_again(run: Run, missing: str | None) -> list[Block]:
     parts: list[Block] = []
     if missing:
-        parts.append(f"Sections with images are left out, as the dataset is not there: {missing}")
+        parts.append(f"Sections with images are left out because the dataset is missing: {missing}")
     if run.command:
         parts.append(Code(run.command))
     changed = changed_fields(run.config)

@@ -1,4 +1,4 @@
-"""What the page of a sweep over learning rates and weight decays tells."""
+"""The report page of a sweep over learning rates and weight decays."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -16,10 +16,11 @@ _NAMES = {"adamw": "AdamW", "sgd": "SGD"}
 
 
 def build_page(result: Figures, command: str | None) -> PageContent:
-    """The page of a finished sweep, from its `result.json`."""
+    """Builds the page of a finished sweep from its `result.json`."""
     environment = result["environment"]
+    about = Table(("variant", "description"), list(result["about"].items()))
     settings = Table(
-        ("variant", "optimiser", "learning rate", "weight decay", "error"),
+        ("variant", "optimizer", "learning rate", "weight decay", "error"),
         [
             (
                 row["variant"],
@@ -32,8 +33,8 @@ def build_page(result: Figures, command: str | None) -> PageContent:
         ],
     )
     return PageContent(
-        f"How easily they learn {result['dataset']}",
-        f"{result['settings']} random settings each; seed {result['seed']}; "
+        f"How easy are they to train on {result['dataset']}?",
+        f"{result['settings']} random settings per variant and optimizer; seed {result['seed']}; "
         f"{environment['device_count']} x {environment['device_kind']}",
         {"trainings": str(len(result["runs"])), "time": duration(result["seconds"])},
         [
@@ -43,24 +44,24 @@ def build_page(result: Figures, command: str | None) -> PageContent:
                     Picture(
                         "sweep",
                         draw_sweep(result),
-                        "Share of the random settings that are at least so good: by their test "
-                        "error, and by how far they are from the best of the same colour. The "
-                        "further to the upper left, the easier.",
+                        "Share of the random settings with at most a given test error (left), or "
+                        "at most a given distance from the best of the same color (right). The "
+                        "closer to the upper left, the easier to train.",
                         wide=True,
                     ),
                     Table(*sweep_table(result)),
                 ],
             ),
             Section("Which setting is best?", [settings]),
-            Section("What is what?", [Table(("variant", "what"), list(result["about"].items()))]),
-            Section("Run it again", run_again(result, command)),
+            Section("What are the variants?", [about]),
+            Section("How do I run it again?", run_again(result, command)),
         ],
     )
 
 
 def sweep_table(result: Figures) -> tuple[Sequence[str], list[Sequence[str]]]:
-    """Head and rows of text, for people."""
-    head = ("variant", "optimiser", "best", "median", "within 4 of best", "diverged", "settings")
+    """Header and rows as text."""
+    head = ("variant", "optimizer", "best", "median", "within 4 of best", "diverged", "settings")
     rows = [
         (
             row["variant"],
@@ -78,7 +79,7 @@ def sweep_table(result: Figures) -> tuple[Sequence[str], list[Sequence[str]]]:
 
 @styled
 def draw_sweep(result: Figures) -> Figure:
-    """Distributions of errors for each optimiser (rows of panels), a curve of each variant."""
+    """Distributions of errors: a row of panels per optimizer, a curve per variant."""
     optimizers = list(dict.fromkeys(row["optimizer"] for row in result["runs"]))
     figure, axes = panels(2 * len(optimizers), 2, height=2.6)
     for place, optimizer in enumerate(optimizers):
@@ -96,7 +97,7 @@ def draw_sweep(result: Figures) -> Figure:
             for ax, values in ((absolute, errors), (relative, errors - errors[0])):
                 ax.step(values, share, where="post", color=color, label=variant)
         absolute.set_title(f"{_NAMES[optimizer]}: % of settings with at most this error")
-        relative.set_title("% of settings at most so far from the best")
+        relative.set_title("% of settings at most this far from the best")
         absolute.set_xlabel("test error in %")
         relative.set_xlabel("points above the best error")
         relative.legend(loc="lower right")

@@ -1,4 +1,4 @@
-"""Taking a step's batch in parts, one after another, so that only one part's activations live."""
+"""Gradient accumulation: a batch in parts, so that memory holds one part's activations."""
 
 from collections.abc import Callable
 from typing import Any
@@ -13,22 +13,21 @@ def mean_over_parts(
     batch: Any,
     key: jax.Array | None,
 ) -> tuple[Any, Any]:
-    """Applies `function` to equal parts of a batch and averages what it returns.
+    """Applies `function` to equal parts of a batch and averages the results.
 
-    With one part it is `function(batch, key)` itself.
+    One part is the same as `function(batch, key)`.
 
     Args:
       function: (part of the batch, key) → (means over the part, anything else).
-      parts: how many; they divide the batch.
+      parts: number of parts; must divide the batch size.
       batch: a pytree of arrays whose leading axis is the batch.
-      key: of what is drawn inside; each part gets its own, so its draws are others than those of
-        the whole batch would be. None stays None.
+      key: PRNG key or None. Each part gets its own key, so draws differ from an unsplit batch.
 
     Returns the means over the whole batch, exact up to rounding, and the last part's other value.
     """
     if parts == 1:
         return function(batch, key)
-    # Part i has the rows i, i + parts, ...: as many of each device's, and none changes its place.
+    # Part i takes rows i, i + parts, ...: equally many from each device, and no row moves.
     split = jax.tree.map(
         lambda x: jnp.moveaxis(x.reshape(x.shape[0] // parts, parts, *x.shape[1:]), 1, 0), batch
     )

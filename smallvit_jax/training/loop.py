@@ -1,7 +1,7 @@
 """The training loop: blocks of steps as one compiled program, metrics per step.
 
-Everything random is a function of (key, step) and the data order of (seed, step), so a run that
-continues from a checkpoint takes exactly the steps that it would have taken.
+Randomness depends only on (key, step) and the data order on (seed, step), so a resumed run takes
+exactly the same steps as an uninterrupted one.
 """
 
 from collections.abc import Callable, Iterator
@@ -21,35 +21,35 @@ StepFunction = Callable[..., tuple[Any, dict[str, jax.Array]]]
 
 
 class TrainingDivergedError(UserError):
-    """A loss, a gradient or a weight became infinite or not a number."""
+    """A loss, gradient or weight became infinite or NaN."""
 
 
 class Listener(Protocol):
-    """What happens around the steps; `step` is a number of finished steps."""
+    """Callbacks of the training loop; `step` is the number of finished steps."""
 
     def on_metrics(self, first: int, rows: Metrics) -> None:
-        """Takes the metrics of the steps from `first` on, in order, before what follows them."""
+        """Receives the metrics of the steps from `first` on, in order, before later callbacks."""
 
     def on_epoch_end(self, epochs: int, state: Any) -> None:
-        """Is called with the number of finished epochs."""
+        """Called after each epoch with the number of finished epochs."""
 
     def save(self, step: int, state: Any) -> None:
-        """Saves the state, so that training can go on from it."""
+        """Saves the state, so that training can resume from it."""
 
     def should_stop(self) -> bool:
-        """Whether to end here; asked between blocks, and answered alike by all processes."""
+        """Whether to stop; called between blocks, and must agree between all processes."""
 
 
 def compile_block(step_function: StepFunction, source: Source, rows: int):
-    """One program that takes up to `rows` training steps, the number given at run time.
+    """Compiles one program that takes up to `rows` training steps; `count` is set at run time.
 
     Args:
       step_function: (state, images uint8, labels, key, schedule row) → (state, metrics).
-      source: where batches come from; its `fetch` is traced into the program.
+      source: source of batches; its `fetch` is traced into the program.
       rows: the largest number of steps per call.
 
-    Returns run(state, block, schedule rows, key, count) → (state, metrics of each step); the
-    state is donated. Metrics have `rows` entries, of which the first `count` are meaningful.
+    Returns run(state, block, schedule rows, key, count) → (state, metrics of each step). Donates
+    the state. Metrics have `rows` entries, of which the first `count` are valid.
     """
 
     def one_step(state, block, i, schedule, key):
@@ -87,28 +87,28 @@ def train(
 ) -> Any:
     """Trains from `state.step` to the end of the schedule and returns the final state.
 
-    When the listener wants to stop, the state reached by then is saved and returned.
+    If the listener asks to stop, saves and returns the current state.
 
     Args:
       step_function: as in `compile_block`.
       state: a pytree with the field `step`; donated.
-      source: of batches.
+      source: source of batches.
       schedule: per-step values; their length is the length of training.
       key: all randomness of step t derives from fold_in(key, t).
-      steps_per_epoch: after each such number of steps an epoch has ended.
+      steps_per_epoch: number of steps in an epoch.
       steps_per_dispatch: most steps per call of the compiled program.
-      checkpoint_every: steps between saves; there is one at the end, too.
-      listener: is told of everything.
+      checkpoint_every: steps between saves; the last step is saved too.
+      listener: receives metrics, epoch ends and save requests.
       profile: folder and number of steps to trace, after the first call.
 
     Raises:
-      TrainingDivergedError: naming the step, before a state that followed it is saved.
+      TrainingDivergedError: a metric became infinite or NaN; no later state is saved.
     """
     first, total_steps = int(state.step), len(next(iter(schedule.values())))
     run = compile_block(step_function, source, steps_per_dispatch)
     metrics = _Metrics(listener, steps_per_epoch)
     blocks = _blocks(first, total_steps, steps_per_dispatch, (steps_per_epoch, checkpoint_every))
-    skipped = 1 if total_steps - first > steps_per_dispatch else 0  # a block that compiles
+    skipped = 1 if total_steps - first > steps_per_dispatch else 0  # the block that compiles
     with _Profiler(profile, skipped) as profiler:
         for step, count in blocks:
             if listener.should_stop():
@@ -121,7 +121,7 @@ def train(
                 k: _padded_rows(v, step, count, steps_per_dispatch) for k, v in schedule.items()
             }
             state, new = run(state, source.block(step, count), rows, key, count)
-            metrics.report()  # of the previous block, while the device works on this one
+            metrics.report()  # for the previous block, while the device works on this one
             metrics.hold(step, count, new)
             profiler.after(state)
             done = step + count
@@ -147,7 +147,7 @@ class _Metrics:
         self._held = (first, count, metrics)
 
     def report(self) -> None:
-        """Tells the listener of what is held, if anything; raises if it is not finite."""
+        """Passes the held metrics to the listener; raises if they are not finite."""
         if self._held is None:
             return
         (first, count, metrics), self._held = self._held, None
@@ -162,7 +162,7 @@ class _Metrics:
 def _blocks(
     step: int, total_steps: int, most: int, boundaries: tuple[int, ...]
 ) -> Iterator[tuple[int, int]]:
-    """Yields (first step, number of steps), never crossing a multiple of a boundary."""
+    """Yields (first step, number of steps); no block crosses a multiple of a boundary."""
     while step < total_steps:
         to_boundary = min(b - step % b for b in boundaries)
         count = min(most, to_boundary, total_steps - step)
@@ -176,28 +176,28 @@ def _padded_rows(values: np.ndarray, step: int, count: int, rows: int) -> np.nda
 
 
 def _finite_steps(rows: Metrics) -> int:
-    """How many steps come before the first with a metric that is infinite or not a number."""
+    """Returns the number of steps before the first one with an infinite or NaN metric."""
     finite = np.all([np.isfinite(values) for values in rows.values()], axis=0)
     return len(finite) if finite.all() else int(np.argmin(finite))
 
 
 def _stop(step: int, metrics: Metrics, steps_per_epoch: int) -> NoReturn:
-    """Raises for the step after `step` finished ones, whose metrics are given."""
+    """Raises for the step with the given metrics, which follows `step` finished steps."""
     name, value = next((k, v) for k, v in metrics.items() if not np.isfinite(v))
     raise diverged(name.replace("_", " "), str(value), step + 1, steps_per_epoch)
 
 
 def diverged(what: str, value: str, step: int, steps_per_epoch: int) -> TrainingDivergedError:
-    """The sentence for what became infinite or not a number at a step, counted from 1."""
+    """Returns the error for a value that became infinite or NaN at `step`, counted from 1."""
     return TrainingDivergedError(
         f"the {what} became {value} at step {step} (epoch {(step - 1) // steps_per_epoch + 1}); "
-        "checkpoints written before it are untouched: start again in a new workdir with a lower "
-        "learning rate, a longer warm-up or runtime.precision=float32"
+        "start again in a new workdir with a lower learning rate, a longer warmup or "
+        "runtime.precision=float32 (earlier checkpoints are intact)"
     )
 
 
 class _Profiler:
-    """Traces a number of steps after skipping some blocks, so that compilation stays out."""
+    """Traces a number of steps, after skipping blocks that include compilation."""
 
     def __init__(self, profile: tuple[Path, int] | None, skipped: int):
         self._folder, self._left = profile or (None, 0)

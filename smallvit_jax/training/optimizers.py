@@ -1,7 +1,7 @@
-"""Optimisers with the reference's rules, composed from optax.
+"""Optimizers that follow the reference, composed from optax.
 
-Their `update` takes the step's `learning_rate`, `weight_decay` and, where a layer can stand
-still, `frozen` as keyword arguments: schedules are inputs, not part of the compiled program.
+Their `update` takes the step's `learning_rate`, `weight_decay` and, if a layer can be frozen,
+`frozen` as keyword arguments: schedules are inputs, not part of the compiled program.
 """
 
 import math
@@ -24,18 +24,18 @@ def make_optimizer(
     decay_vectors: bool = False,
     freezable: Callable[[str], bool] | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """Builds an optimiser over a flat dict of parameters.
+    """Builds an optimizer for a flat dict of parameters.
 
     Args:
-      name: "adamw" (decoupled decay, betas .9 and .999), "sgd" (momentum .9, decay
+      name: "adamw" (decoupled weight decay, betas .9 and .999), "sgd" (momentum .9, weight decay
         added to the gradient) or "lars" (trust coefficient .001, momentum .9; one-dimensional
         tensors are neither decayed nor scaled), as in utils/utils_ssl.py.
-      clip: largest norm of each single tensor's gradient; 0 leaves gradients as they are.
-      clip_global: largest norm of all gradients together, after that; 0 leaves them as they are.
-      eps: of "adamw", added to the root of the mean squared gradient; the others have none.
-      decay_vectors: whether biases and other one-dimensional tensors decay too.
-      freezable: chooses by name the parameters that stand still while `frozen` is true: their
-        moments, decay and step count do not move (reference: their gradient is None,
+      clip: largest norm of each tensor's gradient; 0 disables clipping.
+      clip_global: largest norm of the whole gradient, applied after `clip`; 0 disables clipping.
+      eps: added to the root of the mean squared gradient in "adamw"; unused by the others.
+      decay_vectors: whether weight decay applies to biases and other one-dimensional tensors.
+      freezable: selects by name the parameters that do not change while `frozen` is true. Their
+        moments, decay and step count do not change either (reference: their gradient is None,
         utils/utils_ssl.py:809).
 
     Raises:
@@ -78,7 +78,7 @@ def clip_together(max_norm: float) -> optax.GradientTransformation:
 def stand_still_while_frozen(
     inner: optax.GradientTransformationExtraArgs,
 ) -> optax.GradientTransformationExtraArgs:
-    """Makes both the update and the inner state's change vanish while `frozen` is true."""
+    """Zeroes the update and keeps the inner state unchanged while `frozen` is true."""
 
     def update(updates, state, params=None, *, frozen, **extra):
         moved, new_state = inner.update(updates, state, params, frozen=frozen, **extra)
@@ -102,7 +102,7 @@ def _sgd(decay_vectors: bool, eps: float) -> optax.GradientTransformationExtraAr
 
 
 def _lars(decay_vectors: bool, eps: float) -> optax.GradientTransformationExtraArgs:
-    del decay_vectors, eps  # never decayed under LARS
+    del decay_vectors, eps  # LARS never decays vectors
     trust = optax.masked(optax.scale_by_trust_ratio(trust_coefficient=0.001), _has_matrix_shape)
     return optax.chain(_add_decay(False), trust, optax.trace(decay=0.9), _descend())
 
@@ -113,8 +113,8 @@ _RULES = {"adamw": _adamw, "sgd": _sgd, "lars": _lars}
 def _scale_by_adam(eps: float, b1: float = 0.9, b2: float = 0.999) -> optax.GradientTransformation:
     """optax.scale_by_adam with an exact bias correction.
 
-    optax computes 1 - b2^t in float32, which is off by 1.3e-5 at t = 1: more than all other
-    rounding of a step together.
+    optax computes 1 - b2^t in float32, which is off by 1.3e-5 at t = 1, more than all other
+    rounding errors of a step combined.
     """
     inner = optax.scale_by_adam(b1, b2, eps)
 
@@ -135,7 +135,7 @@ def _has_matrix_shape(params):
 
 
 def _add_decay(decay_vectors: bool) -> optax.GradientTransformationExtraArgs:
-    """Adds weight_decay · parameter; vectors only when asked for."""
+    """Adds weight_decay · parameter to the update, for vectors only if `decay_vectors`."""
 
     def update(updates, state, params=None, *, weight_decay, **_):
         def decay(update, parameter):

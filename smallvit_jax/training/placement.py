@@ -1,9 +1,8 @@
-"""Where the training images wait for their step: in the memory of every device, or in the host's.
+"""Keeps the training images in the memory of every device, or in host memory with prefetch.
 
-Both kinds of source hand the training loop a *block*: everything that some consecutive steps need,
-as a pytree of device arrays that travels into the jitted program as an argument. Inside,
-`fetch(block, i)` yields the batch of the block's i-th step, split over the mesh axis `data`. The
-batches are the same either way.
+Both sources give the training loop a *block*: the data for several consecutive steps, as a pytree
+of device arrays that is an argument of the jitted program. There, `fetch(block, i)` returns the
+batch of the block's i-th step, split over the mesh axis `data`. Both sources give the same batches.
 """
 
 import os
@@ -20,14 +19,14 @@ from smallvit_jax.config.choices import PLACEMENTS
 from smallvit_jax.data.batches import BatchOrder
 from smallvit_jax.errors import UserError, check_choice
 
-_ACCELERATOR_SHARE = 0.4  # of a device's memory that the images may take; the rest is for training
-_HOST_SHARE = 0.25  # of the host's memory, where the host is the device
+_ACCELERATOR_SHARE = 0.4  # of device memory that images may take; the rest is for training
+_HOST_SHARE = 0.25  # of host memory, if the host is the device
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class DeviceBlock:
-    """The whole split, and which of its images each step takes."""
+    """The whole split, and the indices of the images of each step."""
 
     images: UInt8[Array, "images height width 3"]
     labels: Int32[Array, " images"]
@@ -37,7 +36,7 @@ class DeviceBlock:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class HostBlock:
-    """The images of each step themselves."""
+    """The images of each step."""
 
     images: UInt8[Array, "steps batch height width 3"]
     labels: Int32[Array, "steps batch"]
@@ -47,11 +46,9 @@ Block = DeviceBlock | HostBlock
 
 
 def choose_placement(requested: str, num_bytes: int, mesh: Mesh) -> str:
-    """Resolves "auto" to "device" where `num_bytes` of images fit in every device's memory, else to
-    "host".
+    """Resolves "auto" to "device" if `num_bytes` of images fit on each device, else to "host".
 
-    Raises UserError for another word, and for "device" where the images exceed the memory
-    altogether.
+    Raises UserError for an unknown placement, and for "device" if the images exceed the memory.
     """
     check_choice("runtime.data_placement", requested, PLACEMENTS)
     if requested == "host":
@@ -68,14 +65,13 @@ def choose_placement(requested: str, num_bytes: int, mesh: Mesh) -> str:
 
 
 def check_batch(order: BatchOrder, mesh: Mesh, parts: int = 1) -> None:
-    """Raises UserError where the batch does not split evenly over the devices of the mesh, each of
-    which takes its share in as many `parts`."""
+    """Raises UserError if the batch does not split evenly over devices, with `parts` per device."""
     devices = mesh.shape["data"]
     if order.batch_size % (devices * parts):
-        turns = f" and runtime.accumulate={parts}" if parts > 1 else ""
+        accumulate = f" and runtime.accumulate={parts}" if parts > 1 else ""
         raise UserError(
             f"{order.field}={order.batch_size} does not split evenly over {devices} devices"
-            f"{turns}; choose a multiple of {devices * parts}"
+            f"{accumulate}; choose a multiple of {devices * parts}"
         )
 
 
@@ -89,8 +85,8 @@ def make_source(
 ) -> "Source":
     """Returns the source of training batches for `placement` (auto, device or host).
 
-    `order` counts within `images`, which must stay as they are. Raises UserError where the batch
-    does not split evenly over the devices of the mesh.
+    `order` indexes `images`, which must not be modified. Raises UserError if the batch does not
+    split evenly over the devices of the mesh.
     """
     if len(images) != len(labels) or len(images) != order.num_examples:
         raise ValueError(
@@ -106,7 +102,7 @@ def make_source(
 def fetch(
     block: Block, step: Int[Array, ""] | int
 ) -> tuple[UInt8[Array, "batch height width 3"], Int32[Array, " batch"]]:
-    """Returns images and labels of the block's `step`-th step; for use inside a jitted function."""
+    """Returns images and labels of the block's `step`-th step; call this in a jitted function."""
 
     def row(array):
         return jax.lax.dynamic_index_in_dim(array, step, keepdims=False)
@@ -114,13 +110,13 @@ def fetch(
     if isinstance(block, HostBlock):
         return row(block.images), row(block.labels)
     indices = row(block.indices)
-    # Split indices into a replicated array: each device gathers its own part, and none waits.
+    # Split indices into a replicated array: each device gathers its own part without waiting.
     images = block.images.at[indices].get(mode="promise_in_bounds")
     return images, block.labels.at[indices].get(mode="promise_in_bounds")
 
 
 class _Source:
-    """What both kinds share: the training loop asks either for the same things."""
+    """The interface of both sources to the training loop."""
 
     placement: str
     fetch = staticmethod(fetch)
@@ -134,15 +130,15 @@ class _Source:
     def block(self, step: int, count: int) -> Block:
         """Returns the block whose first step is `step`.
 
-        It has `block_size` steps whatever the `count` of them that will be used, so that one
-        compiled program serves every block. Any step may be asked for at any time.
+        It always has `block_size` steps, so that every block shares one compiled program; only the
+        first `count` are used. Steps may be requested in any order.
         """
         if not 1 <= count <= self.block_size:
-            raise ValueError(f"{count} steps of a block of {self.block_size}")
+            raise ValueError(f"{count} steps requested from a block of {self.block_size}")
         return self._block(step, count)
 
     def close(self) -> None:
-        """Ends what runs in the background."""
+        """Stops background work."""
 
     def __enter__(self):
         return self
@@ -152,7 +148,7 @@ class _Source:
 
 
 class DeviceSource(_Source):
-    """The whole split in the memory of each device; a block is a few kilobytes of indices."""
+    """Keeps the whole split on each device; a block is a few kilobytes of indices."""
 
     placement = "device"
 
@@ -168,9 +164,9 @@ class DeviceSource(_Source):
 
 
 class HostSource(_Source):
-    """The split in the host's memory; a thread brings each next block to the devices in advance.
+    """Keeps the split in host memory; a thread copies the next block to the devices in advance.
 
-    What fails in that thread is raised by the `block` call that would have returned its result.
+    An error in the thread is raised by the `block` call that would have returned its result.
     """
 
     placement = "host"
@@ -206,7 +202,7 @@ Source = DeviceSource | HostSource
 
 
 def _send(array, shape, sharding: NamedSharding, rows=None) -> Array:
-    """Puts `array`, or its `rows`, on the devices; each process makes only its own part."""
+    """Copies `array`, or its `rows`, to the devices; each process copies only its own part."""
 
     def part(index):
         return array[index] if rows is None else array[rows[index[:2]]]
@@ -215,7 +211,7 @@ def _send(array, shape, sharding: NamedSharding, rows=None) -> Array:
 
 
 def _memory_per_device(mesh: Mesh) -> tuple[int, float]:
-    """Bytes that each device has, and the share of them that images may take."""
+    """Returns the bytes of memory per device, and the share that images may take."""
     device = mesh.local_devices[0]
     stats = device.memory_stats() or {}
     if device.platform != "cpu" and "bytes_limit" in stats:

@@ -1,4 +1,4 @@
-"""How training shows that it moves: a bar on a terminal, lines elsewhere."""
+"""Training progress: a bar on a terminal, lines elsewhere."""
 
 import contextlib
 import datetime
@@ -10,11 +10,11 @@ from typing import Any, NamedTuple, TextIO
 
 _SECONDS_BETWEEN_LINES = 10.0
 _SECONDS_BEFORE_EPOCH_LINE = 3.0
-_FIGURES_WIDTH = 66  # of the percentage and the usual figures
+_FIGURES_WIDTH = 66  # columns for the percentage and the usual figures
 
 
 class _Mark(NamedTuple):
-    """An update's step, and its time in seconds with and without pauses."""
+    """The step of an update and its time in seconds, with and without pauses."""
 
     step: int
     wall: float
@@ -22,17 +22,17 @@ class _Mark(NamedTuple):
 
 
 class Progress:
-    """Epoch, loss, images per second and time left, on stderr.
+    """Shows epoch, loss, images per second and time left on stderr.
 
-    The rate leaves out the first update, whose time is mostly compilation. Only one of several
-    processes is `active`; the others show nothing.
+    The rate excludes the first update, which is mostly compilation. With several processes, only
+    one is `active`; the others show nothing.
 
     Args:
-      total_steps: at which step training ends.
-      steps_per_epoch: steps of one epoch.
+      total_steps: step at which training ends.
+      steps_per_epoch: steps per epoch.
       images_per_step: batch size over all devices.
-      description: what is going on, in a word.
-      start_step: steps done before, by the run that this one continues.
+      description: one word for the current stage.
+      start_step: steps that were finished before this run resumed.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class Progress:
         self._images, self._description = images_per_step, description
         self._step, self._active = start_step, active
         self._stream = stream or sys.stderr
-        self._first: _Mark | None = None  # of the first update
+        self._first: _Mark | None = None  # the first update
         self._last = self._first
         self._paused = 0.0  # seconds so far
         self._printed = -math.inf
@@ -62,11 +62,12 @@ class Progress:
         return self._active and self._stream.isatty()
 
     def update(self, step: int, loss: float | None = None, **figures: float) -> None:
-        """Shows how far training is; call it once per dispatch.
+        """Shows the current progress; call this once per dispatch.
 
         Args:
-          step: steps done since step 0.
-          loss: of the last step, or a mean; further figures are shown beside it.
+          step: number of finished steps, counted from the start of training.
+          loss: loss of the last step, or a mean.
+          **figures: more values to show.
         """
         now = time.monotonic()
         epoch_ended = step // self._per_epoch > self._step // self._per_epoch
@@ -85,7 +86,7 @@ class Progress:
 
     @contextlib.contextmanager
     def pause(self) -> Iterator[None]:
-        """Time inside, of an evaluation or a checkpoint, is none of training."""
+        """Excludes the time inside, for an evaluation or a checkpoint, from `images_per_second`."""
         started = time.monotonic()
         try:
             yield
@@ -94,8 +95,7 @@ class Progress:
 
     @property
     def images_per_second(self) -> float | None:
-        """The mean rate of training since the first update, without pauses; None before the
-        second."""
+        """Mean training rate since the first update, without pauses; None before the second."""
         return self._rate("training")
 
     def _rate(self, clock: str) -> float | None:
@@ -112,14 +112,14 @@ class Progress:
         if loss is not None:
             parts.append(f"loss {loss:.4f}")
         parts += [f"{name.replace('_', ' ')} {value:.4g}" for name, value in figures.items()]
-        if rate := self._rate("wall"):  # pauses to come take time, too
+        if rate := self._rate("wall"):  # includes pauses: future ones take time too
             parts.append(f"{rate:,.0f} images/s")
             seconds = round((self._total - self._step) * self._images / rate)
             parts.append(f"{datetime.timedelta(seconds=max(seconds, 0))} left")
         return ", ".join(parts)
 
     def note(self, text: str) -> None:
-        """Prints a line of its own, above the bar where there is one."""
+        """Prints a line, above the bar if there is one."""
         if not self._active:
             return
         if self._bar:
@@ -128,7 +128,7 @@ class Progress:
             print(text, file=self._stream, flush=True)
 
     def close(self) -> None:
-        """Leaves the bar as it stands and gives the terminal back."""
+        """Draws the bar a last time and releases the terminal."""
         if self._bar:
             self._bar.close()
         self._bar = None
@@ -141,7 +141,7 @@ class Progress:
 
 
 class _Bar:
-    """The bar, drawn by rich."""
+    """A progress bar drawn by rich."""
 
     def __init__(self, stream: TextIO, total: int, description: str):
         from rich import progress

@@ -1,7 +1,7 @@
-"""Values that change with the step, as float64 arrays with one entry per step.
+"""Schedules as float64 arrays with one entry per step.
 
-Training reads them row by row as inputs of the compiled program, so that a longer run, another
-learning rate or a restart never compiles anew.
+They are inputs of the compiled program, so a longer run, another learning rate or a restart needs
+no recompilation.
 """
 
 import math
@@ -13,10 +13,10 @@ import numpy as np
 def cosine(
     base: float, final: float, total_steps: int, warmup_steps: int = 0, start: float = 0.0
 ) -> np.ndarray:
-    """DINO's schedule: linear from `start` to `base`, then a cosine towards `final`.
+    """DINO's schedule: linear warmup from `start` to `base`, then a cosine toward `final`.
 
-    The warm-up includes its end point, so `base` is used twice, and the cosine never quite
-    reaches `final` (reference: utils/utils_ssl.py:223-234).
+    The warmup includes its end point, so `base` is used twice, and the cosine never quite reaches
+    `final` (reference: utils/utils_ssl.py:223-234).
     """
     _check_room(total_steps, warmup_steps)
     warmup = np.linspace(start, base, warmup_steps)
@@ -28,8 +28,8 @@ def cosine(
 def warmup_cosine(
     base: float, minimum: float, total_steps: int, warmup_steps: int = 0
 ) -> np.ndarray:
-    """Fine-tuning's schedule: linear from `minimum`, reaching `base` at step `warmup_steps`,
-    then a cosine back to `minimum` (reference: utils/scheduler.py, one cycle)."""
+    """Fine-tuning's schedule: linear warmup from `minimum` to `base` at step `warmup_steps`, then a
+    cosine back to `minimum` (reference: utils/scheduler.py, one cycle)."""
     _check_room(total_steps, warmup_steps)
     step = np.arange(total_steps)
     rise = step / max(warmup_steps, 1)
@@ -40,7 +40,7 @@ def warmup_cosine(
 def teacher_temperature(
     warmup: float, final: float, warmup_epochs: int, epochs: int, steps_per_epoch: int
 ) -> np.ndarray:
-    """One temperature per epoch, linear over `warmup_epochs`, repeated for each of its steps
+    """Teacher temperature: linear warmup over `warmup_epochs`, constant within each epoch
     (reference: train_ssl.py:478-483)."""
     rise = np.linspace(warmup, final, warmup_epochs)[:epochs]
     by_epoch = np.concatenate([rise, np.full(epochs - len(rise), final)])
@@ -48,10 +48,10 @@ def teacher_temperature(
 
 
 def fit_warmup(warmup_epochs: float, epochs: int, field: str, *, whole: bool = False) -> float:
-    """Returns the warm-up in epochs, scaled down to a tenth of a run that is too short for it.
+    """Returns the warmup in epochs, reduced to a tenth of the run if the run is too short for it.
 
-    Warns when it does, naming `field`; the reference stops with an assertion instead. `whole`
-    rounds up to whole epochs.
+    Warns if it does, naming `field`; the reference fails an assertion instead. `whole` rounds up to
+    whole epochs.
     """
     if warmup_epochs < epochs or warmup_epochs == 0:
         return warmup_epochs
@@ -67,4 +67,4 @@ def fit_warmup(warmup_epochs: float, epochs: int, field: str, *, whole: bool = F
 
 def _check_room(total_steps: int, warmup_steps: int) -> None:
     if not 0 <= warmup_steps < total_steps:
-        raise ValueError(f"{warmup_steps} warm-up steps do not fit into {total_steps} steps")
+        raise ValueError(f"{warmup_steps} warmup steps do not fit into {total_steps} steps")

@@ -1,4 +1,4 @@
-"""One stage of training in its folder: config, logs, checkpoints and the way back after a stop."""
+"""Runs one training stage in its folder: config, logs, checkpoints, and resuming after a stop."""
 
 import dataclasses
 import functools
@@ -25,30 +25,30 @@ from smallvit_jax.workdir.metrics import RunLog
 from smallvit_jax.workdir.ownership import check_folder, locked
 from smallvit_jax.workdir.records import write_config
 
-_PARAMETER_LINES = 30  # of the table of parameters; the report has all of it
+_PARAMETER_LINES = 30  # printed of the parameter table; the report has the whole table
 
 Evaluations = Mapping[str, Mapping[str, float]]
-"""Figures by split, for example {"test": {"top1": 97.1}}."""
+"""Metrics by split, for example {"test": {"top1": 97.1}}."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-    """What a stage of training consists of, apart from its state.
+    """Everything that defines a training stage except its state.
 
     Attributes:
       folder: the stage folder.
-      description: what is going on, for the progress bar.
-      config: the part of the config that the stage depends on; the same folder refuses another.
+      description: name of the stage in the progress bar.
+      config: the part of the config that the stage depends on; resuming requires the same one.
       step_function: (state, images uint8, labels, key, schedule row) → (state, metrics).
       schedule: values per step; their length is the length of training.
-      steps_per_epoch: training steps.
+      steps_per_epoch: training steps per epoch.
       batch_size: images per step.
-      params_of: what of a state is needed to use the model.
+      params_of: returns the parameters of a state that are needed to use the model.
       meta: describes model and data, ready for JSON.
-      evaluate: called with the epochs done (0 before the first step) and the state; an empty
-        result is not logged.
+      evaluate: called with the number of finished epochs (0 before the first step) and the state;
+        an empty result is not logged.
       warn_about: called with an epoch's mean metrics; returns a warning or None.
-      best_split: whose "top1" decides which checkpoint is best; None keeps only the newest.
+      best_split: split whose "top1" decides which checkpoint is best; None keeps only the newest.
     """
 
     folder: Path
@@ -72,17 +72,17 @@ class Stage:
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """A stage that has been trained to its end."""
+    """The result of a finished stage."""
 
     state: Any
     evaluations: list[dict[str, Any]]
-    """Every evaluation of the stage, oldest first, also those before an interruption."""
+    """All evaluations of the stage, oldest first, including those before an interruption."""
     last_metrics: dict[str, Any]
-    """Of the last training step."""
+    """Metrics of the last training step."""
     seconds: float
-    """Wall time in the stage, up to an interruption's last checkpoint and after it."""
+    """Wall time of the stage, without work that an interruption lost."""
     images_per_second: float | None
-    """Of training alone, without evaluations and checkpoints, since the last start."""
+    """Training rate since the last start, without evaluations and checkpoints."""
 
 
 def run_stage(
@@ -97,10 +97,10 @@ def run_stage(
 ) -> Outcome:
     """Trains the stage from its newest checkpoint, or from `state` if there is none.
 
-    Evaluations, metrics and checkpoints are written so that whatever a checkpoint follows is on
-    disk before it: a run that continues repeats what came later, and no line appears twice. SIGINT
-    and SIGTERM end it with a checkpoint and `Interrupted`; another run in the same folder, or one
-    with another config, is refused with `UserError`.
+    Metrics and evaluations are on disk before the checkpoint that follows them, so a resumed run
+    repeats only later steps and writes no line twice. On SIGINT or SIGTERM, saves a checkpoint and
+    raises `Interrupted`. Raises `UserError` if another run uses the folder, or if the folder holds
+    a run with another config.
     """
     traced = profile_steps if jax.process_index() == 0 else 0
     train_stage = functools.partial(
@@ -134,7 +134,7 @@ def _continue(
 ) -> Outcome:
     """Trains from the newest checkpoint to the end.
 
-    `train_stage` is `train` with everything bound that does not depend on the checkpoint.
+    `train_stage` is `train` with all arguments bound that do not depend on the checkpoint.
     """
     started = time.monotonic()
     active = jax.process_index() == 0
@@ -160,18 +160,18 @@ def _continue(
         if not restored:
             progress.note(parameter_table(stage.params_of(state), _PARAMETER_LINES))
         recorder = _Recorder(stage, store, log, progress, stop, started)
-        lost = active and recorder.evaluation_is_lost(start)  # the others have no log to look at
+        lost = active and recorder.evaluation_is_lost(start)  # the others have no log
         if start == 0 or not all_processes_agree(not lost):
             recorder.on_epoch_end(start // stage.steps_per_epoch, state)
         state = train_stage(state, listener=recorder)
         store.wait()
         if recorder.stopped_by:
-            raise Interrupted(recorder.stopped_by, _where(int(state.step), stage.total_steps))
+            raise Interrupted(recorder.stopped_by, _stopped(int(state.step), stage.total_steps))
         rows = log.read()
         steps = [row for row in rows if row["split"] == "train"]
         if not steps:
             raise UserError(
-                f"{stage.folder}/metrics.jsonl has lost every step of this run; put it back, or "
+                f"{stage.folder}/metrics.jsonl has lost every step of this run; restore it, or "
                 "repeat the run in a new --workdir"
             )
     return Outcome(
@@ -183,12 +183,14 @@ def _continue(
     )
 
 
-def _where(step: int, total: int) -> str:
-    return f"stopped after step {step} of {total}, which is saved" if step else "no step was done"
+def _stopped(step: int, total: int) -> str:
+    return (
+        f"stopped after step {step} of {total}, which is saved" if step else "no step was finished"
+    )
 
 
 class _Recorder:
-    """What a stage writes and shows while it trains: the listener of the loop."""
+    """The training loop's listener: logs, evaluates, saves and shows progress."""
 
     def __init__(
         self,
@@ -201,11 +203,11 @@ class _Recorder:
     ):
         self._stage, self._store, self._log, self._progress = stage, store, log, progress
         self._stop = stop
-        self.stopped_by = 0  # the signal that ended training early
+        self.stopped_by = 0  # the signal that stopped training early
         self._started = started
         self._means = _EpochMeans(stage, progress)
         self._epochs = np.arange(1, stage.total_steps + 1) / stage.steps_per_epoch
-        self._held_out: dict[int, float] = {}  # step → accuracy its checkpoint is judged by
+        self._held_out: dict[int, float] = {}  # step → accuracy that ranks its checkpoint
         before = log.read(stage.best_split) if stage.best_split else []
         self._best = max((row["top1"] for row in before), default=-np.inf)
 
@@ -221,13 +223,13 @@ class _Recorder:
         self._progress.update(first + count, float(rows["loss"][-1]))
 
     def evaluation_is_lost(self, step: int) -> bool:
-        """Whether a checkpoint at the end of an epoch is without that epoch's evaluations."""
+        """Whether `step` ends an epoch whose evaluations are missing from the log."""
         if step % self._stage.steps_per_epoch:
             return False
         return not any(r["step"] == step and r["split"] != "train" for r in self._log.read())
 
     def on_epoch_end(self, epochs_done: int, state: Any) -> None:
-        """Evaluates, logs and shows the figures; the best state so far is saved at once."""
+        """Evaluates, logs and shows the metrics; saves the state if it is the best so far."""
         step = epochs_done * self._stage.steps_per_epoch
         with self._progress.pause():
             figures = self._stage.evaluate(epochs_done, state)
@@ -241,10 +243,10 @@ class _Recorder:
                 self.save(step, state)
 
     def save(self, step: int, state: Any) -> None:
-        """Saves a checkpoint after making every line before it durable.
+        """Flushes the log, then saves a checkpoint.
 
-        Weights that a step spoilt whose own loss was finite raise `TrainingDivergedError`, so that
-        the newest checkpoint is always one to go on from.
+        Raises `TrainingDivergedError` if the state is not finite, which can follow a step with a
+        finite loss, so that training can always resume from the newest checkpoint.
         """
         with self._progress.pause():
             self._save(step, state)
@@ -253,7 +255,7 @@ class _Recorder:
         if not _all_finite(state):
             names = [n for n, leaf in flatten(state).items() if not _all_finite(leaf)]
             what = f"state after the update ({names[0]})"
-            raise diverged(what, "infinite or not a number", step, self._stage.steps_per_epoch)
+            raise diverged(what, "infinite or NaN", step, self._stage.steps_per_epoch)
         self._log.flush()
         meta = {**self._stage.meta, "seconds": round(time.monotonic() - self._started, 1)}
         accuracy = self._held_out.get(step)
@@ -261,7 +263,7 @@ class _Recorder:
         self._store.save(step, state, self._stage.params_of(state), meta, metrics)
 
     def should_stop(self) -> bool:
-        """Whether a signal asked for the end."""
+        """Whether a signal asked training to stop."""
         self.stopped_by = self._stop.agreed()
         return bool(self.stopped_by)
 
@@ -273,7 +275,7 @@ def _all_finite(tree: Any) -> jax.Array:
 
 
 class _EpochMeans:
-    """Averages metrics over each epoch and shows the stage's warning about them, once."""
+    """Averages metrics over each epoch and shows the stage's warning once while it lasts."""
 
     def __init__(self, stage: Stage, progress: Progress):
         self._stage, self._progress = stage, progress
@@ -296,11 +298,11 @@ class _EpochMeans:
 def _summary(stage: Stage, source: Source, start: int) -> str:
     options = stage.meta["model"]
     devices = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
-    begin = f", continuing after step {start}" if start else ""
+    resumed = f", resuming after step {start}" if start else ""
     return (
         f"{stage.description}: {options['name']} for {options['image_size']} px images, "
         f"{source.order.num_examples:,} images in {source.placement} memory, {stage.total_steps:,} "
-        f"steps of {stage.batch_size} on {devices}{begin}; the first step compiles"
+        f"steps of {stage.batch_size} on {devices}{resumed}; compiling the first step"
     )
 
 

@@ -1,4 +1,4 @@
-"""What a run's bits depend on besides its config: versions, devices, threads, XLA's flags."""
+"""The environment that a run's bits depend on: versions, devices, threads, XLA flags."""
 
 import importlib.metadata
 import os
@@ -14,7 +14,7 @@ _VERSIONS_THAT_CHANGE_BITS = ("smallvit_jax", "jax", "jaxlib", "flax", "optax")
 
 
 def environment() -> dict[str, Any]:
-    """Versions, devices, threads and XLA flags of this process, ready for JSON."""
+    """Returns versions, devices, threads and XLA flags of this process, ready for JSON."""
     import jaxlib
 
     versions = {
@@ -36,9 +36,9 @@ def environment() -> dict[str, Any]:
 
 
 def bit_changes(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """What changed between two environments that can change a result's bits.
+    """Lists the differences between two environments that can change a result's bits.
 
-    The thread count counts on the CPU only, where XLA splits sums by it.
+    The number of threads matters on the CPU only, where XLA splits sums by it.
     """
     fields = ["platform", "device_kind", "device_count", "process_count", "xla_flags"]
     if now["platform"] == "cpu":
@@ -50,7 +50,7 @@ def bit_changes(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
 
 
 def _threads() -> int:
-    """How many threads XLA's CPU client uses: NPROC where set, else the cores it may run on."""
+    """Returns the number of threads of XLA's CPU client: NPROC if set, else the available cores."""
     given = os.environ.get("NPROC", "")
     if given.isdecimal() and int(given) > 0:
         return int(given)

@@ -1,4 +1,4 @@
-"""Small files, written so that a kill, a full disk or a NaN cannot leave them unreadable."""
+"""Small files that stay readable after a kill, a full disk or a NaN."""
 
 import csv
 import errno
@@ -16,11 +16,11 @@ from smallvit_jax.errors import UserError
 
 
 class StorageError(UserError):
-    """A path that cannot be written: the disk is full, or not the user's to write to."""
+    """A path cannot be written: the disk is full, or the user lacks permission."""
 
 
 def make_folder(path: str | os.PathLike) -> Path:
-    """Creates a folder that can be written to, parents included; raises StorageError."""
+    """Creates a writable folder and its parents; raises StorageError."""
     folder = Path(path).absolute()
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -32,9 +32,9 @@ def make_folder(path: str | os.PathLike) -> Path:
 
 
 def strict_json(value: Any, indent: int | None = None) -> str:
-    """JSON that every parser accepts.
+    """Returns JSON that every parser accepts.
 
-    JSON has no NaN or infinities: they become the strings "NaN", "Infinity" and "-Infinity", which
+    NaN and infinities, which JSON lacks, become the strings "NaN", "Infinity" and "-Infinity" that
     float() reads back. NumPy and JAX scalars and arrays become numbers and lists.
     """
     return json.dumps(_plain(value), indent=indent, allow_nan=False, ensure_ascii=False)
@@ -55,7 +55,7 @@ def _plain(value: Any) -> Any:
 
 
 def csv_text(rows: Iterable[Mapping[str, Any]]) -> str:
-    """Rows as CSV, with a column for each key that any row has; missing and None are empty."""
+    """Returns rows as CSV with a column for every key of any row; None and missing are empty."""
     rows = list(rows)
     columns = dict.fromkeys(name for row in rows for name in row)
     text = io.StringIO()
@@ -66,7 +66,7 @@ def csv_text(rows: Iterable[Mapping[str, Any]]) -> str:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Replaces a file whole: a reader, or a kill, sees the old text or the new, nothing between."""
+    """Replaces a file at once: readers see the old or the new text, even after a kill."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with open(temporary, "w", encoding="utf-8") as file:
@@ -80,7 +80,7 @@ def write_atomically(path: Path, text: str) -> None:
 
 
 def write_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
-    """Replaces an .npz file whole, as `write_atomically` does; lists become arrays."""
+    """Replaces an .npz file as `write_atomically` does; lists become arrays."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with open(temporary, "wb") as file:
@@ -92,7 +92,7 @@ def write_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
 
 
 def is_disk_full(error: BaseException | None) -> bool:
-    """Whether a full disk or quota is behind an exception, however deep it is wrapped."""
+    """Whether a full disk or quota caused an exception, however deeply it is wrapped."""
     while error is not None:
         if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
             return True
@@ -103,7 +103,7 @@ def is_disk_full(error: BaseException | None) -> bool:
 
 
 def storage_error(error: OSError, path: str | os.PathLike) -> StorageError:
-    """The sentence for a path that could not be written."""
+    """Returns the error for a path that could not be written."""
     if is_disk_full(error):
         return StorageError(
             f"the disk holding {path} is full; free space and run the same command again"
@@ -112,4 +112,4 @@ def storage_error(error: OSError, path: str | os.PathLike) -> StorageError:
         where = error.filename or path
         return StorageError(f"{where} is a file where a folder is needed; choose another --workdir")
     reason = (error.strerror or str(error)).lower()
-    return StorageError(f"{path} cannot be written ({reason}); choose a --workdir you may write to")
+    return StorageError(f"{path} cannot be written ({reason}); choose a writable --workdir")

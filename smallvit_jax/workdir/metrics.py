@@ -1,8 +1,8 @@
-"""What a stage writes down besides checkpoints: its config, its metrics, its result.
+"""The metrics of a stage, in `metrics.jsonl` and TensorBoard files.
 
-`metrics.jsonl` has one JSON object a line: step, epoch, split, and the values as further keys
-(`{"step": 500, "epoch": 1.25, "split": "train", "loss": 6.71}`). JSON has no NaN or infinities:
-they are the strings "NaN", "Infinity" and "-Infinity". The same values go to TensorBoard files.
+`metrics.jsonl` has one JSON object per line: step, epoch, split, and the values as further keys
+(`{"step": 500, "epoch": 1.25, "split": "train", "loss": 6.71}`). NaN and infinities, which JSON
+lacks, are the strings "NaN", "Infinity" and "-Infinity".
 """
 
 import io
@@ -28,11 +28,11 @@ _SECONDS_BETWEEN_EVENT_FLUSHES = 30.0
 
 
 class RunLog:
-    """The metrics of one stage, in `metrics.jsonl` and in TensorBoard's event files.
+    """Reads and writes the metrics of one stage.
 
-    Lines past `restored_step` are dropped when the log is opened (all of them where it is None, at
-    a fresh start), and so is a last line torn by a kill: training writes them again. With several
-    processes only one is `active`; the others keep their lines in memory and write nothing.
+    Opening the log drops lines after `restored_step` (all lines if it is None, for a fresh start)
+    and a last line torn by a kill; training writes them again. With several processes, only one is
+    `active`; the others keep their lines in memory.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class RunLog:
         self._path = Path(stage_dir).absolute() / "metrics.jsonl"
         self._file: io.TextIOWrapper | None = None
         self._events: _EventFile | None = None
-        self._unwritten: list[dict[str, Any]] = []  # of a process that is not active
+        self._unwritten: list[dict[str, Any]] = []  # only in a process that is not active
         if not active:
             return
         make_folder(stage_dir)
@@ -56,7 +56,7 @@ class RunLog:
             raise storage_error(error, self._path) from error
 
     def _warn_of_lost_lines(self) -> None:
-        """Tells of torn lines that training will not write again."""
+        """Warns of torn lines that training will not write again."""
         text = self._path.read_text("utf-8", errors="replace") if self._path.exists() else ""
         torn = [_STEP.match(line) for line in text.splitlines() if _parse(line) is None]
         lost = [match[1] for match in torn if match and int(match[1]) <= self._restored_step]
@@ -72,14 +72,14 @@ class RunLog:
         self.write_many([(step, epoch, split, values)])
 
     def write_many(self, rows: Iterable[Row]) -> None:
-        """Adds lines; other programs see them at once, a power cut may still take them.
+        """Adds lines. Other programs see them at once, but only `flush` survives a power cut.
 
-        Values are numbers or text. Raises UserError when the disk refuses.
+        Values are numbers or text. Raises UserError if the write fails.
         """
         rows = [(int(step), float(epoch), split, values) for step, epoch, split, values in rows]
         for _, _, _, values in rows:
             if clash := set(_KEYS) & set(values):
-                raise ValueError(f"values may not be called {sorted(clash)}")
+                raise ValueError(f"values must not be named {sorted(clash)}")
         lines = [{"step": step, "epoch": e, "split": split, **v} for step, e, split, v in rows]
         if self._file is None or self._events is None:
             self._unwritten += [json.loads(strict_json(line)) for line in lines]
@@ -93,7 +93,7 @@ class RunLog:
             raise storage_error(error, self._path) from error
 
     def flush(self) -> None:
-        """Returns once every line is on disk; call it before a checkpoint is saved."""
+        """Returns once every line is on disk; call this before saving a checkpoint."""
         if self._file is None or self._events is None:
             return
         try:
@@ -104,14 +104,14 @@ class RunLog:
             raise storage_error(error, self._path) from error
 
     def read(self, split: str | None = None) -> list[dict[str, Any]]:
-        """The lines, or those of one split, oldest first; NaN and infinities are floats again."""
+        """Returns all lines or those of one split, oldest first; NaN and infinities are floats."""
         if self._file is not None:
             self._file.flush()
         rows = self._rows() + self._unwritten
         return [_with_floats(row) for row in rows if split in (None, row["split"])]
 
     def _rows(self) -> list[dict[str, Any]]:
-        """The sound lines of the file; up to the restored step unless this log wrote the rest."""
+        """Returns the file's valid lines; unless it is open, only those up to `restored_step`."""
         try:
             text = self._path.read_text(encoding="utf-8", errors="replace")
         except FileNotFoundError:
@@ -124,7 +124,7 @@ class RunLog:
         return [row for row in rows if row["step"] <= self._restored_step]
 
     def close(self) -> None:
-        """Makes every line durable and closes the files."""
+        """Flushes every line to disk and closes the files."""
         self.flush()
         if self._file is not None and self._events is not None:
             self._file.close()
@@ -147,8 +147,8 @@ def _parse(line: str) -> dict[str, Any] | None:
         row = json.loads(line)
     except ValueError:
         return None
-    sound = isinstance(row, dict) and isinstance(row.get("step"), int) and "split" in row
-    return row if sound else None
+    valid = isinstance(row, dict) and isinstance(row.get("step"), int) and "split" in row
+    return row if valid else None
 
 
 def _with_floats(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -161,8 +161,8 @@ def _with_floats(row: Mapping[str, Any]) -> dict[str, Any]:
 class _EventFile:
     """A TensorBoard event file, written directly.
 
-    tensorboardX's SummaryWriter writes from a thread behind a queue of ten; when a full disk ends
-    the thread, the eleventh value waits for ever.
+    tensorboardX's SummaryWriter writes from a thread with a queue of ten; when a full disk ends the
+    thread, adding the eleventh value blocks forever.
     """
 
     def __init__(self, folder: Path, purge_from: int):
@@ -198,7 +198,7 @@ class _EventFile:
 
 
 def read_metrics(stage_dir: str | os.PathLike) -> list[dict[str, Any]]:
-    """The sound lines of a stage's `metrics.jsonl`, oldest first; none where there is no file."""
+    """Returns the valid lines of a stage's `metrics.jsonl`, oldest first; [] without a file."""
     try:
         text = (Path(stage_dir) / "metrics.jsonl").read_text(encoding="utf-8", errors="replace")
     except OSError:

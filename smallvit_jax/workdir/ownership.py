@@ -1,4 +1,4 @@
-"""Whose a stage folder is: a run continues only what it has begun itself, and no two at once."""
+"""Stage folders belong to one config and are used by one run at a time."""
 
 import contextlib
 import errno
@@ -18,18 +18,18 @@ from smallvit_jax.process.others import all_processes_agree
 from smallvit_jax.workdir import records
 from smallvit_jax.workdir.files import make_folder, storage_error
 
-# Changing how a run is done is free, but for what its numbers depend on.
+# Fields that a resumed run may change, except those that its numbers depend on.
 _FREE = "runtime."
 _NOT_FREE = ("runtime.precision",)
-_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # of some network file systems
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # on some network file systems
 
 
 class FolderInUseError(UserError):
-    """Another run works in the folder at this moment."""
+    """Another run is using the folder."""
 
 
 def finished_result(folder: Path, config: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The result of a stage that is done, None if it is not; raises as `check_folder` does."""
+    """Returns the result of a finished stage, else None; raises as `check_folder` does."""
     check_folder(folder, config)
     return records.read_result(folder)
 
@@ -37,9 +37,8 @@ def finished_result(folder: Path, config: Mapping[str, Any]) -> dict[str, Any] |
 def check_folder(folder: Path, config: Mapping[str, Any]) -> None:
     """Raises `UserError` if the folder holds work of another config.
 
-    A folder in which a run only failed to start is free. Of `runtime`, only the precision counts:
-    the other fields change how a run is done, not what it is. A field that is younger than the run
-    had its default then.
+    Folders without a checkpoint or result may be reused. `runtime` fields other than the precision
+    may differ. A field that was added after the old run counts as having had its default.
     """
     old = records.read_config(folder)
     if old is None or not holds_work(folder):
@@ -53,35 +52,35 @@ def check_folder(folder: Path, config: Mapping[str, Any]) -> None:
         field, before, now = differences[0]
         more = f" and {len(differences) - 1} more fields differ" if differences[1:] else ""
         raise UserError(
-            f"{folder} holds a run with {field} = {before}, and this one has {now}{more}; "
-            "repeat the old command to continue the old run, or choose a new --workdir"
-            f"{_way_on(folder, config, field)}"
+            f"{folder} holds a run with {field} = {before}, but this run has {now}{more}; "
+            "repeat the old command to resume the old run, or choose a new --workdir"
+            f"{_init_from_hint(folder, config, field)}"
         )
 
 
-def _way_on(folder: Path, config: Mapping[str, Any], field: str) -> str:
-    """How a run in a new folder begins with the weights of the old one."""
+def _init_from_hint(folder: Path, config: Mapping[str, Any], field: str) -> str:
+    """Returns how a run in a new folder can start from the old weights, or ""."""
     old, job = folder, "pretrain" if "pretrain" in config else "finetune"
     if "pretrain" in config and "finetune" in config:  # several stages
-        if not holds_checkpoint(folder / "pretrain"):  # no recipe
+        if not holds_checkpoint(folder / "pretrain"):  # not a recipe
             return ""
         old = folder / "pretrain"
         job = "finetune" if field.startswith("finetune.") else "pretrain"
     if job not in config:
         return ""
     config_file = f"--config=configs/{job}.py and " if old != folder and job == "finetune" else ""
-    return f" (with {config_file}--config.{job}.init_from={old} it starts from the old weights)"
+    return f" (use {config_file}--config.{job}.init_from={old} to start from the old weights)"
 
 
 def holds_work(folder: Path) -> bool:
     """Whether the folder, or a stage folder anywhere in it, has a checkpoint or a result.
 
-    Damaged checkpoints count, half-written ones do not: a run that was killed while it wrote its
-    first one begins anew.
+    Damaged checkpoints count, half-written ones do not: a run that was killed while writing its
+    first checkpoint starts over.
     """
     seen = set()
     for name, folders, files in os.walk(folder, followlinks=True):
-        if (real := os.path.realpath(name)) in seen:  # links may lead in circles
+        if (real := os.path.realpath(name)) in seen:  # links may form a cycle
             folders.clear()
             continue
         seen.add(real)
@@ -89,12 +88,12 @@ def holds_work(folder: Path) -> bool:
         if "result.json" in files or (checkpoints and any(map(_is_checkpoint, folders))):
             return True
         if checkpoints:
-            folders.clear()  # what is inside them is orbax's
+            folders.clear()  # orbax's own files
     return False
 
 
 def holds_checkpoint(folder: Path) -> bool:
-    """Whether the stage of this very folder has a checkpoint, from which it would go on."""
+    """Whether this folder is a stage folder with a checkpoint to resume from."""
     return any(_is_checkpoint(path.name) for path in folder.glob("checkpoints/*"))
 
 
@@ -104,10 +103,10 @@ def _is_checkpoint(name: str) -> bool:
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Inside, no other run can work in the folder; raises `FolderInUseError` if one does.
+    """Locks the folder for this run; raises `FolderInUseError` if another run holds the lock.
 
-    The lock ends with the process, however that ends. Of several processes the first holds it, and
-    all of them raise.
+    The lock is released when the process ends, however it ends. With several processes, the first
+    one holds the lock, and all raise if it fails.
     """
     refusal, lock = None, None
     if jax.process_index() == 0:
@@ -117,8 +116,8 @@ def locked(folder: Path) -> Iterator[None]:
             refusal = error
     if not all_processes_agree(refusal is None):
         in_use = not all_processes_agree(not isinstance(refusal, FolderInUseError))
-        kind = FolderInUseError if in_use else UserError  # the same one in every process
-        raise refusal or kind(f"the first process cannot work in {folder}")
+        kind = FolderInUseError if in_use else UserError  # the same type in every process
+        raise refusal or kind(f"the first process cannot use {folder}; see its error message")
     try:
         yield
     finally:
@@ -127,7 +126,7 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def _lock(folder: Path) -> int:
-    """Locks `folder/.lock`, which names its holder; returns the open file."""
+    """Locks `folder/.lock`, which names the locking process; returns the open file."""
     path = folder / ".lock"
     try:
         lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
@@ -147,10 +146,11 @@ def _lock(folder: Path) -> int:
         if error.errno not in _NO_LOCKS:
             raise storage_error(error, folder) from error
         warnings.warn(
-            f"the file system of {folder} has no locks; let no second run work there", stacklevel=2
+            f"the file system of {folder} has no file locks; do not start a second run there",
+            stacklevel=2,
         )
         return os.open(path, os.O_RDWR)
-    with contextlib.suppress(OSError):  # a full disk: the lock holds all the same
+    with contextlib.suppress(OSError):  # on a full disk the lock still holds
         os.ftruncate(lock, 0)
         os.write(lock, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
     return lock

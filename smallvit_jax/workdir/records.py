@@ -14,7 +14,7 @@ from smallvit_jax.workdir.files import make_folder, strict_json, write_atomicall
 
 
 def write_config(stage_dir: str | os.PathLike, config: Mapping[str, Any]) -> None:
-    """Writes a stage's `config.json` from nested dicts; of several processes the first does."""
+    """Writes a stage's `config.json` from nested dicts; only the first process writes."""
     if jax.process_index():
         return
     write_atomically(make_folder(stage_dir) / "config.json", strict_json(config, indent=2) + "\n")
@@ -28,10 +28,10 @@ def read_config(stage_dir: str | os.PathLike) -> dict[str, Any] | None:
 def config_differences(
     old: Mapping[str, Any], new: Mapping[str, Any], defaults: Mapping[str, Any] | None = None
 ) -> list[tuple[str, Any, Any]]:
-    """The fields in which two configs differ: (dotted name, old value, new value).
+    """Returns the fields in which two configs differ: (dotted name, old value, new value).
 
-    Tuples and lists are the same, as they are in JSON. A field that the old one lacks counts as its
-    entry in `defaults`, by dotted name; other missing fields count as None.
+    Tuples equal lists, as in JSON. A field that the old config lacks takes its value from
+    `defaults`, by dotted name; other missing fields count as None.
     """
     before, after = _leaves(old), _leaves(new)
     added = after.keys() & (defaults or {}).keys() - before.keys()
@@ -55,9 +55,9 @@ def _leaves(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def write_result(stage_dir: str | os.PathLike, result: Mapping[str, Any]) -> dict[str, Any]:
-    """Writes a stage's `result.json` and returns what `read_result` will.
+    """Writes a stage's `result.json` and returns what `read_result` will return.
 
-    Versions, devices and threads are added to the figures. Of several processes the first writes.
+    Adds the environment: versions, devices and threads. Only the first process writes.
     """
     text = strict_json({**result, "environment": environment()}, indent=2) + "\n"
     if jax.process_index() == 0:

@@ -10,13 +10,11 @@ from benchmarks import measure
 from benchmarks.training_steps import make_steps, unrolled_loops
 from tests.benchmarks.tiny import TINY
 from tests.support.reference_traces import quick_jit
-from tests.support.tiny_jobs import quick_compilation
 
 
 @pytest.mark.slow
-def test_a_job_takes_turns_with_its_step(compilation_cache):
-    with quick_compilation(compilation_cache):
-        found = measure.loop("vit", "pretrain", 4, "float32", duration=0.01, repeats=2, **TINY)
+def test_a_job_takes_turns_with_its_step():
+    found = measure.loop("vit", "pretrain", 4, "float32", duration=0.01, repeats=2, **TINY)
     assert found["steps_per_turn"] % 8 == 0
     rates = found["images_per_second"]
     assert {name: rate["repeats"] for name, rate in rates.items()} == {

@@ -87,7 +87,7 @@ def test_an_equal_grid_changes_nothing(hand_over, family):
     for name in before:
         np.testing.assert_array_equal(after[name], before[name], err_msg=name)
     assert sorted(after.keys() - before.keys()) == ["head.bias", "head.kernel"]
-    assert sentence.endswith("freshly initialised: head.bias, head.kernel")
+    assert sentence.endswith("newly initialized: head.bias, head.kernel")
 
 
 def test_fixed_positions_are_made_for_the_new_grid(hand_over):
@@ -96,7 +96,7 @@ def test_fixed_positions_are_made_for_the_new_grid(hand_over):
     before, after, sentence = hand_over(small, large)
     for name in before:
         np.testing.assert_array_equal(after[name], before[name], err_msg=name)
-    assert "from 4 x 4 to 8 x 8 patches, fixed positions are made for that" in sentence
+    assert "from 4 x 4 to 8 x 8 patches, fixed position embeddings recomputed" in sentence
 
 
 @pytest.mark.parametrize("young", ["pool", "pos_embed"])
@@ -106,7 +106,7 @@ def test_a_checkpoint_from_before_an_option_has_its_default(hand_over, young):
     before, after, _ = hand_over(theirs, ours)
     assert before.keys() < after.keys()
     other = {"pool": "mean", "pos_embed": "sincos"}[young]
-    with pytest.raises(UserError, match=f"model.{young} = {ours[young]} there and {other} here"):
+    with pytest.raises(UserError, match=f"model.{young} is {ours[young]} there but {other} here"):
         check_same_model(theirs, ours | {young: other}, "x")
 
 
@@ -116,7 +116,7 @@ def test_a_swin_fits_where_its_windows_stay(hand_over):
     before, after, sentence = hand_over(small, large)
     for name in before:
         np.testing.assert_array_equal(after[name], before[name], err_msg=name)
-    assert "the grid goes from 16 x 16 to 32 x 32 patches, positions by window stay" in sentence
+    assert "grid changed from 16 x 16 to 32 x 32 patches, window position biases kept" in sentence
 
 
 def test_a_swin_whose_windows_shrink_is_refused(hand_over):
@@ -124,8 +124,8 @@ def test_a_swin_whose_windows_shrink_is_refused(hand_over):
     with pytest.raises(UserError) as caught:
         hand_over(large, small)
     sentence = str(caught.value)
-    assert "at 64 pixels, where the windows of stage 3 are 4 x 4 patches" in sentence
-    assert "here they are 2 x 2" in sentence and "\n" not in sentence
+    assert "at 64 pixels with windows of 4 x 4 patches in stage 3" in sentence
+    assert "but here the windows are 2 x 2" in sentence and "\n" not in sentence
 
 
 @pytest.mark.parametrize("family", SMALLEST)
@@ -134,7 +134,7 @@ def test_another_patch_size_is_refused(hand_over, family):
     small, large = (options_of(family, image_size=size) for size in (32, 64))
     with pytest.raises(UserError) as caught:
         hand_over(small, large)
-    sizes = f"model.patch_size = {small['patch_size']} there and {large['patch_size']} here"
+    sizes = f"model.patch_size is {small['patch_size']} there but {large['patch_size']} here"
     assert f"({sizes}, so the patch embedding does not fit)" in str(caught.value)
 
 

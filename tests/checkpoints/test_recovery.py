@@ -56,7 +56,7 @@ def test_damage_falls_back_with_one_sentence(tmp_path, kind, capfd):
     time.sleep(0.05)  # late threads of a failed read
     out, err = capfd.readouterr()
     assert out == "" and len(err.splitlines()) == 1, err
-    assert err.startswith(f"warning: {tmp_path}/2 is damaged (its") or "is altered" in err
+    assert err.startswith(f"warning: {tmp_path}/2 is damaged (its") or "is corrupted" in err
     with CheckpointStore(tmp_path, keep_best=False) as store:
         step, restored = store.restore(make_state())
     assert step == 2 and bits(restored) == bits(state)
@@ -104,15 +104,15 @@ def test_a_foreign_checkpoint_is_set_aside(tmp_path, kind, cause, capfd):
     assert step == 1 and bits(restored) == bits(make_state(1, seed=1))
     assert sorted(p.name for p in tmp_path.iterdir()) == ["1", "2.corrupt"]
     err = capfd.readouterr().err
-    assert err.startswith(f"warning: {tmp_path}/2 is not of this run ({cause}")
-    assert err.endswith("set aside as 2.corrupt, using 1\n") and err.count("\n") == 1
+    assert err.startswith(f"warning: {tmp_path}/2 does not belong to this run ({cause}")
+    assert err.endswith("renamed to 2.corrupt, resuming from step 1\n") and err.count("\n") == 1
 
 
 def test_only_foreign_checkpoints_are_refused_where_they_are(tmp_path):
     save_steps(tmp_path, (2,))
     make_foreign(tmp_path / "2", "another program's")
     store = CheckpointStore(tmp_path, keep_best=False)
-    with store, pytest.raises(UserError, match="not a checkpoint of smallvit_jax"):
+    with store, pytest.raises(UserError, match="not a smallvit_jax checkpoint"):
         store.restore(make_state())
     assert [p.name for p in tmp_path.iterdir()] == ["2"]
 
@@ -128,7 +128,7 @@ def test_never_begins_anew_in_silence(tmp_path):
     shutil.rmtree(tmp_path / "1")
     (tmp_path / "2").rename(tmp_path / "2.corrupt")
     store = CheckpointStore(tmp_path, keep_best=False)
-    with store, pytest.raises(UserError, match=r"2\.corrupt.*remove the folder to begin anew"):
+    with store, pytest.raises(UserError, match=r"2\.corrupt.*remove the folder to start over"):
         store.restore(make_state())
 
 

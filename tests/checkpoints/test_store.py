@@ -114,10 +114,8 @@ def test_a_template_that_does_not_fit_is_named_and_nothing_is_moved(tmp_path):
             store.restore(other)
         message = str(error.value)
         assert "weights.new is missing" in message
-        assert (
-            "weights.blocks.3.kernel is float32[5, 7] where this run has float32[5, 8]" in message
-        )
-        assert "extra.bfloat16 is bfloat16[3, 2] where this run has float32[3, 2]" in message
+        assert "weights.blocks.3.kernel is float32[5, 7] instead of float32[5, 8]" in message
+        assert "extra.bfloat16 is bfloat16[3, 2] instead of float32[3, 2]" in message
         del other.extra["bfloat16"], other.extra["uint32"]
         with pytest.raises(UserError, match="and 1 more"):
             store.restore(other)
@@ -137,9 +135,9 @@ def test_saving_the_newest_step_again_changes_nothing_and_an_older_one_is_refuse
 
 def test_what_cannot_be_kept_is_refused_before_anything_is_written(tmp_path):
     with CheckpointStore(tmp_path, keep_best=False) as store:
-        with pytest.raises(ValueError, match="'key' is a typed key; store"):
+        with pytest.raises(ValueError, match="'key' is a typed PRNG key; store"):
             store.save(1, {"key": jax.random.key(0)}, {}, {})
-        with pytest.raises(ValueError, match=r"'a\.0' is a str, which no checkpoint"):
+        with pytest.raises(ValueError, match=r"'a\.0' is a str, which a checkpoint cannot hold"):
             store.save(1, {"a": ["text"]}, {}, {})
         with pytest.raises(ValueError, match=r"two leaves share the path 'a\.b'"):
             store.save(1, {"a": {"b": 1}, "a.b": 2}, {}, {})
@@ -167,10 +165,10 @@ def test_paths_without_a_checkpoint(tmp_path):
     (tmp_path / "weights.pth").touch()
     assert "is a file" in message(tmp_path / "weights.pth")
     (tmp_path / "foreign/100/default").mkdir(parents=True)
-    assert "not a checkpoint of smallvit_jax (it holds default)" in message(tmp_path / "foreign")
+    assert "not a smallvit_jax checkpoint (it holds default)" in message(tmp_path / "foreign")
     assert '"latest" or "best"' in message(tmp_path / "run/pretrain", which="newest")
     flip_stored_array(tmp_path / "run/pretrain/checkpoints/2/params")
-    assert "try step 1 beside it" in message(tmp_path / "run/pretrain")
+    assert "try step 1 instead" in message(tmp_path / "run/pretrain")
     assert read_params_and_meta(tmp_path / "run/pretrain/checkpoints/1")[1]["step"] == 1
 
 
@@ -183,7 +181,7 @@ def test_a_later_format_is_refused_not_set_aside(tmp_path):
     del meta["digest"]
     meta["digest"] = checkpoint_format.digest(json.dumps(meta, sort_keys=True))
     file.write_text(json.dumps(meta))
-    with pytest.raises(UserError, match="version 2, and this smallvit_jax reads version 1"):
+    with pytest.raises(UserError, match="version 2, but this smallvit_jax reads version 1"):
         read_params_and_meta(tmp_path)
     store = CheckpointStore(tmp_path, keep_best=False)
     with store, pytest.raises(UserError, match="version 2"):

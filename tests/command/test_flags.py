@@ -156,7 +156,7 @@ def test_no_text_does_worse_than_a_sentence(text):
         ([*RECIPE, "--workdri=3"], ["unknown flag --workdri", '"--workdir"']),
         ([*RECIPE, "--data-dir=."], ["unknown flag --data-dir", '"--data_dir"']),
         ([*RECIPE, "--pretrain.epochs=3"], ["unknown flag", '"--config.pretrain.epochs"']),
-        ([*RECIPE, "stray"], ['unexpected word "stray" after "--workdir runs/x"']),
+        ([*RECIPE, "stray"], ['unexpected argument "stray" after "--workdir runs/x"']),
         ([*RECIPE, "--config.seed=1", "--config.seed=1"], ["--config.seed is given twice"]),
         ([*RECIPE, "--config.seed"], ["--config.seed needs a value"]),
         ([*RECIPE, "--config.recipe.from_scratch"], ["from_scratch=true or --config.recipe"]),

@@ -146,8 +146,8 @@ def test_structured_init_takes_size_dataset_and_init(argument, expected):
     ("argument", "words"),
     [
         ("tiny,cifar10", "must be SIZE,DATASET,INIT"),
-        ("tinny,cifar10,impulse3", 'no known SIZE "tinny" .did you mean "tiny"'),
-        ("tiny,cifar10,impuls3", 'no known INIT "impuls3" .did you mean "impulse3"'),
+        ("tinny,cifar10,impulse3", 'unknown SIZE "tinny" .did you mean "tiny"'),
+        ("tiny,cifar10,impuls3", 'unknown INIT "impuls3" .did you mean "impulse3"'),
         ("tiny,cifar,impulse3", 'no dataset "cifar"'),
     ],
 )

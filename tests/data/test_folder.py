@@ -62,14 +62,14 @@ def test_a_flat_folder_has_no_labels(tmp_path):
 @pytest.mark.parametrize(
     ("counts", "words"),
     [
-        ({"a": 3}, 'has one class folder alone, "a", and nothing to tell it from'),
+        ({"a": 3}, 'has only one class folder, "a"; add another class'),
         ({"a": 3, "b": 0}, 'has no images of "b"; add some, or remove the empty folder'),
         ({"Cat": 1, "cat ": 1}, '"Cat" and "cat ", which look like two names for one class'),
         ({"sea_lion": 1, "sea-lion": 1}, "which look like two names for one class"),
         ({"test__a": 1, "val__a": 1}, "but no train/"),
         ({"train__a": 1, "train__b": 1, "test__c": 1}, 'has a class "c"'),
         ({"train__a": 1, "Training__b": 1}, "two names for one part; keep one"),
-        ({}, "holds no images"),
+        ({}, "has no training images in"),
     ],
 )
 def test_what_is_wrong_with_a_folder_is_one_sentence(tmp_path, counts, words):
@@ -80,10 +80,10 @@ def test_what_is_wrong_with_a_folder_is_one_sentence(tmp_path, counts, words):
 
 
 def test_places_that_are_no_folder(tmp_path):
-    with pytest.raises(UserError, match="does not exist; name the folder of your images"):
+    with pytest.raises(UserError, match="does not exist; give the folder of your images"):
         scan_folder(tmp_path / "nowhere")
     (tmp_path / "photos.zip").write_text("x")
-    with pytest.raises(UserError, match="is a file; name a folder"):
+    with pytest.raises(UserError, match="is a file; give a folder"):
         scan_folder(tmp_path / "photos.zip")
 
 
@@ -104,7 +104,7 @@ def test_copies_of_a_file_stay_on_one_side(tmp_path):
     fill(tmp_path, a=2, b=6)
     for i in range(1, 6):
         shutil.copy(tmp_path / "b" / "00.png", tmp_path / "b" / f"0{i}.png")
-    with pytest.warns(UserWarning, match="images are there more than once, to train on and"):
+    with pytest.warns(UserWarning, match="images occur more than once, in training and test"):
         folder = read(tmp_path)  # all six are one image: nothing else can be held out
     assert folder.counts[2] == 2
     shutil.copy(tmp_path / "a" / "00.png", tmp_path / "b" / "copy.png")
@@ -137,7 +137,7 @@ def test_the_image_size_enlarges_little(side, size):
 
 def test_a_class_needs_an_image_on_each_side(tmp_path):
     fill(tmp_path, a=3, b=1)
-    with pytest.raises(UserError, match=r'class "b" of .* has 1 readable training image where one'):
+    with pytest.raises(UserError, match=r'class "b" in .* has 1 readable training image but needs'):
         read(tmp_path)
     assert read(tmp_path, test_fraction=0).counts == (4, 0, 0)
 
@@ -145,7 +145,7 @@ def test_a_class_needs_an_image_on_each_side(tmp_path):
 def test_too_many_broken_files_are_too_many(tmp_path):
     fill(tmp_path, a=5, b=5)
     (tmp_path / "a" / "broken.jpg").write_text("x")
-    with pytest.raises(UserError, match=r"1 of 11 files .* dataset\.unreadable_fraction allows"):
+    with pytest.raises(UserError, match=r"1 of 11 files .*unreadable_fraction=0\.05 allows"):
         read(tmp_path, unreadable_fraction=0.05)
     with pytest.warns(UserWarning, match=r"broken\.jpg \(not an image\)"):
         assert read(tmp_path, unreadable_fraction=0.1).counts == (8, 0, 2)

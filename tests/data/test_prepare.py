@@ -81,8 +81,8 @@ def test_default_folder_is_the_environments(run, tiny_imagenet, tmp_path, monkey
         (["cinic"], 'dataset.name="cinic" is not in the dataset table (did you mean "cinic10"?'),
         (["cifar10", "--manual", "x"], "unrecognized arguments: --manual x; --help lists datasets"),
         (["cifar10", "--manual_dir", "."], "cifar10 is downloaded by TFDS and takes no --manual_d"),
-        (["cinic10"], "cinic10 must be fetched by hand first: get CINIC-10.tar.gz from https://da"),
-        (["cars", "--manual_dir", "/none"], '--manual_dir "/none" does not exist; name a folder w'),
+        (["cinic10"], "cinic10 must be downloaded by hand first: get CINIC-10.tar.gz from http"),
+        (["cars", "--manual_dir", "/none"], '--manual_dir "/none" does not exist; pass a folder w'),
     ],
 )
 def test_mistakes_get_one_sentence(run, tmp_path, words, sentence):
@@ -101,7 +101,7 @@ def test_without_tensorflow(run, tmp_path, monkeypatch):
     code, _, err = run("svhn", "--data_dir", tmp_path)
     assert code == 2
     assert err.startswith(
-        "error: TFDS needs TensorFlow to prepare svhn, though not to read it: pip"
+        "error: TFDS needs TensorFlow to prepare svhn, though not to read it; pip"
     )
 
 
@@ -171,7 +171,7 @@ def test_a_folder_that_may_not_be_written(run, tiny_imagenet, tmp_path):
         (tmp_path / "closed").mkdir(mode=0o500)
         words = ("--manual_dir", tiny_imagenet, "--data_dir", tmp_path / "closed")
         code, _, err = run("tiny_imagenet", *words)
-        assert code == 2 and "not permitted to read or write" in err
+        assert code == 2 and "no permission to read or write" in err
     words = ("--manual_dir", tiny_imagenet, "--data_dir", tmp_path / "file")
     code, _, err = run("tiny_imagenet", *words)
     assert (code, err.count("\n")) == (2, 1)
@@ -217,7 +217,7 @@ def test_stopped_preparation_is_no_dataset(tmp_path, stop):
         assert not (folder / "1.0.0").exists()
     else:
         assert process.returncode == 128 + stop
-        assert err.startswith(f"error: interrupted by {stop.name}; the dataset is not there yet")
+        assert err.startswith(f"error: interrupted by {stop.name}; the dataset is not ready yet")
         assert not folder.exists()
 
 

@@ -1,4 +1,4 @@
-"""Small datasets written here, and a part of CIFAR-10 where it lies beside the repository."""
+"""Small datasets written here, and real ones if there are any."""
 
 import json
 import logging
@@ -11,11 +11,10 @@ import pytest
 
 from smallvit_jax.data import load_split
 from smallvit_jax.errors import UserError
-from tests.conftest import SHARED_DATA
+from tests.conftest import REAL_IMAGES
 from tests.data.tiny_tfds import CIFAR10_CLASSES, encode, tiny_images, write_tfds
 
-SHARED = SHARED_DATA / "tfds_small"
-WHOLE = SHARED_DATA / "tfds"
+FEW, WHOLE = REAL_IMAGES / "tfds_small", REAL_IMAGES / "tfds"
 TRAIN, TEST = tiny_images(23, seed=1), tiny_images(7, seed=2)
 
 
@@ -110,18 +109,19 @@ def test_missing_dataset_fails_at_once(tmp_path):
 
 def test_dataset_folder_given_for_its_parent(original):
     for inside in (original / "cifar10", original / "cifar10/3.0.2"):
-        assert f"the folder to give may be {original};" in failure(inside)
+        assert f"so you may mean {original};" in failure(inside)
 
 
 def test_no_version_folder(tmp_path):
     (tmp_path / "cifar10" / "3.0.2.incompleteABC").mkdir(parents=True)
-    assert "holds no version" in failure(tmp_path)
+    assert "has no version" in failure(tmp_path)
 
 
 def test_split_that_is_not_there(data_dir):
     info = data_dir / "cifar10/3.0.2/dataset_info.json"
     edit_json(info, lambda content: content["splits"].pop())
-    assert 'has no split "test", only train' in failure(data_dir, "test")
+    expected = f'split "test" is not in {data_dir}/cifar10/3.0.2, which has train; '
+    assert expected in failure(data_dir, "test")
 
 
 def test_tfrecord_files(data_dir):
@@ -161,7 +161,7 @@ def test_fewer_records_than_promised(data_dir):
         content["splits"][0]["shardLengths"][1] = "12"
 
     edit_json(data_dir / "cifar10/3.0.2/dataset_info.json", promise)
-    assert "has 11 records where dataset_info.json promises 12" in failure(data_dir)
+    assert "has 11 records but dataset_info.json says 12" in failure(data_dir)
 
 
 def test_damaged_record_is_named(data_dir):
@@ -214,12 +214,12 @@ def test_examples_without_labels(data_dir):
         features["target"] = features.pop("label")
 
     edit_json(data_dir / "cifar10/3.0.2/features.json", rename)
-    assert '"image" and a "label" are needed' in failure(data_dir)
+    assert 'need an "image" and a "label"' in failure(data_dir)
 
 
-@pytest.mark.skipif(not SHARED.is_dir(), reason=f"there is no {SHARED}")
+@pytest.mark.skipif(not FEW.is_dir(), reason="SMALLVIT_REAL_IMAGES has no tfds_small/")
 def test_part_of_the_real_cifar10():
-    images, labels, info = load_split("cifar10", "train", SHARED)
+    images, labels, info = load_split("cifar10", "train", FEW)
     assert images.shape == (2000, 32, 32, 3)
     assert np.bincount(labels, minlength=10).min() > 150
     np.testing.assert_allclose((images / 255).mean((0, 1, 2)), info.mean, atol=0.01)
@@ -227,7 +227,7 @@ def test_part_of_the_real_cifar10():
     assert info.class_names == CIFAR10_CLASSES
 
 
-@pytest.mark.skipif(not WHOLE.is_dir(), reason=f"there is no {WHOLE}")
+@pytest.mark.skipif(not WHOLE.is_dir(), reason="SMALLVIT_REAL_IMAGES has no tfds/")
 @pytest.mark.parametrize(
     ("name", "split", "shape", "last_class"),
     [

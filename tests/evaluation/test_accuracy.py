@@ -21,8 +21,8 @@ def some_logits(seed: int, count: int, classes: int):
 
 @given(
     seed=st.integers(0, 1000),
-    count=st.integers(1, 40),
-    classes=st.integers(2, 12),
+    count=st.sampled_from([1, 8, 40]),  # a program is compiled for each shape
+    classes=st.sampled_from([2, 3, 10]),
 )
 @settings(deadline=None, max_examples=30)
 def test_accuracies_and_loss_equal_scikit_learns(seed, count, classes):

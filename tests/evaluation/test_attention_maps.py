@@ -63,9 +63,9 @@ def test_maps_at_the_trained_size_and_enlarged(name):
     assert (enlarged.sum(axis=(2, 3)) < 1).all() and (enlarged.sum(axis=(2, 3)) > 0.9).all()
     if name == "cait":  # was not changed on the way
         assert model.position_resize == "slice"
-    with pytest.raises(UserError, match=r"attention\.block=5 is none of the model's"):
+    with pytest.raises(UserError, match=r"attention\.block=5 is not a block of this model"):
         attention_maps(model, meta, IMAGES, block=5)
-    with pytest.raises(UserError, match="patches of 2 pixels do not fill an image of 17"):
+    with pytest.raises(UserError, match="images of 17 pixels cannot be divided into patches of 2"):
         attention_maps(model, meta, IMAGES, image_size=17)
 
 
@@ -73,13 +73,13 @@ def test_the_figure_has_a_row_for_each_image_and_a_column_for_each_head():
     maps = np.random.default_rng(1).random((3, 4, 8, 8))
     axes = draw_attention(IMAGES, {"a": maps}, names=["x", "y", "z"]).axes
     titles = [cell.get_title() for cell in axes[:7]]
-    assert titles == ["image", "mean", "60% of it", "head 1", "head 2", "head 3", "head 4"]
+    assert titles == ["image", "mean", "top 60%", "head 1", "head 2", "head 3", "head 4"]
     assert len(axes) == 21
     drawn = axes[7 + 4].images[0].get_array()  # second image, second head
     assert np.array_equal(drawn, maps[1, 1])
     beside = draw_attention(IMAGES, {"a": maps, "b": maps}).axes
     titles = [cell.get_title() for cell in beside[:5]]
-    assert titles == ["image", "a\nmean", "a\n60% of it", "b\nmean", "b\n60% of it"]
+    assert titles == ["image", "a\nmean", "a\ntop 60%", "b\nmean", "b\ntop 60%"]
 
 
 def test_a_masked_image_is_dark_outside():

@@ -269,9 +269,9 @@ def test_weak_edges_count_where_they_touch_strong_ones():
     assert weak and not alone
 
 
-def test_equalised_levels_are_ranks():
+def test_equalized_levels_are_ranks():
     levels = np.array([[[3, 3, 5, 5], [5, 9, 9, 9]], [[7] * 4] * 2], np.uint8)
-    equal = spatter_module._equalise(levels)
+    equal = spatter_module._equalize(levels)
     # (count up to the level - count of the lowest) / (8 - 2) x 255
     assert equal[0].tolist() == [[0, 0, 128, 128], [128, 255, 255, 255]]
     assert equal[1].tolist() == levels[1].tolist()

@@ -74,12 +74,12 @@ def test_mistakes_in_array_files_are_one_sentence(arrays):
     (arrays / "fog.npy").write_bytes((arrays / "glass_blur.npy").read_bytes()[:-500])
     refused("fog.npy cannot be read")
     (arrays / "fog.npy").unlink()
-    refused("lacks fog.npy of the 3")
+    refused("lacks 1 of the 3 required entries, including fog.npy")
 
 
 def test_a_root_without_files_is_refused(tmp_path):
     with pytest.raises(
-        UserError, match=r"holds neither labels\.npy nor folders such as glass_blur"
+        UserError, match=r"contains neither labels\.npy nor folders such as glass_blur"
     ):
         find(tmp_path)
 
@@ -103,7 +103,7 @@ def test_folders_of_images_are_read_with_the_classes_of_their_names(tmp_path):
     assert np.abs(images[:, 5, 5, 0] - (20 + 10.0 * labels + 3)).max() <= 1
 
     place.unlink()
-    with pytest.raises(UserError, match=r"fog/5 are not those of the 20 test images"):
+    with pytest.raises(UserError, match=r"fog/5 do not match those of the 20 test images"):
         published.read("fog", 5)
     Image.new("RGB", (32, 64)).save(place)
     with pytest.raises(UserError, match="is 32x64 pixels instead of 64x64"):
@@ -135,7 +135,9 @@ def test_incomplete_tfds_directories_are_refused(tfds_directory):
     with pytest.raises(UserError, match=r"has 20 test images instead of 10"):
         find(data_dir=tfds_directory, labels=LABELS[:10])
     (tfds_directory / "cifar10_corrupted" / "fog_5").rename(tfds_directory / "away")
-    with pytest.raises(UserError, match=r"cifar10_corrupted lacks fog_5 of the 10"):
+    with pytest.raises(
+        UserError, match=r"cifar10_corrupted lacks 1 of the 10 required entries, including fog_5"
+    ):
         find(data_dir=tfds_directory)
 
 

@@ -64,7 +64,7 @@ def test_a_gradient_costs_two_more_products():
 
 
 def test_a_loop_of_unknown_length_is_refused():
-    with pytest.raises(ValueError, match="unknown number of rounds"):
+    with pytest.raises(ValueError, match="unknown number of iterations"):
         matmul_flops(
             lambda x: jax.lax.while_loop(lambda x: x.sum() < 9, lambda x: x @ x, x),
             jnp.ones((2, 2)),

@@ -114,7 +114,7 @@ def test_a_backbone_has_features_and_no_classes(tmp_path):
     features, names = loaded.embed(images)
     np.testing.assert_allclose(features, expected(model, images)[1], atol=1e-5)
     assert names == ["0", "1"] and loaded.class_names == ()
-    with pytest.raises(UserError, match="holds no classifier, only features; fine-tune it first"):
+    with pytest.raises(UserError, match="has no classifier; fine-tune it first"):
         loaded.predict(images)
 
 
@@ -122,12 +122,15 @@ def test_a_backbone_has_features_and_no_classes(tmp_path):
     ("source", "words"),
     [
         ("missing", "there is no file or folder .*missing"),
-        ("empty", "holds no image"),
-        ("broken", "1 of 1 files of .*broken cannot be read as images, which leaves none"),
+        ("empty", "contains no images"),
+        ("broken", "1 of 1 files in .*broken cannot be read as images, so none are left"),
         ([], "the list of images is empty"),
-        (np.zeros((2, 8, 8, 3)), r"images are float64 of shape \(2, 8, 8, 3\); give uint8"),
-        (np.zeros((8, 8, 3), np.uint8), "images are uint8 of shape"),
-        (np.zeros((0, 8, 8, 3), np.uint8), "images are uint8 of shape"),
+        (
+            np.zeros((2, 8, 8, 3)),
+            r"images are a float64 array of shape \(2, 8, 8, 3\); pass a nonempty uint8",
+        ),
+        (np.zeros((8, 8, 3), np.uint8), "images are a uint8 array of shape"),
+        (np.zeros((0, 8, 8, 3), np.uint8), "images are a uint8 array of shape"),
     ],
 )
 def test_what_holds_no_image_is_said(stage, tmp_path, source, words):

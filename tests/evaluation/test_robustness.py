@@ -44,7 +44,7 @@ def by_brightness(images: np.ndarray) -> np.ndarray:
 
 
 def without_frost(monkeypatch):
-    reason = {"frost": "its photographs are not here"}
+    reason = {"frost": "its photographs are not installed"}
     monkeypatch.setattr("smallvit_jax.evaluation.robustness.missing_kinds", lambda: reason)
 
 
@@ -88,11 +88,11 @@ def test_means_that_lack_a_kind_do_not_bear_the_benchmarks_name(monkeypatch, tmp
     without_frost(monkeypatch)
     result = corruption_errors(prepare(data_dir=tmp_path, kinds=15), by_brightness)
     assert "frost" not in result["errors"] and len(result["errors"]) == 14
-    assert result["skipped"] == {"frost": "its photographs are not here"}
+    assert result["skipped"] == {"frost": "its photographs are not installed"}
     assert "mce15" not in result and "mce19" not in result
     assert result["mean_error"] == pytest.approx(np.mean(list(result["errors"].values())))
     lines = error_table(result).splitlines()
-    assert lines[-1] == "  without frost: its photographs are not here"
+    assert lines[-1] == "  skipped: frost (its photographs are not installed)"
     assert lines[-2].startswith("  mean of 14 ") and not any("of the 15" in line for line in lines)
 
 
@@ -153,11 +153,11 @@ def test_regenerated_is_what_was_asked_for(tmp_path, monkeypatch):
 
 
 def test_what_cannot_be_is_refused_before_any_work(tmp_path):
-    with pytest.raises(UserError, match=r"32 and 64 pixels, and those of digits have 16"):
+    with pytest.raises(UserError, match=r"32 and 64 pixels, but those of digits have 16"):
         prepare(test_images=IMAGES[:, :16, :16], info=dataclasses.replace(INFO, name="digits"))
     with pytest.raises(UserError, match="published images of CIFAR-10-C are not"):
         prepare(data_dir=tmp_path, source="official")
-    with pytest.raises(UserError, match="holds neither"):
+    with pytest.raises(UserError, match="contains neither"):
         prepare(root=str(tmp_path))
 
 

@@ -88,7 +88,7 @@ def test_weights_of_other_programs_are_told_by_their_shapes(tmp_path, capsys):
     arrays = state_dict(load_checkpoint(tmp_path / "out"))
     assert all(np.array_equal(arrays[name], weights[name]) for name in weights)
     assert read_json(tmp_path / "out" / "result.json")["model"]["width"] == 24
-    with pytest.raises(UserError, match="not of which model they are; make a checkpoint of it"):
+    with pytest.raises(UserError, match="no description of their model; convert it to"):
         load_predictor(tmp_path / "theirs.safetensors")
 
 
@@ -97,7 +97,7 @@ def test_half_precision_becomes_float32_and_nan_is_refused(tmp_path):
     weights, meta = read_file(tmp_path / "half.safetensors")
     assert meta is None and weights["a"].dtype == np.float32 and weights["a"].tolist() == [0.5, 2]
     save_file({"a": np.array([np.nan], np.float32)}, tmp_path / "nan.safetensors")
-    with pytest.raises(UserError, match="a holds values that are not finite"):
+    with pytest.raises(UserError, match="a has values that are not finite"):
         read_file(tmp_path / "nan.safetensors")
 
 
@@ -111,7 +111,7 @@ def test_damage_is_noticed(exported, tmp_path):
         "text": (b"hello", "is not a safetensors file, or is damaged"),
         "newer": (
             content.replace(b'format_version\\": 1', b'format_version\\": 9'),
-            "has version 9 and this smallvit_jax reads version 1",
+            "has version 9 but this smallvit_jax reads version 1",
         ),
     }
     for name, (damaged, words) in cases.items():
@@ -126,9 +126,9 @@ def test_damage_is_noticed(exported, tmp_path):
 def test_the_card_says_what_the_checkpoint_knows(exported):
     text = (exported[1] / "README.md").read_text(encoding="utf-8")
     assert text.startswith("---\nlibrary_name: smallvit_jax\npipeline_tag: image-classification\n")
-    assert "Äpfel, pears, green, 東京" in text and "distinguishes 3 classes" in text
-    assert "mean (0.5000, 0.4000, 0.3000)" in text and "| step of the checkpoint | 7 |" in text
-    assert "How good it is" not in text  # no run is behind this checkpoint
+    assert "Äpfel, pears, green, 東京" in text and "classifies images into 3 classes" in text
+    assert "mean (0.5000, 0.4000, 0.3000)" in text and "| checkpoint step | 7 |" in text
+    assert "How well it performs" not in text  # no run is behind this checkpoint
 
 
 def test_the_card_of_a_run_has_its_figures(tiny_recipe, tmp_path):
@@ -141,11 +141,11 @@ def test_the_card_of_a_run_has_its_figures(tiny_recipe, tmp_path):
     config = json.loads((tiny_recipe.folder / "pretrain" / "config.json").read_text())
     assert f"| pre-training: epochs | {config['pretrain']['epochs']} |" in text
     assert "| fine-tuning: learning rate | 0.01 |" in text
-    assert "| images seen without labels | 115 |" in text
+    assert "| images used without labels | 115 |" in text
 
     assert export(tiny_recipe.folder / "pretrain", tmp_path / "backbone") == 0
     text = (tmp_path / "backbone" / "README.md").read_text(encoding="utf-8")
-    assert "has no classifier; it was trained without labels" in text
+    assert "has no classifier; it was pre-trained without labels" in text
     assert 'predictor.embed("photos")' in text and "## Classes" not in text
     after = read_json(tiny_recipe.folder / "pretrain" / "result.json")["knn_after"]
-    assert f"| kNN accuracy of its features | {after:.2f} % |" in text
+    assert f"| kNN accuracy on its features | {after:.2f} % |" in text

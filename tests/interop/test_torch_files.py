@@ -126,7 +126,7 @@ class Surprise:
 
 def test_other_objects_are_refused(tmp_path):
     torch.save({"model_state_dict": {}, "extra": Surprise()}, tmp_path / "x.pth")
-    with pytest.raises(UserError, match=r"objects of .*Surprise, which could run code when read"):
+    with pytest.raises(UserError, match=r"objects of .*Surprise, which could run code when loaded"):
         read_file(tmp_path / "x.pth")
 
 
@@ -149,17 +149,17 @@ def test_what_is_no_weights_file_is_named(tmp_path, files):
     for name, content in contents.items():
         torch.save(content, tmp_path / f"{name}.pth")
     for name, words in {
-        "text": "not a file that torch.save wrote",
-        "short": "not a file that torch.save wrote",
+        "text": "was not written by torch.save",
+        "short": "was not written by torch.save",
         "changed": "is damaged",
-        "list": "of type list, not weights by name",
-        "empty": "holds no weights",
-        "tensors": "model_state_dict is not weights by name, but a list",
-        "wrapped": r"only within 'model'.*save that entry alone",
+        "list": "of type list, not a state dict",
+        "empty": "has no weights",
+        "tensors": "model_state_dict is not a state dict but a list",
+        "wrapped": r"inside 'model'.*save only that entry",
         "student": "has no teacher; give --config.convert.network=student",
         "number": "its 'cls_token' is of type int",
         "sparse": "cls_token is not a plain tensor",
-        "nan": "cls_token holds values that are not finite",
+        "nan": "cls_token has values that are not finite",
         "none": "there is no file",
     }.items():
         with pytest.raises(UserError, match=words):

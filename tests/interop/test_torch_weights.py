@@ -38,7 +38,7 @@ def test_all_problems_are_named_together_and_nothing_changes(weights):
     message = str(error.value)
     assert "missing norm.bias" in message
     assert "unexpected classifier.weight" in message
-    assert "cls_token has shape (1, 1, 5) where the model has (1, 1, 192)" in message
+    assert "cls_token has shape (1, 1, 5), but the model has (1, 1, 192)" in message
     after = get_arrays(model)
     assert all((before[k] == after[k]).all() for k in before)
 
@@ -63,7 +63,7 @@ def test_a_convolutional_stem_has_pytorchs_layouts_and_comes_back(family, norm):
     load_state_dict(other, weights)
     for name, array in get_arrays(model).items():
         np.testing.assert_array_equal(get_arrays(other)[name], array, err_msg=name)
-    with pytest.raises(UserError, match="do not tell its strides"):
+    with pytest.raises(UserError, match="strides cannot be inferred from weights"):
         infer_model(weights, "x.pth")
 
 

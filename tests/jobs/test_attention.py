@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from smallvit_jax.main import main
-from tests.support.tiny_jobs import ROOT, quick_compilation, read_json
+from tests.support.tiny_jobs import ROOT, read_json
 
 
 def draw(workdir, **fields) -> int:
@@ -19,18 +19,15 @@ def size_of(path):
         return image.size
 
 
-def test_test_images_of_different_classes_beside_another_model(
-    tiny_recipe, tmp_path, compilation_cache, capsys
-):
+def test_test_images_of_different_classes_beside_another_model(tiny_recipe, tmp_path, capsys):
     checkpoints = {name: tiny_recipe.folder / name for name in ("finetune", "scratch")}
-    with quick_compilation(compilation_cache):
-        assert draw(
-            tmp_path / "maps",
-            checkpoint=checkpoints["finetune"],
-            beside=checkpoints["scratch"],
-            images=3,
-            enlarge=2,
-        ) == 0  # fmt: skip
+    assert draw(
+        tmp_path / "maps",
+        checkpoint=checkpoints["finetune"],
+        beside=checkpoints["scratch"],
+        images=3,
+        enlarge=2,
+    ) == 0  # fmt: skip
     result = read_json(tmp_path / "maps" / "result.json")
     assert len({name.split()[0] for name in result["names"]}) == 3
     for kind, grid in (("figures", [4, 4]), ("figures_enlarged", [8, 8])):
@@ -45,7 +42,7 @@ def test_test_images_of_different_classes_beside_another_model(
     assert "pictures: " in capsys.readouterr().out
 
 
-def test_boxes_are_for_the_part_of_a_file_that_is_seen(tiny_recipe, tmp_path, compilation_cache):
+def test_boxes_are_for_the_part_of_a_file_that_is_seen(tiny_recipe, tmp_path):
     """Of a picture twice as wide as high the middle is seen; the box is its left half."""
     photos = tmp_path / "photos"
     photos.mkdir()
@@ -55,8 +52,7 @@ def test_boxes_are_for_the_part_of_a_file_that_is_seen(tiny_recipe, tmp_path, co
     (tmp_path / "boxes.txt").write_text("a.png\tn01443537\t0\t0\t40\t62\nother.png\t1\t2\t3\t4\n")
     checkpoint = tiny_recipe.folder / "finetune"
     boxes = {"input": photos, "boxes": tmp_path / "boxes.txt"}
-    with quick_compilation(compilation_cache):
-        assert draw(tmp_path / "maps", checkpoint=checkpoint, enlarge=1, **boxes) == 0
+    assert draw(tmp_path / "maps", checkpoint=checkpoint, enlarge=1, **boxes) == 0
     result = read_json(tmp_path / "maps" / "result.json")
     assert result["names"] == ["a.png"]
     (figures,) = result["figures"].values()
@@ -68,7 +64,7 @@ def test_boxes_are_for_the_part_of_a_file_that_is_seen(tiny_recipe, tmp_path, co
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"block": 7}, "attention.block=7 is none of the model's"),
+        ({"block": 7}, "attention.block=7 is not a block of this model"),
         ({"input": "no_such_folder"}, "no_such_folder"),
         ({"boxes": "boxes.txt"}, "attention.input is empty"),
     ],

@@ -1,17 +1,18 @@
-"""One step of each stage on real photographs, where there are some."""
+"""One step of each stage on real photographs, if there are any."""
 
 import math
 
 import pytest
 
-from tests.conftest import SHARED_DATA
-from tests.support.tiny_jobs import ROOT, main, quick_compilation, read_metrics
+from tests.conftest import REAL_IMAGES
+from tests.support.tiny_jobs import ROOT, main, read_metrics
 
-PHOTOGRAPHS = SHARED_DATA / "tfds_small"
+PHOTOGRAPHS = REAL_IMAGES / "tfds_small"
 
 
-@pytest.mark.skipif(not PHOTOGRAPHS.is_dir(), reason="no real images beside the checkout")
-def test_a_step_of_the_reference_recipe_with_a_shallow_model(tmp_path, compilation_cache):
+@pytest.mark.slow
+@pytest.mark.skipif(not PHOTOGRAPHS.is_dir(), reason="SMALLVIT_REAL_IMAGES has no tfds_small/")
+def test_a_step_of_the_reference_recipe_with_a_shallow_model(tmp_path):
     fields = {
         "dataset.train_fraction": 0.005,  # 10 images: one step an epoch
         "model.depth": 2,  # the reference has 9: compilation takes a minute
@@ -29,8 +30,7 @@ def test_a_step_of_the_reference_recipe_with_a_shallow_model(tmp_path, compilati
     for job, more in (("pretrain", ""), ("finetune", tmp_path / "pretrain")):
         command = [f"--config={ROOT}/configs/{job}.py:vit,cifar10", f"--workdir={tmp_path / job}"]
         command += [f"--data_dir={PHOTOGRAPHS}", f"--config.finetune.init_from={more}"]
-        with quick_compilation(compilation_cache):
-            assert main([*command, *arguments]) == 0
+        assert main([*command, *arguments]) == 0
     for row in read_metrics(tmp_path / "pretrain", "train"):
         assert math.isfinite(row["loss"]) and row["gradient_norm"] > 0
         assert 0 < row["mutual_information"] < math.log(1024)

@@ -21,7 +21,7 @@ from smallvit_jax.reporting.compared_variants import (
 from smallvit_jax.training.loop import TrainingDivergedError
 from smallvit_jax.workdir.ownership import locked
 from tests.reporting.test_page import read
-from tests.support.tiny_jobs import command, main, quick_compilation, read_json, read_metrics
+from tests.support.tiny_jobs import command, main, read_json, read_metrics
 
 COMPARISON = {
     "compare__variants": "scratch,ssl",
@@ -148,7 +148,7 @@ def test_what_another_process_is_at_is_left_to_it_until_it_is_done(tmp_path, mon
 
 
 def test_a_comparison_continues_and_grows_and_its_table_follows_from_the_logs(
-    tmp_path, compilation_cache, monkeypatch, capsys
+    tmp_path, monkeypatch, capsys
 ):
     workdir, train, started = tmp_path / "compared", finetune.run, []
 
@@ -158,25 +158,24 @@ def test_a_comparison_continues_and_grows_and_its_table_follows_from_the_logs(
             raise KeyboardInterrupt
         return train(config, folder, *arguments, **options)
 
-    with quick_compilation(compilation_cache):
-        with monkeypatch.context() as patched:
-            patched.setattr(finetune, "run", stop_at_the_second)
-            assert compare(workdir, compare__seeds="0") == 130
-        assert started == ["scratch/seed-0/finetune", "ssl/seed-0/finetune"]
-        with open(workdir / "comparison.csv") as file:
-            assert [row["variant"] for row in csv.DictReader(file)] == ["scratch"]
-        capsys.readouterr()
-        assert compare(workdir, compare__seeds="0", finetune__epochs=4) == 2  # noticed at once
-        assert f"{workdir} holds a run with finetune.epochs = 3" in capsys.readouterr().err
-        assert compare(workdir, compare__seeds="0") == 0
-        files = list(workdir.glob("*/*/*/result.json"))
-        before = {path: path.stat().st_mtime_ns for path in files}
-        assert len(before) == 3
-        capsys.readouterr()
-        assert compare(workdir, compare__seeds="0") == 0
-        assert "already done" in capsys.readouterr().out
-        # A seed more: the first one's trainings stay, and the report is of both.
-        assert compare(workdir) == 0
+    with monkeypatch.context() as patched:
+        patched.setattr(finetune, "run", stop_at_the_second)
+        assert compare(workdir, compare__seeds="0") == 130
+    assert started == ["scratch/seed-0/finetune", "ssl/seed-0/finetune"]
+    with open(workdir / "comparison.csv") as file:
+        assert [row["variant"] for row in csv.DictReader(file)] == ["scratch"]
+    capsys.readouterr()
+    assert compare(workdir, compare__seeds="0", finetune__epochs=4) == 2  # noticed at once
+    assert f"{workdir} holds a run with finetune.epochs = 3" in capsys.readouterr().err
+    assert compare(workdir, compare__seeds="0") == 0
+    files = list(workdir.glob("*/*/*/result.json"))
+    before = {path: path.stat().st_mtime_ns for path in files}
+    assert len(before) == 3
+    capsys.readouterr()
+    assert compare(workdir, compare__seeds="0") == 0
+    assert "already done" in capsys.readouterr().out
+    # A seed more: the first one's trainings stay, and the report is of both.
+    assert compare(workdir) == 0
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
     result = read_json(workdir / "result.json")
@@ -204,13 +203,11 @@ def test_a_comparison_continues_and_grows_and_its_table_follows_from_the_logs(
         assert float(line["test_top1"]) == pytest.approx(np.mean(values))
         assert float(line["test_top1_sd"]) == pytest.approx(np.std(values, ddof=1))
     texts = read((workdir / "report.html").read_text()).texts
-    assert texts["h2"][:2] == ["Which is best?", "How did they learn?"]
+    assert texts["h2"][:2] == ["Which is best?", "How did training go?"]
     assert "seeds 0, 1; 1 x cpu" in texts["p"]
 
 
-def test_training_that_diverges_does_not_end_the_comparison(
-    tmp_path, compilation_cache, monkeypatch
-):
+def test_training_that_diverges_does_not_end_the_comparison(tmp_path, monkeypatch):
     train, started = finetune.run, []
 
     def diverge(config, folder, *arguments, **options):
@@ -222,16 +219,15 @@ def test_training_that_diverges_does_not_end_the_comparison(
     monkeypatch.setattr(finetune, "run", diverge)
     monkeypatch.setattr(pretrain, "run", diverge)
     variants = {"compare__variants": "scratch,lsa,ssl+lsa", "compare__seeds": "0"}
-    with quick_compilation(compilation_cache):
-        assert compare(tmp_path, **variants) == 0
-        assert started == [
-            "scratch/seed-0/finetune",
-            "lsa/seed-0/finetune",
-            "ssl+lsa/seed-0/pretrain",
-        ]
-        (tmp_path / "result.json").unlink()
-        monkeypatch.undo()
-        assert compare(tmp_path, **variants) == 0  # nothing is trained again
+    assert compare(tmp_path, **variants) == 0
+    assert started == [
+        "scratch/seed-0/finetune",
+        "lsa/seed-0/finetune",
+        "ssl+lsa/seed-0/pretrain",
+    ]
+    (tmp_path / "result.json").unlink()
+    monkeypatch.undo()
+    assert compare(tmp_path, **variants) == 0  # nothing is trained again
     runs = read_json(tmp_path / "result.json")["runs"]
     assert [(r["test_top1"] == 10, r["diverged"]) for r in runs] == [
         *((False, False), (True, True), (True, True))

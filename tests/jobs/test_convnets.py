@@ -13,7 +13,6 @@ from smallvit_jax.main import main
 from smallvit_jax.models import efficientnet
 from tests.support.tiny_jobs import (
     finish,
-    quick_compilation,
     read_checkpoint,
     read_json,
     read_metrics,
@@ -37,18 +36,11 @@ SGD = {
 }
 
 
-@pytest.fixture(autouse=True)
-def _quick(compilation_cache):
-    with quick_compilation(compilation_cache):
-        yield
-
-
 @pytest.fixture(scope="module")
-def recipe(tmp_path_factory, compilation_cache):
+def recipe(tmp_path_factory):
     """The folder of a finished recipe with its report."""
     folder = tmp_path_factory.mktemp("convnets") / "run"
-    with quick_compilation(compilation_cache):
-        assert run_job("recipe", folder, **TINY, **SGD, report__at_end=True) == 0
+    assert run_job("recipe", folder, **TINY, **SGD, report__at_end=True) == 0
     return folder
 
 
@@ -117,11 +109,11 @@ def test_a_batch_in_parts_is_refused(model):
 
 @pytest.mark.slow  # the batch norm itself is tested with the convolutional stem
 @pytest.mark.multiprocess
-def test_statistics_are_those_of_the_batch_over_all_devices(tmp_path, compilation_cache):
+def test_statistics_are_those_of_the_batch_over_all_devices(tmp_path):
     """Weights and running statistics after three steps on one device and on four."""
     changes = TINY | SGD | {"finetune__epochs": 1, "finetune__batch_size": 48}
     folders = {n: tmp_path / f"on_{n}" for n in (1, 4)}
-    process = start_job("finetune", folders[4], compilation_cache, devices=4, **changes)
+    process = start_job("finetune", folders[4], devices=4, **changes)
     try:
         assert run_job("finetune", folders[1], **changes) == 0
         finish(process)

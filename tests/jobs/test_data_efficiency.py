@@ -6,7 +6,7 @@ import pytest
 
 from smallvit_jax.jobs import finetune, pretrain
 from smallvit_jax.jobs.data_efficiency import draw_curve, summarize
-from tests.support.tiny_jobs import quick_compilation, read_json, run_job
+from tests.support.tiny_jobs import read_json, run_job
 
 COMPARISON = {
     "data_efficiency__fractions": "0.25,0.5",
@@ -36,9 +36,7 @@ def test_the_curve_has_mean_and_deviation_over_seeds():
     assert drawn == [[[50, 60], [100, 72]], [[50, 40], [100, 50]]]
 
 
-def test_a_comparison_continues_and_ends_with_its_curve(
-    tmp_path, compilation_cache, monkeypatch, capsys
-):
+def test_a_comparison_continues_and_ends_with_its_curve(tmp_path, monkeypatch, capsys):
     workdir, train, started = tmp_path / "labels", finetune.run, []
 
     def stop_at_the_third(config, folder, *arguments, **options):
@@ -47,18 +45,15 @@ def test_a_comparison_continues_and_ends_with_its_curve(
             raise KeyboardInterrupt
         return train(config, folder, *arguments, **options)
 
-    with quick_compilation(compilation_cache):
-        monkeypatch.setattr(finetune, "run", stop_at_the_third)
-        assert run_job("data_efficiency", workdir, **COMPARISON) == 130
-        assert started == [
-            f"seed-1/{name}" for name in ("finetune-25", "scratch-25", "finetune-50")
-        ]
-        kept = (workdir / "seed-1/finetune-25/result.json").stat().st_mtime_ns
-        monkeypatch.undo()
-        assert run_job("data_efficiency", workdir, **COMPARISON) == 0
-        assert (workdir / "seed-1/finetune-25/result.json").stat().st_mtime_ns == kept
-        capsys.readouterr()
-        assert run_job("data_efficiency", workdir, **COMPARISON) == 0
+    monkeypatch.setattr(finetune, "run", stop_at_the_third)
+    assert run_job("data_efficiency", workdir, **COMPARISON) == 130
+    assert started == [f"seed-1/{name}" for name in ("finetune-25", "scratch-25", "finetune-50")]
+    kept = (workdir / "seed-1/finetune-25/result.json").stat().st_mtime_ns
+    monkeypatch.undo()
+    assert run_job("data_efficiency", workdir, **COMPARISON) == 0
+    assert (workdir / "seed-1/finetune-25/result.json").stat().st_mtime_ns == kept
+    capsys.readouterr()
+    assert run_job("data_efficiency", workdir, **COMPARISON) == 0
     assert "already done" in capsys.readouterr().out
 
     result = read_json(workdir / "result.json")
@@ -103,4 +98,4 @@ def test_every_seed_pretrains_once_and_tunes_from_there(tmp_path, monkeypatch):
 
 def test_the_comparison_chooses_the_labels_itself(tmp_path, capsys):
     assert run_job("data_efficiency", tmp_path, dataset__label_fraction=0.5) == 2
-    assert "data_efficiency.fractions; set it to 1" in capsys.readouterr().err
+    assert "uses data_efficiency.fractions instead; set it to 1" in capsys.readouterr().err

@@ -1,9 +1,8 @@
 """The recipe of every architecture on every dataset, from files in the dataset's own layout.
 
 Models are the smallest of their family and images few, but image sizes, patch sizes and splits are
-the presets', and so are the policies of whole recipes. The default suite holds a recipe of each
-architecture, one for each image size, and a training from scratch on each dataset that is left; the
-other recipes are slow.
+the presets'. The default suite has a recipe of each architecture, one of them with its augmentation
+policy, and a training from scratch at each other image size; the rest is slow.
 """
 
 import itertools
@@ -26,15 +25,19 @@ from smallvit_jax.models.swin import Swin
 from smallvit_jax.plans.finetuning import augment_settings
 from tests.data.tiny_originals import ORIGINALS, expect
 from tests.data.tiny_tfds import write_tiny_dataset
-from tests.support.tiny_jobs import preset_command, quick_compilation, read_json, read_metrics
+from tests.support.tiny_jobs import preset_command, read_json, read_metrics
 
 TFDS = ("cifar10", "cifar100", "svhn")  # those that TFDS brings
-QUICK = {("vit", "cifar10"), ("swin", "tiny_imagenet"), ("cait", "aircraft")}
+QUICK = {("vit", "cifar10"), ("swin", "svhn"), ("cait", "cifar100")}
 RECIPES = [
     pytest.param(*pair, marks=[] if pair in QUICK else pytest.mark.slow)
     for pair in itertools.product(("vit", "swin", "cait"), (*TFDS, *ORIGINALS))
 ]
 QUICKLY_COMPILED = {"finetune__augment__policy": "none"}  # AutoAugment is half of the time
+SCRATCH = [
+    pytest.param(name, marks=[] if name in ("tiny_imagenet", "cars") else pytest.mark.slow)
+    for name in (*TFDS, *ORIGINALS)
+]
 # Pixels per side of a patch by image size: the reference's, and our choice for photographs.
 PATCHES = {
     "vit": {32: 4, 64: 8, 224: 16},
@@ -44,11 +47,9 @@ PATCHES = {
 
 
 @pytest.fixture(autouse=True)
-def _quick(compilation_cache, monkeypatch):
+def _shallow_swin(monkeypatch):
     # Of the swin's twelve blocks, one pair with a shift and one block for each other stage.
     monkeypatch.setitem(Swin.__init__.__kwdefaults__, "depths", (1, 2, 1))
-    with quick_compilation(compilation_cache):
-        yield
 
 
 def prepare_tiny(name: str, folder: Path, monkeypatch) -> Path:
@@ -122,7 +123,8 @@ def check_classifier(model: str, name: str, data_dir: Path, stage: Path) -> None
 @pytest.mark.parametrize(("model", "name"), RECIPES)
 def test_a_recipe_runs_on_the_datasets_own_layout(model, name, tmp_path, monkeypatch, capsys):
     data_dir, workdir = prepare_tiny(name, tmp_path, monkeypatch), tmp_path / "run"
-    run_preset("recipe", model, name, data_dir, workdir)
+    quick = {} if model == "vit" else QUICKLY_COMPILED
+    run_preset("recipe", model, name, data_dir, workdir, **quick)
     check_classifier(model, name, data_dir, workdir / "finetune")
     result = read_json(workdir / "result.json")
     assert result["test_top1"] == result["stages"]["finetune"]["test_top1"]
@@ -136,7 +138,7 @@ def test_a_recipe_runs_on_the_datasets_own_layout(model, name, tmp_path, monkeyp
     assert f"loaded {len(teacher)} arrays" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("name", ["cifar100", "svhn", "cinic10", "cars"])
+@pytest.mark.parametrize("name", SCRATCH)
 def test_training_from_scratch_runs_on_the_datasets_own_layout(name, tmp_path, monkeypatch):
     data_dir, workdir = prepare_tiny(name, tmp_path, monkeypatch), tmp_path / "run"
     run_preset("finetune", "vit", name, data_dir, workdir, **QUICKLY_COMPILED)

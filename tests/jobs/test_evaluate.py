@@ -6,7 +6,7 @@ import pytest
 import smallvit_jax
 from smallvit_jax.augment.finetune import evaluation_batch
 from smallvit_jax.data import load_split
-from tests.support.tiny_jobs import quick_compilation, read_json, run_job
+from tests.support.tiny_jobs import read_json, run_job
 
 
 def test_every_figure_is_of_the_models_own_predictions(tiny_recipe):
@@ -40,12 +40,9 @@ def test_every_figure_is_of_the_models_own_predictions(tiny_recipe):
     assert result["linear_probe"]["top1"] > 15  # of ten classes, after a hundred steps
 
 
-def test_a_backbone_has_features_to_judge_and_nothing_else(
-    tiny_recipe, tmp_path, compilation_cache, capsys
-):
+def test_a_backbone_has_features_to_judge_and_nothing_else(tiny_recipe, tmp_path, capsys):
     changes = tiny_recipe.changes | {"evaluate__checkpoint": tiny_recipe.folder / "pretrain"}
-    with quick_compilation(compilation_cache):
-        assert run_job("evaluate", tmp_path, **changes, evaluate__probe_blocks=0) == 0
+    assert run_job("evaluate", tmp_path, **changes, evaluate__probe_blocks=0) == 0
     result = read_json(tmp_path / "result.json")
     pretrained = read_json(tiny_recipe.folder / "pretrain" / "result.json")
     assert result["knn_top1"] == pretrained["knn_after"]
@@ -55,10 +52,9 @@ def test_a_backbone_has_features_to_judge_and_nothing_else(
     assert "best kNN accuracy of 12" in capsys.readouterr().out
 
 
-def test_a_screen_holds_the_table(tiny_recipe, tmp_path, compilation_cache, capsys):
+def test_a_screen_holds_the_table(tiny_recipe, tmp_path, capsys):
     changes = tiny_recipe.changes | {"evaluate__checkpoint": tiny_recipe.folder / "finetune"}
-    with quick_compilation(compilation_cache):
-        assert run_job("evaluate", tmp_path, **changes) == 0
+    assert run_job("evaluate", tmp_path, **changes) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) < 15 and max(map(len, lines)) < 120
     assert any("worst classes: " in line for line in lines)

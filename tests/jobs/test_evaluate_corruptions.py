@@ -6,23 +6,22 @@ from smallvit_jax.evaluation.corruptions import BENCHMARK_KINDS
 from smallvit_jax.evaluation.corruptions.frost_photographs import frost_photographs
 from tests.data.tiny_tfds import write_tiny_dataset
 from tests.evaluation.frost_pictures import install_frost_pictures
-from tests.support.tiny_jobs import ROOT, main, preset_command, quick_compilation, read_json
+from tests.support.tiny_jobs import ROOT, main, preset_command, read_json
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory, compilation_cache):
+def trained(tmp_path_factory):
     """A folder with a CIFAR-10 of 20 random images and a model fine-tuned on it."""
     folder = tmp_path_factory.mktemp("cifar10")
     write_tiny_dataset(folder, "cifar10", 20)
     changes = {"finetune__epochs": 1, "finetune__batch_size": 10}
     changes |= {"finetune__optimizer__warmup_epochs": 0}
     arguments = preset_command("finetune", "vit", "cifar10", folder / "run", folder, **changes)
-    with quick_compilation(compilation_cache):
-        assert main(arguments) == 0
+    assert main(arguments) == 0
     return folder
 
 
-def evaluate(folder, workdir, cache, **fields) -> int:
+def evaluate(folder, workdir, **fields) -> int:
     fields = {
         "evaluate.checkpoint": folder / "run",
         "evaluate.probe_blocks": 0,
@@ -34,15 +33,12 @@ def evaluate(folder, workdir, cache, **fields) -> int:
     } | {f"evaluate.corruptions.{name}": value for name, value in fields.items()}
     command = [f"--config={ROOT}/configs/evaluate.py:cifar10", f"--data_dir={folder}"]
     command += [f"--config.{name}={value}" for name, value in fields.items()]
-    with quick_compilation(cache):
-        return main([*command, f"--workdir={workdir}"])
+    return main([*command, f"--workdir={workdir}"])
 
 
-def test_errors_stand_in_the_result_and_on_the_screen(
-    trained, tmp_path, compilation_cache, monkeypatch, capsys
-):
+def test_errors_stand_in_the_result_and_on_the_screen(trained, tmp_path, monkeypatch, capsys):
     install_frost_pictures(tmp_path, monkeypatch)
-    assert evaluate(trained, tmp_path / "out", compilation_cache) == 0
+    assert evaluate(trained, tmp_path / "out") == 0
     frost_photographs.cache_clear()
     corruptions = read_json(tmp_path / "out" / "result.json")["corruptions"]
     assert corruptions["source"] == "CIFAR-10-C (regenerated)" and corruptions["images"] == 10
@@ -58,8 +54,8 @@ def test_errors_stand_in_the_result_and_on_the_screen(
     assert len(list((tmp_path / "out" / "kept").glob("cifar10-*/*.npz"))) == 75
 
 
-def test_what_is_missing_is_said_before_the_work(trained, tmp_path, compilation_cache, capsys):
-    assert evaluate(trained, tmp_path / "out", compilation_cache, source="official") == 2
+def test_what_is_missing_is_said_before_the_work(trained, tmp_path, capsys):
+    assert evaluate(trained, tmp_path / "out", source="official") == 2
     message = capsys.readouterr().err
     assert message.count("\n") == 1 and "evaluate.corruptions.root" in message
     assert not (tmp_path / "out" / "result.json").exists()

@@ -15,7 +15,6 @@ from smallvit_jax.models import create_model, resolve_options
 from smallvit_jax.models.parameters import get_arrays
 from tests.support.tiny_jobs import (
     checkpoint_steps,
-    quick_compilation,
     read_checkpoint,
     read_json,
     read_metrics,
@@ -24,12 +23,6 @@ from tests.support.tiny_jobs import (
 
 # Of the tiny recipe: 115 images in batches of 24, 2 epochs; twice as many, 3 epochs.
 STAGES = {"pretrain": (4, 8), "finetune": (9, 27), "scratch": (9, 27)}  # steps: an epoch, in all
-
-
-@pytest.fixture(autouse=True)
-def _quick(compilation_cache):
-    with quick_compilation(compilation_cache):
-        yield
 
 
 def the_error(capsys) -> str:
@@ -115,7 +108,7 @@ def test_finetuning_starts_from_the_pretrained_weights(tiny_recipe):
     )
     assert tuned[0]["loss"] != scratch[0]["loss"]
     assert "loaded 18 arrays" in tiny_recipe.stdout
-    assert "freshly initialised: head.bias, head.kernel" in tiny_recipe.stdout
+    assert "newly initialized: head.bias, head.kernel" in tiny_recipe.stdout
     config = {"name": "vit", "image_size": 16, "patch_size": 4, "width": 16, "depth": 1, "heads": 2}
     options = resolve_options(**config, drop_path=0.1, init="fan_in")
     model = create_model(**(options | {"num_classes": 10}))
@@ -193,7 +186,7 @@ def test_a_checkpoint_of_nothing_or_of_another_model_is_refused(tiny_recipe, tmp
     changes = {"finetune__init_from": path, "model__width": 32}
     assert run_job("finetune", tmp_path / "c", **changes) == 2
     sentence = the_error(capsys)
-    assert "model.width = 16 there and 32 here" in sentence and str(path) in sentence
+    assert "model.width is 16 there but 32 here" in sentence and str(path) in sentence
     assert not list(tmp_path.rglob("metrics.jsonl"))
 
 
@@ -214,7 +207,7 @@ def test_pretraining_starts_from_the_networks_of_an_earlier_one(tiny_recipe, tmp
     changes["model__width"] = 32
     assert run_job("pretrain", tmp_path / "wider", **changes) == 2
     sentence = the_error(capsys)
-    assert f"pretrain.init_from={earlier} holds another model (model.width = " in sentence
+    assert f"pretrain.init_from={earlier} holds a different model (model.width is " in sentence
     del changes["model__width"]
     changes["pretrain__head__out_dim"] = 48
     assert run_job("pretrain", tmp_path / "more prototypes", **changes) == 2

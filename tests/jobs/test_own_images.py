@@ -7,7 +7,7 @@ from PIL import Image
 import smallvit_jax
 from smallvit_jax.data.folder import measure_colors
 from smallvit_jax.main import main
-from tests.support.tiny_jobs import ROOT, TINY, quick_compilation, read_json
+from tests.support.tiny_jobs import ROOT, TINY, read_json
 
 CLASSES = ("blue things", "réd")
 FIELDS = {name: value for name, value in TINY.items() if not name.startswith("dataset.")} | {
@@ -47,17 +47,15 @@ def photos(tmp_path):
     return root
 
 
-def test_a_folder_is_trained_on_and_the_model_knows_its_classes(
-    photos, tmp_path, compilation_cache, capsys
-):
+def test_a_folder_is_trained_on_and_the_model_knows_its_classes(photos, tmp_path, capsys):
     (photos / CLASSES[0] / "broken.jpg").write_text("x")
     changes = {"finetune__optimizer__lr": 1e-2, "dataset__unreadable_fraction": 0.05}
     words = command("finetune", photos, tmp_path / "run", finetune__passes_per_epoch=8, **changes)
     unreadable = pytest.warns(UserWarning, match=r"1 of 61 .* broken\.jpg \(not an image\)")
-    with quick_compilation(compilation_cache), unreadable:
+    with unreadable:
         assert main(words) == 0
     described = capsys.readouterr().out
-    assert "60 images of 2 classes (blue things 30, réd 30); 48 to train on, 12 to" in described
+    assert "60 images of 2 classes (blue things 30, réd 30); 48 for training, 12 for" in described
     assert read_json(tmp_path / "run" / "result.json")["test_top1"] == 100
     predictor = smallvit_jax.load_predictor(tmp_path / "run")
     new = draw(tmp_path / "new", 3, 0)
@@ -72,11 +70,10 @@ def test_a_folder_is_trained_on_and_the_model_knows_its_classes(
 NAMED = ((CLASSES[0], 2), (CLASSES[1], 0))
 
 
-def test_a_flat_folder_serves_pre_training_alone(tmp_path, compilation_cache, capsys):
+def test_a_flat_folder_serves_pre_training_alone(tmp_path, capsys):
     draw(tmp_path / "flat", 16, 1)
-    with quick_compilation(compilation_cache):
-        assert main(command("pretrain", tmp_path / "flat", tmp_path / "run")) == 0
-        features, names = smallvit_jax.load_predictor(tmp_path / "run").embed(tmp_path / "flat")
+    assert main(command("pretrain", tmp_path / "flat", tmp_path / "run")) == 0
+    features, names = smallvit_jax.load_predictor(tmp_path / "run").embed(tmp_path / "flat")
     assert features.shape == (16, 16) and len(names) == 16
     capsys.readouterr()
     assert main(command("finetune", tmp_path / "flat", tmp_path / "tuned")) == 2
@@ -87,11 +84,11 @@ def test_a_flat_folder_serves_pre_training_alone(tmp_path, compilation_cache, ca
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ("nowhere", "does not exist; name the folder of your images"),
-        ("one class", "has one class folder alone"),
+        ("nowhere", "does not exist; give the folder of your images"),
+        ("one class", "has only one class folder"),
         ("empty class", 'has no images of "empty"'),
         ("two names", "look like two names for one class"),
-        ("broken", "cannot be read as images, more than the part of 0.01"),
+        ("broken", "cannot be read as images, more than dataset.unreadable_fraction=0.01"),
         ("few", "finetune.batch_size"),
     ],
 )

@@ -85,7 +85,7 @@ def test_embeddings_load_without_pickle(run, tmp_path, capsys):
         ("predict", {"checkpoint": ""}, 'the job "predict" needs predict.checkpoint'),
         ("embed", {"input": ""}, 'the job "embed" needs predict.input'),
         ("predict", {"input": "no/such/place"}, "there is no file or folder no/such/place"),
-        ("predict", {"checkpoint": "no/run"}, "no/run; give the folder of a run"),
+        ("predict", {"checkpoint": "no/run"}, "no/run does not exist; give a stage folder"),
         ("predict", {"format": "xml"}, "predict.format"),
     ],
 )

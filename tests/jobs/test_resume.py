@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from benchmarks.kill_campaign import SETTINGS, compare, look, run_case
+from benchmarks.kill_campaign import SETTINGS, compare, kill_once, look, run_case
 from tests.support.tiny_jobs import finish, start_job
 
 pytestmark = pytest.mark.multiprocess
@@ -19,35 +19,33 @@ def wait_until(reached, process, timeout=240) -> None:
         time.sleep(0.005)
 
 
-def test_a_killed_and_a_stopped_run_end_bit_for_bit_as_if_nothing_had_been(
-    tmp_path, compilation_cache
-):
-    moments = [("writing a checkpoint", 0.002)]
-    case = run_case("pretrain", "host", tmp_path, compilation_cache, moments)
-    assert [kill["trigger"] for kill in case["kills"]] == ["writing a checkpoint"]
-    assert case["differences"] == [] and case["arrays"] > 100
-
-    stopped = tmp_path / "stopped"
+def test_a_stopped_and_killed_run_ends_with_the_bits_of_an_undisturbed_one(tmp_path):
+    """Stopped by SIGTERM, started again, killed while it writes a checkpoint, and started again."""
     settings = SETTINGS | {"runtime__data_placement": "host"}
-    process = start_job("pretrain", stopped, compilation_cache, **settings)
-    wait_until(lambda: stopped.exists() and look(stopped).training, process)
+    run, whole = tmp_path / "run", tmp_path / "whole"
+    process = start_job("pretrain", run, **settings)
+    wait_until(lambda: run.exists() and look(run).training, process)
     process.send_signal(signal.SIGTERM)
     errors = process.communicate(timeout=120)[1]
     assert process.returncode == 143, errors
     last = errors.splitlines()[-1]
     assert last.startswith("error: interrupted by SIGTERM; stopped after step ")
-    assert last.endswith("which is saved; the same command continues from the last checkpoint")
-    assert "continuing after step" in finish(
-        start_job("pretrain", stopped, compilation_cache, **settings)
-    )
-    assert compare(tmp_path / "whole", stopped) == []
+    assert last.endswith("which is saved; the same command resumes from the last checkpoint")
+
+    undisturbed = start_job("pretrain", whole, **settings)
+    try:
+        seen = kill_once("pretrain", run, "writing a checkpoint", 0.002, **settings)
+        assert seen is not None and not seen.results
+        assert "resuming after step" in finish(start_job("pretrain", run, **settings))
+        finish(undisturbed)
+    finally:
+        undisturbed.kill()
+    assert compare(whole, run) == []
 
 
 @pytest.mark.slow
-def test_a_recipe_killed_in_either_stage_ends_bit_for_bit_as_if_nothing_had_been(
-    tmp_path, compilation_cache
-):
+def test_a_recipe_killed_in_either_stage_ends_bit_for_bit_as_if_nothing_had_been(tmp_path):
     moments = [("evaluating", 0.0), ("after a stage", 0.3)]
-    case = run_case("recipe", "device", tmp_path, compilation_cache, moments)
+    case = run_case("recipe", "device", tmp_path, moments)
     assert [kill["trigger"] for kill in case["kills"]] == ["evaluating", "after a stage"]
     assert case["differences"] == [] and case["arrays"] > 150

@@ -13,7 +13,6 @@ from smallvit_jax.plans.data_and_model import model_options
 from tests.support.tiny_jobs import (
     command,
     finish,
-    quick_compilation,
     read_checkpoint,
     read_json,
     read_metrics,
@@ -46,13 +45,12 @@ CHANGES = {
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory, compilation_cache):
+def runs(tmp_path_factory):
     """The folders of the same recipe on 1 and on 8 devices."""
     folders = {n: tmp_path_factory.mktemp("sharding") / f"on_{n}" for n in (1, 8)}
-    process = start_job("recipe", folders[8], compilation_cache, devices=8, **CHANGES)
+    process = start_job("recipe", folders[8], devices=8, **CHANGES)
     try:
-        with quick_compilation(compilation_cache):
-            assert run_job("recipe", folders[1], **CHANGES) == 0
+        assert run_job("recipe", folders[1], **CHANGES) == 0
         finish(process)
     finally:
         process.kill()
@@ -116,22 +114,21 @@ def test_finetuning_moves_the_weights_alike(runs):
     assert_close(one["head.kernel"], eight["head.kernel"], "head.kernel")
 
 
-def test_a_checkpoint_written_on_eight_devices_loads_on_one(runs, tmp_path, compilation_cache):
+def test_a_checkpoint_written_on_eight_devices_loads_on_one(runs, tmp_path):
     images = np.random.default_rng(0).normal(size=(20, 16, 16, 3)).astype(np.float32)
     one, eight = (smallvit_jax.load_checkpoint(runs[n] / "finetune") for n in (1, 8))
     np.testing.assert_allclose(one(images), eight(images), rtol=1e-3, atol=1e-4)
     changes = {"evaluate__checkpoint": runs[8] / "finetune"}
-    with quick_compilation(compilation_cache):
-        assert run_job("evaluate", tmp_path, **changes) == 0
+    assert run_job("evaluate", tmp_path, **changes) == 0
     there = read_json(runs[8] / "evaluate" / "result.json")
     here = read_json(tmp_path / "result.json")
     assert here["test_loss"] == pytest.approx(there["test_loss"], rel=1e-5)
 
 
-def test_a_checkpoint_written_on_one_device_loads_on_eight(runs, tmp_path, compilation_cache):
+def test_a_checkpoint_written_on_one_device_loads_on_eight(runs, tmp_path):
     """Its pre-trained weights too: fine-tuning starts from them."""
     changes = {"evaluate__checkpoint": runs[1] / "finetune"}
-    finish(start_job("evaluate", tmp_path, compilation_cache, devices=8, **changes))
+    finish(start_job("evaluate", tmp_path, devices=8, **changes))
     there, here = (read_json(folder / "result.json") for folder in (runs[1] / "evaluate", tmp_path))
     assert here["environment"]["device_count"] == 8
     assert here["test_loss"] == pytest.approx(there["test_loss"], rel=1e-5)

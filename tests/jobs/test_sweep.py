@@ -11,7 +11,7 @@ from smallvit_jax.jobs.sweep import draw_setting, summarize
 from smallvit_jax.reporting.sweep_page import draw_sweep, sweep_table
 from smallvit_jax.training.loop import TrainingDivergedError
 from tests.reporting.test_page import read
-from tests.support.tiny_jobs import command, main, quick_compilation, read_json, read_metrics
+from tests.support.tiny_jobs import command, main, read_json, read_metrics
 
 SWEEP = {"finetune__epochs": 1, "sweep__settings": 1, "sweep__variants": "scratch"}
 
@@ -64,9 +64,7 @@ def test_the_table_tells_how_many_settings_are_near_the_best():
     assert relative.lines[0].get_xdata() == pytest.approx([0, 0.5, 4, 4.1, 50])
 
 
-def test_a_sweep_continues_grows_and_counts_divergence_as_guessing(
-    tmp_path, compilation_cache, monkeypatch, capsys
-):
+def test_a_sweep_continues_grows_and_counts_divergence_as_guessing(tmp_path, monkeypatch, capsys):
     workdir, train, started = tmp_path / "sweep", finetune.run, []
 
     def diverge_and_stop(config, folder, *arguments, **options):
@@ -79,15 +77,14 @@ def test_a_sweep_continues_grows_and_counts_divergence_as_guessing(
             raise TrainingDivergedError("the loss became nan at step 3 (epoch 1)")
         return result
 
-    with quick_compilation(compilation_cache):
-        with monkeypatch.context() as patched:
-            patched.setattr(finetune, "run", diverge_and_stop)
-            assert sweep(workdir, sweep__settings=2) == 130
-        first = ["scratch/adamw/setting-000/finetune", "scratch/sgd/setting-000/finetune"]
-        assert started == [*first, "scratch/adamw/setting-001/finetune"]
-        kept = [(workdir / name / "result.json").stat().st_mtime_ns for name in first]
-        assert sweep(workdir) == 0
-        assert sweep(workdir, sweep__settings=2) == 0
+    with monkeypatch.context() as patched:
+        patched.setattr(finetune, "run", diverge_and_stop)
+        assert sweep(workdir, sweep__settings=2) == 130
+    first = ["scratch/adamw/setting-000/finetune", "scratch/sgd/setting-000/finetune"]
+    assert started == [*first, "scratch/adamw/setting-001/finetune"]
+    kept = [(workdir / name / "result.json").stat().st_mtime_ns for name in first]
+    assert sweep(workdir) == 0
+    assert sweep(workdir, sweep__settings=2) == 0
     assert kept == [(workdir / name / "result.json").stat().st_mtime_ns for name in first]
     assert not list(workdir.glob("*/*/*/*/checkpoints"))
 
@@ -117,6 +114,6 @@ def test_what_a_sweep_draws_cannot_be_a_variant(tmp_path, capsys):
 
 def test_pre_training_is_no_part_of_a_sweep(tmp_path, capsys):
     assert sweep(tmp_path, sweep__variants="scratch,ssl") == 2
-    assert 'sweep.variants has "ssl", but a sweep trains with labels alone' in (
+    assert 'sweep.variants has "ssl", but a sweep only trains with labels' in (
         capsys.readouterr().err
     )

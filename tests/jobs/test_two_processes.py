@@ -10,7 +10,6 @@ import pytest
 from tests.support.tiny_jobs import (
     checkpoint_steps,
     finish,
-    quick_compilation,
     read_checkpoint,
     read_json,
     read_metrics,
@@ -34,14 +33,12 @@ CHANGES = {
 SECONDS_UNTIL_THE_OTHER_ENDS = 60  # after a kill; docs/many_devices.md promises 40
 
 
-def start_two(job, workdir, cache) -> list[subprocess.Popen[str]]:
+def start_two(job, workdir) -> list[subprocess.Popen[str]]:
     """Starts a job as two processes with one device each."""
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
         address = f"localhost:{probe.getsockname()[1]}"
-    return [
-        start_job(job, workdir, cache, process=(address, 2, number), **CHANGES) for number in (0, 1)
-    ]
+    return [start_job(job, workdir, process=(address, 2, number), **CHANGES) for number in (0, 1)]
 
 
 def finish_all(processes) -> list[str]:
@@ -53,10 +50,10 @@ def finish_all(processes) -> list[str]:
             process.kill()
 
 
-def run_both_ways(job, folder, cache) -> list[str]:
+def run_both_ways(job, folder) -> list[str]:
     """As one process with two devices and as two with one each; what the three wrote to stderr."""
-    one = start_job(job, folder / "one", cache, devices=2, **CHANGES)
-    return finish_all([one, *start_two(job, folder / "two", cache)])
+    one = start_job(job, folder / "one", devices=2, **CHANGES)
+    return finish_all([one, *start_two(job, folder / "two")])
 
 
 def check_metrics(one, two) -> None:
@@ -70,10 +67,10 @@ def check_metrics(one, two) -> None:
 
 
 @pytest.fixture(scope="module")
-def finetuned(tmp_path_factory, compilation_cache):
+def finetuned(tmp_path_factory):
     """The folder of a fine-tuning done both ways, and what the processes wrote."""
     folder = tmp_path_factory.mktemp("finetune")
-    return folder, run_both_ways("finetune", folder, compilation_cache)
+    return folder, run_both_ways("finetune", folder)
 
 
 def test_the_metrics_are_those_of_one_process(finetuned):
@@ -89,14 +86,13 @@ def test_only_the_first_process_speaks_and_writes(finetuned):
     assert (environment["process_count"], environment["device_count"]) == (2, 2)
 
 
-def test_one_process_restores_what_two_have_saved(finetuned, tmp_path, compilation_cache):
+def test_one_process_restores_what_two_have_saved(finetuned, tmp_path):
     folder, _ = finetuned
     expected, found = (read_checkpoint(folder / name)[0] for name in ("one", "two"))
     for name, value in expected.items():
         np.testing.assert_allclose(found[name], value, rtol=1e-4, atol=1e-6, err_msg=name)
-    with quick_compilation(compilation_cache):
-        changes = {"evaluate__checkpoint": folder / "two"}
-        assert run_job("evaluate", tmp_path, **changes) == 0
+    changes = {"evaluate__checkpoint": folder / "two"}
+    assert run_job("evaluate", tmp_path, **changes) == 0
     together = read_json(folder / "two" / "result.json")
     assert read_json(tmp_path / "result.json")["test_loss"] == pytest.approx(
         together["test_loss"], rel=1e-5
@@ -104,14 +100,14 @@ def test_one_process_restores_what_two_have_saved(finetuned, tmp_path, compilati
 
 
 @pytest.mark.slow
-def test_a_recipe_is_the_same_and_outlives_kills(tmp_path, compilation_cache):
+def test_a_recipe_is_the_same_and_outlives_kills(tmp_path):
     """Killed are first the second process, then the first; the end is as if nothing had been."""
-    run_both_ways("recipe", tmp_path, compilation_cache)
+    run_both_ways("recipe", tmp_path)
     whole, cut = tmp_path / "two", tmp_path / "cut"
     for stage in ("pretrain", "finetune"):
         check_metrics(tmp_path / "one" / stage, whole / stage)
     for killed in (1, 0):
-        processes = start_two("recipe", cut, compilation_cache)
+        processes = start_two("recipe", cut)
         try:
             wait_for_a_new_checkpoint(processes, cut / "pretrain")
             processes[killed].kill()
@@ -120,8 +116,8 @@ def test_a_recipe_is_the_same_and_outlives_kills(tmp_path, compilation_cache):
             for process in processes:
                 process.kill()
         assert code in (75, -6)  # our sentence, or JAX's own watchdog
-    first, _ = finish_all(start_two("recipe", cut, compilation_cache))
-    assert "continuing after step" in first
+    first, _ = finish_all(start_two("recipe", cut))
+    assert "resuming after step" in first
     for stage in ("pretrain", "finetune"):
         logs = [(run / stage / "metrics.jsonl").read_text() for run in (cut, whole)]
         assert logs[0] == logs[1]

@@ -27,8 +27,8 @@ def test_parts_are_joined_in_the_tables_order():
     assert (first.pretrains, second.pretrains) == (False, True)
     assert changes("conv+ssl+model.width=48") == {"model.stem": "conv", "model.width": 48}
     assert second.about == (
-        "pre-trained without labels on all images, then fine-tuned; convolutional stem; a ViT has "
-        "one block fewer; model.width = 48"
+        "pre-trained without labels on all images, then fine-tuned; convolutional stem, one block "
+        "fewer in a ViT; model.width = 48"
     )
 
 
@@ -88,7 +88,7 @@ def test_every_part_sets_fields_that_there_are(name):
         ("swin+cait", '"swin" and "cait", which set model.name to swin and cait'),
         ("scratch+dataset.root=x", 'sets "dataset.root"'),
         ("scratch+model.widht=3", 'sets "model.widht" (did you mean "model.width"?)'),
-        ("scratch+finetune.init_from=x", "begin with what they pre-train themselves"),
+        ("scratch+finetune.init_from=x", "variants start from their own pre-training"),
         (" , ", "is empty"),
     ],
 )

@@ -16,15 +16,8 @@ from smallvit_jax.models.efficientnet import InvertedBlock
 from smallvit_jax.models.parameters import Functional, get_arrays
 from smallvit_jax.models.resnet import BasicBlock
 from tests.support.outputs import output
-from tests.support.tiny_jobs import quick_compilation
 
 MODE = {"train": False, "record": False}
-
-
-@pytest.fixture(autouse=True)
-def _quick(compilation_cache):
-    with quick_compilation(compilation_cache):
-        yield
 
 
 # Parameters with 10, 100, 200 and 1000 classes. Those of ResNet-18 and EfficientNet-B0 for 1000 are
@@ -262,7 +255,7 @@ def test_what_the_stems_leave_of_an_image(name, stem, image_size, begin, end):
         ({"name": "resnet56", "depth": 54}, "6n \\+ 2 layers"),
         ({"name": "resnet110", "shortcut": "projction"}, 'did you mean "projection"'),
         ({"name": "resnet18", "stem": "conv"}, "choose one of cifar, imagenet"),
-        ({"name": "resnet18", "init": "fan_in"}, "which is model.init=reference"),
+        ({"name": "resnet18", "init": "fan_in"}, "set model.init=reference for"),
         ({"name": "resnet18", "patch_size": 4}, 'no option "patch_size"'),
         ({"name": "resnet56", "stem": "imagenet"}, 'no option "stem"'),
         ({"name": "efficientnet_b0", "width": 12}, "multiples of 8"),

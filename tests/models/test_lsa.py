@@ -164,7 +164,7 @@ def test_every_temperature_learns(name):
         (
             "vit",
             {"lsa": True, "init": "mimetic", "pool": "mean", "pos_embed": "sincos"},
-            "look at themselves too, which model.lsa masks",
+            "attend to themselves too, which model.lsa masks",
         ),
     ],
 )

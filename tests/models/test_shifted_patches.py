@@ -104,7 +104,7 @@ def test_models_at_both_sizes_of_views(name):
         ({"spt_directions": 8}, "model.spt_directions is for shifted patches"),
         ({"stem": "conv", "spt_directions": 8}, "model.spt_directions is for shifted patches"),
         ({"stem": "spt", "spt_directions": 6}, "choose 4 or 8"),
-        ({"stem": "spt", "patch_size": 1}, "by half a patch, and model.patch_size is 1"),
+        ({"stem": "spt", "patch_size": 1}, "by half a patch, but model.patch_size is 1"),
         ({"stem": "spt", "stem_norm": "layer"}, "for the convolutional stem"),
     ],
 )

@@ -107,7 +107,7 @@ def test_the_rule_halves_the_image_and_doubles_the_channels(patch_size, width, c
         ({"stem_channels": (8,), "stem_strides": (2,)}, "set model.stem=conv or leave"),
         ({"stem": "conv", "stem_norm": "bath"}, 'did you mean "batch"'),
         ({"stem": "conv", "stem_channels": (8, 8)}, "give both or neither"),
-        ({"stem": "conv", "stem_channels": (8,), "stem_strides": (2, 2)}, "as long as each other"),
+        ({"stem": "conv", "stem_channels": (8,), "stem_strides": (2, 2)}, "have the same length"),
         ({"stem": "conv", "stem_channels": (8, 8), "stem_strides": (1, 2)}, "model.patch_size=4"),
         ({"stem": "conv", "stem_channels": (8,), "stem_strides": (4,)}, "ones and twos"),
         ({"stem": "conv", "image_size": 24, "patch_size": 6}, "a power of two"),

@@ -187,7 +187,7 @@ def test_a_model_that_cannot_start_so_is_told_what_to_set(init, options, words):
 def test_too_few_patches_are_refused():
     options = {"name": "vit", "image_size": 8, "patch_size": 4, **VARIANT}
     resolve_options(init="impulse3", **options)
-    with pytest.raises(UserError, match="up to 2 away, and the image has 2 x 2 patches"):
+    with pytest.raises(UserError, match="up to 2 away, but the image has only 2 x 2 patches"):
         resolve_options(init="impulse5", **options)
 
 

@@ -102,7 +102,7 @@ def test_parameters_are_those_that_the_options_need(pool, pos_embed):
     [
         ({"pool": "meen"}, 'did you mean "mean"'),
         ({"pos_embed": "sin"}, "choose one of learned, sincos"),
-        ({"width": 6, "heads": 2}, "6 is no multiple of 4"),
+        ({"width": 6, "heads": 2}, "but 6 is not a multiple of 4"),
     ],
 )
 def test_mistakes_get_one_sentence(options, words):

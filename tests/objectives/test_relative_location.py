@@ -19,7 +19,6 @@ from tests.support.golden_formulas import hashed, read_golden
 from tests.support.reference_traces import quick_jit
 from tests.support.tiny_jobs import (
     preset_command,
-    quick_compilation,
     read_checkpoint,
     read_json,
     read_metrics,
@@ -156,11 +155,10 @@ RECIPE = {"model__stem": "spt", "model__lsa": True, "runtime__checkpoint_every":
 
 
 @pytest.fixture(scope="module")
-def tuned(tmp_path_factory, compilation_cache):
+def tuned(tmp_path_factory):
     """A ViT with shifted patches and locality self-attention, both stages, with drloc."""
     folder = tmp_path_factory.mktemp("drloc") / "run"
-    with quick_compilation(compilation_cache):
-        assert run_job("recipe", folder, **RECIPE) == 0
+    assert run_job("recipe", folder, **RECIPE) == 0
     return folder
 
 
@@ -178,15 +176,14 @@ def test_a_recipe_logs_it_and_its_checkpoint_is_the_model_alone(tuned):
     assert read_json(tuned / "finetune" / "result.json")["steps"] == rows[-1]["step"]
 
 
-def test_a_run_that_lost_its_last_epoch_ends_with_the_same_bits(tuned, tmp_path, compilation_cache):
+def test_a_run_that_lost_its_last_epoch_ends_with_the_same_bits(tuned, tmp_path):
     """Of 12 steps it goes on after the sixth; the head moves in the second epoch alone."""
     again = tmp_path / "run"
     shutil.copytree(tuned, again)
     shutil.rmtree(again / "finetune" / "checkpoints" / "12")
     for result in (again / "result.json", again / "finetune" / "result.json"):
         result.unlink()
-    with quick_compilation(compilation_cache):
-        assert run_job("recipe", again, **RECIPE) == 0
+    assert run_job("recipe", again, **RECIPE) == 0
     (whole, _), (resumed, _) = (read_checkpoint(run / "finetune") for run in (tuned, again))
     assert whole.keys() == resumed.keys()
     for name, array in whole.items():
@@ -195,13 +192,12 @@ def test_a_run_that_lost_its_last_epoch_ends_with_the_same_bits(tuned, tmp_path,
 
 @pytest.mark.slow
 @pytest.mark.parametrize("family", ["swin", "cait"])
-def test_other_families_with_everything(family, tmp_path, compilation_cache):
+def test_other_families_with_everything(family, tmp_path):
     command = preset_command(
         "recipe", family, "digits", tmp_path, tmp_path, dataset__train_fraction=0.1,
         model__stem="spt", model__lsa=True, finetune__drloc__loss="cbr", **FIELDS,
     )  # fmt: skip
-    with quick_compilation(compilation_cache):
-        assert main(command) == 0
+    assert main(command) == 0
     assert np.isfinite(read_metrics(tmp_path / "finetune", "train")[-1]["drloc"])
     assert load_checkpoint(tmp_path / "finetune").patch_embed.directions == 4
 
@@ -212,7 +208,7 @@ def test_other_families_with_everything(family, tmp_path, compilation_cache):
         ({"model__patch_size": 16}, "last grid is a single token"),
         (
             {"finetune__drloc__loss": "ce", "finetune__drloc__normalize": True},
-            "finetune.drloc.normalize is for l1",
+            "finetune.drloc.normalize needs the loss l1",
         ),
         ({"finetune__drloc__loss": "l2"}, "must be one of l1, ce, cbr"),
     ],

@@ -13,6 +13,8 @@ from tests.support.reference_traces import (
 )
 
 
+# The ViT's trace and the families' multi-crop outputs are compared in the default suite.
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["swin", "cait"])
 def test_pretraining_equals_the_reference(golden, family):
     network = view_network(create_model(family))

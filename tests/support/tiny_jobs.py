@@ -7,12 +7,8 @@ import os
 import subprocess
 import sys
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
-
-import jax
-from jax.experimental.compilation_cache import compilation_cache
 
 from smallvit_jax.checkpoints import format as checkpoint_format
 from smallvit_jax.main import main
@@ -107,11 +103,10 @@ RECIPE = {
 }
 
 
-def finish_tiny_recipe(folder: Path, cache: Path) -> FinishedRun:
+def finish_tiny_recipe(folder: Path) -> FinishedRun:
     """Runs a recipe to its end in this process."""
     out, err = io.StringIO(), io.StringIO()
     with (
-        quick_compilation(cache),
         warnings.catch_warnings(record=True) as caught,
         contextlib.redirect_stdout(out),
         contextlib.redirect_stderr(err),
@@ -146,45 +141,25 @@ def read_checkpoint(stage: Path, item: str = "state"):
     return checkpoint_format.read_arrays(folder, item, meta), meta
 
 
-@contextlib.contextmanager
-def quick_compilation(cache: Path) -> Iterator[None]:
-    """Compiles in a third of the time to slower programs, and keeps them in a folder."""
-    settings = {
-        "jax_disable_most_optimizations": True,
-        "jax_compilation_cache_dir": str(cache),
-        "jax_persistent_cache_min_compile_time_secs": 0.1,
-    }
-    before = {name: jax.config.values[name] for name in settings}
-    try:
-        for name, value in settings.items():
-            jax.config.update(name, value)
-        compilation_cache.reset_cache()
-        yield
-    finally:
-        for name, value in before.items():
-            jax.config.update(name, value)
-        compilation_cache.reset_cache()
-
-
 def start_job(
     job: str,
     workdir: Path,
-    cache: Path,
+    *,
     devices: int = 1,
+    cache: Path | None = None,
     process: tuple[str, int, int] | None = None,
     **changes,
 ) -> subprocess.Popen[str]:
-    """Starts a tiny job in a process of its own, on as many simulated devices.
+    """Starts a tiny job in a process of its own, on simulated devices.
 
-    `process` makes it one of several: the first one's address, how many, and which one it is.
+    `cache` is a folder of compiled programs other than this process's. `process` makes the job one
+    of several processes: the first one's address, how many there are, and which one it is.
     """
-    environment = os.environ | {
-        "JAX_PLATFORMS": "cpu",
-        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
-        "JAX_COMPILATION_CACHE_DIR": str(cache),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
-    }
+    environment = dict(os.environ)
+    if devices > 1:
+        environment["XLA_FLAGS"] += f" --xla_force_host_platform_device_count={devices}"
+    if cache:
+        environment["JAX_COMPILATION_CACHE_DIR"] = str(cache)
     if process:
         names = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
         environment |= dict(zip(names, map(str, process), strict=True))

@@ -113,7 +113,7 @@ def test_evaluations_that_the_log_has_lost_are_made_again(whole, tmp_path):
 def test_a_log_without_any_step_is_one_sentence(whole, tmp_path):
     folder = shutil.copytree(whole[0], tmp_path / "again")
     (folder / "metrics.jsonl").unlink()
-    with pytest.raises(UserError, match=r"metrics.jsonl has lost every step of this run; put"):
+    with pytest.raises(UserError, match=r"metrics.jsonl has lost every step of this run; restore"):
         run_toy(folder, figures)
 
 
@@ -157,7 +157,7 @@ def test_a_signal_saves_what_is_done_and_changes_no_bit(whole, tmp_path, signum,
     assert f"{signum.name}: finishing these steps" in capsys.readouterr().err
     if stop_at < EPOCHS:
         assert caught.value.signum == signum
-        expected = f"step {done} of {TOTAL}, which is saved" if done else "no step was done"
+        expected = f"step {done} of {TOTAL}, which is saved" if done else "no step was finished"
         assert expected in str(caught.value)
     assert [step for step in checkpoint_steps(tmp_path) if step == done] == [done] * (done > 0)
     outcome = run_toy(tmp_path, figures)
@@ -299,7 +299,7 @@ def test_a_read_only_workdir_is_one_sentence(tmp_path):
     assert len(lines) == 2
     for line, folder in zip(lines, (tmp_path, tmp_path / "run"), strict=True):
         assert line.startswith(f"{folder} cannot be written (")
-        assert line.endswith("choose a --workdir you may write to")
+        assert line.endswith("choose a writable --workdir")
 
 
 def test_a_finished_stage_run_again_takes_no_step(whole, tmp_path):

@@ -44,11 +44,11 @@ def test_a_result_is_handed_back_and_nothing_is_written(folder):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"toy": {"size": 13}}, "toy.size = 12, and this one has 13; repeat the old command"),
-        ({"toy": {"size": 13}, "seed": 1}, "seed = 0, and this one has 1 and 1 more fields differ"),
+        ({"toy": {"size": 13}}, "toy.size = 12, but this run has 13; repeat the old command"),
+        ({"toy": {"size": 13}, "seed": 1}, "seed = 0, but this run has 1 and 1 more fields differ"),
         (
             {"runtime": {"checkpoint_every": 3, "precision": "bfloat16"}},
-            "runtime.precision = auto, and this one has bfloat16;",
+            "runtime.precision = auto, but this run has bfloat16;",
         ),
     ],
 )
@@ -65,7 +65,7 @@ def test_how_a_run_is_done_may_change(folder):
 def test_a_folder_whose_stages_hold_work_is_not_free(tmp_path):
     records.write_config(tmp_path, CONFIG)
     (tmp_path / "pretrain" / "checkpoints" / "6").mkdir(parents=True)
-    with pytest.raises(UserError, match="seed = 0, and this one has 1;"):
+    with pytest.raises(UserError, match="seed = 0, but this run has 1;"):
         check_folder(tmp_path, CONFIG | {"seed": 1})
 
 
@@ -75,20 +75,20 @@ def test_a_field_that_is_younger_than_the_run_had_its_default(tmp_path):
     (tmp_path / "checkpoints" / "6").mkdir(parents=True)
     now = {"dataset": {"name": "digits"}, "seed": seed, "pretrain": {"epochs": epochs}}
     check_folder(tmp_path, now)
-    with pytest.raises(UserError, match=f"pretrain.epochs = {epochs}, and this one has 3;"):
+    with pytest.raises(UserError, match=f"pretrain.epochs = {epochs}, but this run has 3;"):
         check_folder(tmp_path, now | {"pretrain": {"epochs": 3}})
 
 
 @pytest.mark.parametrize(
     ("jobs", "changed", "way_on"),
     [
-        (["pretrain"], "pretrain", "--config.pretrain.init_from={folder} it starts"),
-        (["finetune"], "finetune", "--config.finetune.init_from={folder} it starts"),
-        (["pretrain", "finetune"], "pretrain", "--config.pretrain.init_from={folder}/pretrain it"),
+        (["pretrain"], "pretrain", "--config.pretrain.init_from={folder} to start"),
+        (["finetune"], "finetune", "--config.finetune.init_from={folder} to start"),
+        (["pretrain", "finetune"], "pretrain", "--config.pretrain.init_from={folder}/pretrain to"),
         (
             ["pretrain", "finetune"],
             "finetune",
-            "--config=configs/finetune.py and --config.finetune.init_from={folder}/pretrain it",
+            "--config=configs/finetune.py and --config.finetune.init_from={folder}/pretrain to",
         ),
     ],
 )
@@ -101,8 +101,8 @@ def test_a_refusal_names_the_way_on(tmp_path, jobs, changed, way_on):
     with pytest.raises(UserError) as caught:
         check_folder(tmp_path, config | {changed: {"epochs": 4}})
     sentence = str(caught.value)
-    assert f"{changed}.epochs = 2, and this one has 4; repeat the old command" in sentence
-    assert "choose a new --workdir (with " + way_on.format(folder=tmp_path) in sentence
+    assert f"{changed}.epochs = 2, but this run has 4; repeat the old command" in sentence
+    assert "choose a new --workdir (use " + way_on.format(folder=tmp_path) in sentence
 
 
 def test_a_comparison_names_no_weights_to_start_from(tmp_path):
@@ -136,6 +136,6 @@ def test_a_file_system_without_locks_gives_a_warning(tmp_path, monkeypatch):
         raise OSError(errno.ENOLCK, "No locks available")
 
     monkeypatch.setattr(fcntl, "flock", no_locks)
-    words = f"the file system of {tmp_path} has no locks"
+    words = f"the file system of {tmp_path} has no file locks"
     with pytest.warns(UserWarning, match=words), locked(tmp_path):
         pass

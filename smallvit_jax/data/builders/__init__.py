@@ -1,11 +1,11 @@
-"""TFDS builders for the datasets that TFDS lacks, or whose download it has lost.
+"""TFDS builders for datasets that TFDS lacks or can no longer download.
 
-They read the original as it is distributed, packed or unpacked, and need no TensorFlow.
+They read the original as distributed, packed or unpacked, without TensorFlow.
 """
 
 import importlib
 
-# By TFDS name; imported on use, as TFDS takes a second to import.
+# By TFDS name; imported on first use, since TFDS takes a second to import.
 _BUILDERS = {
     "cinic10": ("cinic10", "Cinic10"),
     "fgvc_aircraft": ("aircraft", "FgvcAircraft"),
@@ -15,7 +15,7 @@ _BUILDERS = {
 
 
 def own_builder(name: str) -> type | None:
-    """Returns this package's builder of that TFDS name, None where TFDS brings it."""
+    """Returns this package's builder for a TFDS name, or None if TFDS itself has one."""
     if name not in _BUILDERS:
         return None
     module, builder = _BUILDERS[name]

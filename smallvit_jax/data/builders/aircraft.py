@@ -1,4 +1,4 @@
-"""FGVC-Aircraft (Maji et al. 2013, arXiv:1306.5151): photographs of 100 variants of aircraft."""
+"""FGVC-Aircraft (Maji et al. 2013, arXiv:1306.5151): photographs of 100 aircraft variants."""
 
 import re
 
@@ -6,7 +6,7 @@ from smallvit_jax.data.builders.base import Labels, OriginalBuilder, square_jpeg
 from smallvit_jax.data.builders.original import Original, OriginalLayout
 from smallvit_jax.errors import UserError
 
-_BANNER = 20  # rows at the bottom that name the photographer; the README has users remove them
+_BANNER = 20  # rows at the bottom that credit the photographer; the README says to remove them
 _FILE = re.compile(
     r"(?:^|/)data/(images/\d+\.jpg|images_variant_(?:trainval|test)\.txt|variants\.txt)$"
 )
@@ -18,11 +18,11 @@ def _recognise(path: str) -> str | None:
 
 
 class FgvcAircraft(OriginalBuilder):
-    """The official train + validation part (6,667) and test part (3,333), by variant.
+    """The official trainval (6,667) and test (3,333) splits, labeled by variant.
 
-    The banner at the bottom is cut off. The rest is scaled to a square: an aircraft fills the width
-    of its photograph, so a square cut from the middle would lack nose and tail. Nearly all
-    photographs are about 3:2, so all aircraft come out narrower alike.
+    The banner at the bottom is cropped off and the rest is scaled to a square: an aircraft fills
+    the width of its photograph, so a center crop would lose nose and tail. Nearly all photographs
+    are about 3:2, so all aircraft are narrowed equally.
     """
 
     SIZE = 256
@@ -50,7 +50,7 @@ class FgvcAircraft(OriginalBuilder):
                 image, _, variant = line.strip().partition(" ")
                 if variant not in names:
                     raise UserError(
-                        f'{file} of {original.path} gives image {image} the variant "{variant}", '
+                        f'{file} in {original.path} gives image {image} the variant "{variant}", '
                         "which variants.txt does not list; download the original again"
                     )
                 labels[f"images/{image}.jpg"] = names.index(variant)

@@ -1,4 +1,4 @@
-"""What the builders of this package share: reading, checking and handing over to TFDS."""
+"""The base class of this package's builders: reads and checks an original for TFDS."""
 
 import abc
 import io
@@ -15,20 +15,20 @@ from smallvit_jax.process.terminal import progress
 
 _IMAGES_AT_ONCE = 256
 
-Labels = Mapping[str, int]  # by the key of the image file
+Labels = Mapping[str, int]  # key of an image file → label
 
 
 class OriginalBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    """A TFDS dataset of square images with "image", "label" and "id".
+    """A TFDS dataset of square images, with features "image", "label" and "id".
 
-    `original` is the archive or folder; without it the dataset can be read but not prepared.
-    Raises UserError, while preparing, where the original is not whole.
+    `original` is the archive or folder; without it, the dataset can be read but not prepared.
+    Preparing raises UserError if the original is incomplete.
     """
 
     VERSION = tfds.core.Version("1.0.0")
     SIZE: int  # pixels per side as stored
     CLASSES: int
-    COUNTS: dict[str, int]  # images of each split
+    COUNTS: dict[str, int]  # images in each split
     LAYOUT: OriginalLayout
     HOMEPAGE: str
     DESCRIPTION: str
@@ -39,10 +39,10 @@ class OriginalBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     @abc.abstractmethod
     def read_labels(self, original: Original) -> tuple[list[str], dict[str, Labels]]:
-        """Class names in the order of their labels, and the labeled images of each split."""
+        """Returns the class names in label order, and the labels of each split's images."""
 
     def store(self, content: bytes) -> bytes:
-        """An image file as stored; here, as it came. Raises where it is no image of the size."""
+        """Returns the image file to store, here unchanged; raises if its size is not `SIZE`."""
         _decode(content, self.SIZE)
         return content
 
@@ -63,7 +63,7 @@ class OriginalBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     def _split_generators(self, dl_manager) -> dict[str, Iterator]:
         del dl_manager  # there is nothing to download
         if self.original is None:
-            raise UserError(f"{self.name} is prepared from its original; pass --manual_dir")
+            raise UserError(f"preparing {self.name} needs the original; pass --manual_dir")
         original = Original(self.original, self.LAYOUT)
         class_names, splits = self.read_labels(original)
         self._check(original, class_names, splits)
@@ -75,7 +75,7 @@ class OriginalBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     def _generate_examples(self, original: Original, split: str, labels: Labels) -> Iterator:
         with ThreadPoolExecutor() as workers, progress(f"writing {split}", len(labels)) as advance:
-            # Pillow leaves the interpreter to other threads while it decodes and scales.
+            # Pillow releases the GIL while it decodes and scales.
             files = original.read(labels)
             while some := list(islice(files, _IMAGES_AT_ONCE)):
                 jobs = [(key, workers.submit(self.store, content)) for key, content in some]
@@ -84,7 +84,7 @@ class OriginalBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
                         image = job.result()
                     except Exception as error:
                         raise UserError(
-                            f"image {key} of {original.path} cannot be used ({error}); download "
+                            f"image {key} in {original.path} cannot be used ({error}); download "
                             "the original again"
                         ) from error
                     yield key, {"image": image, "label": labels[key], "id": key}
@@ -101,19 +101,19 @@ class OriginalBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             missing = [key for key in labels if key not in original.files]
             if missing:
                 raise UserError(
-                    f"{original.path} lacks {len(missing)} of the {len(labels)} images of split "
-                    f'"{split}", {missing[0]} for one; download or unpack the original again'
+                    f"{original.path} lacks {len(missing)} of the {len(labels)} images in split "
+                    f'"{split}", such as {missing[0]}; download or unpack the original again'
                 )
             if len(labels) != expected:
                 raise UserError(
-                    f'{original.path} has {len(labels)} images of split "{split}" instead of '
+                    f'{original.path} has {len(labels)} images in split "{split}" instead of '
                     f"{expected}; download or unpack the original again"
                 )
 
 
 def square_jpeg(content: bytes, size: int, bottom: int = 0) -> bytes:
-    """Cuts `bottom` rows of pixels off an encoded photograph, scales both sides to `size`, whatever
-    their ratio, and encodes it as JPEG (quality 95, colours at full resolution)."""
+    """Crops `bottom` rows of pixels off an encoded photograph, scales both sides to `size`, and
+    encodes it as JPEG (quality 95, no chroma subsampling)."""
     from PIL import Image
 
     image = _decode(content).convert("RGB")
@@ -125,7 +125,7 @@ def square_jpeg(content: bytes, size: int, bottom: int = 0) -> bytes:
 
 
 def _decode(content: bytes, size: int | None = None):
-    """The whole image; raises where it is cut off or not `size` pixels high and wide."""
+    """Returns the decoded image; raises if it is truncated or not `size` pixels high and wide."""
     from PIL import Image
 
     image = Image.open(io.BytesIO(content))

@@ -1,6 +1,6 @@
-"""Stanford Cars (Krause et al. 2013): photographs of 196 models of cars.
+"""Stanford Cars (Krause et al. 2013): photographs of 196 car models.
 
-TFDS has a builder (cars196), but what it downloads is gone from the web.
+TFDS has a builder (cars196), but its download is no longer online.
 """
 
 import io
@@ -26,12 +26,12 @@ def _recognise(path: str) -> str | None:
 
 
 class StanfordCars(OriginalBuilder):
-    """8,144 training and 8,041 test photographs, scaled to a square like those of aircraft: a car,
-    too, fills the width of its photograph.
+    """8,144 training and 8,041 test photographs, scaled to squares as in `FgvcAircraft`: a car also
+    fills the width of its photograph.
 
-    Reads the original files (cars_train, cars_test, devkit and cars_test_annos_withlabels.mat) and
-    the copies with one folder per class. Classes are in the order of their names, with "-" for
-    "/", so that both give the same labels; the devkit's own numbers differ from it.
+    Reads either the original files (cars_train, cars_test, devkit and
+    cars_test_annos_withlabels.mat) or a copy with one folder per class. Classes are sorted by name,
+    with "-" for "/", so that both give the same labels; the devkit numbers them differently.
     """
 
     SIZE = 256
@@ -42,7 +42,7 @@ class StanfordCars(OriginalBuilder):
         "cars_test_annos_withlabels.mat, or a copy with class folders",
         archives=(
             *("cars_train.tgz", "cars_test.tgz", "car_devkit.tgz"),
-            *("*stanford*car*.zip", "archive.zip"),  # what Kaggle sends
+            *("*stanford*car*.zip", "archive.zip"),  # names of Kaggle downloads
         ),
         contents=("cars_train", "cars_test", "devkit", "train", "test", *_MATLAB),
         signs=("cars_train", "train/Acura RL Sedan 2012", f"devkit/{_META}", *_MATLAB),
@@ -78,7 +78,7 @@ class StanfordCars(OriginalBuilder):
 
 
 def _read_annotations(original: Original, split: str) -> dict[str, str]:
-    """The class name of each photograph of a split, from the devkit."""
+    """The class name of each photograph in a split, from the devkit."""
     class_names = _read_matlab(original, _META, "class_names")
     annotations = _read_matlab(original, _ANNOTATIONS[split], "annotations")
     try:
@@ -88,8 +88,8 @@ def _read_annotations(original: Original, split: str) -> dict[str, str]:
         }
     except (IndexError, ValueError) as error:
         raise UserError(
-            f"{_ANNOTATIONS[split]} of {original.path} has no class for every photograph ({error})"
-            "; download it again (cars_test_annos.mat, without labels, will not do)"
+            f"{_ANNOTATIONS[split]} in {original.path} does not give each photograph a class "
+            f"({error}); download it again (cars_test_annos.mat has no labels and will not do)"
         ) from error
 
 
@@ -99,12 +99,12 @@ def _read_matlab(original: Original, file: str, variable: str):
     if file not in original.files:
         raise UserError(
             f"{original.path} has photographs of cars but not {file}, which names their classes; "
-            "put it beside them, from https://github.com/pytorch/vision/issues/7545"
+            "get it from https://github.com/pytorch/vision/issues/7545 and put it next to them"
         )
     content = original.read_file(file)
     try:
         return loadmat(io.BytesIO(content), squeeze_me=True)[variable]
-    except Exception as error:  # of many kinds
+    except Exception as error:  # loadmat raises all kinds of errors
         raise UserError(
-            f"{file} of {original.path} is damaged ({error}); download it again"
+            f"{file} in {original.path} is damaged ({error}); download it again"
         ) from error

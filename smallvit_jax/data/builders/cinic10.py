@@ -18,7 +18,7 @@ def _recognise(path: str) -> str | None:
 
 
 class Cinic10(OriginalBuilder):
-    """Three splits of 90,000 images, stored as they come."""
+    """Three splits of 90,000 images each, stored unchanged."""
 
     SIZE = 32
     CLASSES = 10

@@ -1,4 +1,4 @@
-"""A dataset as its authors distribute it: archives, folders, or some of each."""
+"""A dataset as its authors distribute it: archives, folders, or both."""
 
 import os
 import tarfile
@@ -14,32 +14,32 @@ from smallvit_jax.process.terminal import progress
 
 @dataclass(frozen=True)
 class OriginalLayout:
-    """How to recognise an original.
+    """How to recognize an original.
 
-    `signs` are paths, any of which says that a folder is the unpacked original. `recognise` finds
-    a dataset's own file in a path and returns its key ("train/cat/1.png"), else None.
+    A folder that contains any of the paths in `signs` is an unpacked original. `recognise` maps the
+    path of a file that belongs to the dataset to its key ("train/cat/1.png"), others to None.
     """
 
-    wanted: str  # what to name with --manual_dir, for messages
+    wanted: str  # what to pass as --manual_dir, for messages
     archives: tuple[str, ...]  # patterns of the archives' names
-    contents: tuple[str, ...]  # what the unpacked original holds
+    contents: tuple[str, ...]  # files and folders in the unpacked original
     signs: tuple[str, ...]
     recognise: Callable[[str], str | None]
 
 
 class Original:
-    """The files of an original by key, wherever they lie in archives and folders.
+    """The files of an original by key, wherever they are in archives and folders.
 
-    Nothing is unpacked to the disk. `path` is an archive, an unpacked folder, or a folder with
-    either in it, up to two levels down. A file that occurs twice counts once. Raises UserError
-    where nothing of the `layout` is found and for archives that cannot be read to their end.
+    Nothing is unpacked to disk. `path` is an archive, an unpacked folder, or a folder that contains
+    either, up to two levels down. A file that occurs twice counts once. Raises UserError if nothing
+    in the `layout` is found or an archive cannot be read to its end.
     """
 
     def __init__(self, path: str | Path, layout: OriginalLayout):
         self.path = Path(path).expanduser().absolute()
         self._sources = _find_sources(self.path, layout)
-        self._where: dict[str, tuple[int, str]] = {}  # key → source, name in it
-        with progress("listing the files", None) as advance:
+        self._where: dict[str, tuple[int, str]] = {}  # key → source, name in source
+        with progress("listing files", None) as advance:
             for number, source in enumerate(self._sources):
                 for name in _guarded(source, source.names()):
                     key = None if _is_hidden(name) else layout.recognise(name)
@@ -51,11 +51,11 @@ class Original:
 
     @property
     def files(self) -> Collection[str]:
-        """The keys of all files of the dataset, in the order found."""
+        """The keys of all files in the dataset, in the order found."""
         return self._where.keys()
 
     def read(self, keys: Collection[str]) -> Iterator[tuple[str, bytes]]:
-        """Yields the content of each of the `keys`, which must exist, in the order stored."""
+        """Yields key and content for each of `keys`, which must exist, in the order stored."""
         for number, source in enumerate(self._sources):
             names = {self._where[key][1]: key for key in keys if self._where[key][0] == number}
             if names:
@@ -63,11 +63,11 @@ class Original:
                     yield names[name], content
 
     def read_text(self, key: str) -> str:
-        """One small text file; raises UserError where it is missing."""
+        """Reads one small text file; raises UserError if it is missing."""
         return self.read_file(key).decode("utf-8", errors="replace")
 
     def read_file(self, key: str) -> bytes:
-        """One small file; raises UserError where it is missing."""
+        """Reads one small file; raises UserError if it is missing."""
         if key not in self._where:
             raise UserError(f"{self.path} has no file {key}; download the original again")
         return next(content for _, content in self.read([key]))
@@ -107,7 +107,7 @@ class _Zip:
 
 
 class _Tar:
-    """Read from start to end each time: a compressed tar file has no directory."""
+    """Read from start to end each time, since a compressed tar file has no index."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -117,7 +117,7 @@ class _Tar:
             for member in archive:
                 if member.isfile():
                     yield member.name
-                archive.members = []  # tarfile would keep them all
+                archive.members = []  # else tarfile keeps them all in memory
 
     def read(self, names: Collection[str]) -> Iterator[tuple[str, bytes]]:
         left = set(names)
@@ -133,7 +133,7 @@ class _Tar:
 
 def _find_sources(path: Path, layout: OriginalLayout) -> list:
     if not path.exists():
-        raise UserError(f'--manual_dir "{path}" does not exist; name {layout.wanted}')
+        raise UserError(f'--manual_dir "{path}" does not exist; pass {layout.wanted}')
     if path.is_file():
         return [_open_archive(path)]
     for folder in _with_subfolders(path, levels=2):
@@ -150,11 +150,11 @@ def _find_sources(path: Path, layout: OriginalLayout) -> list:
 
 
 def _nothing_in(path: Path, layout: OriginalLayout) -> UserError:
-    return UserError(f'--manual_dir "{path}" holds nothing of the dataset; name {layout.wanted}')
+    return UserError(f'--manual_dir "{path}" has no files of the dataset; pass {layout.wanted}')
 
 
 def _with_subfolders(path: Path, levels: int) -> Iterator[Path]:
-    """The folder, then what is in it, then what is in those; not where reading is forbidden."""
+    """Yields the folder, then its subfolders level by level; skips unreadable ones."""
     folders = [path]
     for _ in range(levels + 1):
         yield from folders
@@ -169,14 +169,14 @@ def _open_archive(path: Path) -> _Zip | _Tar:
         tarfile.open(path).close()
     except Exception as error:
         raise UserError(
-            f"{path} is not a zip or tar archive, or one that is cut off ({_reason(error)}); "
-            "download it again"
+            f"{path} is not a zip or tar archive, or is truncated ({_reason(error)}); download it "
+            "again"
         ) from error
     return _Tar(path)
 
 
 def _guarded(source, items: Iterator) -> Iterator:
-    """Turns what a broken file raises into one sentence."""
+    """Turns any error that a broken file raises into a UserError."""
     while True:
         try:
             item = next(items)
@@ -186,13 +186,13 @@ def _guarded(source, items: Iterator) -> Iterator:
             raise
         except Exception as error:
             raise UserError(
-                f"{source.path} is damaged or cut off ({_reason(error)}); download it again"
+                f"{source.path} is damaged or truncated ({_reason(error)}); download it again"
             ) from error
         yield item
 
 
 def _is_hidden(name: str) -> bool:
-    """What macOS and others add to archives and folders."""
+    """Whether macOS or another system added this file to an archive or folder."""
     parts = name.removeprefix("./").split("/")
     return any(part.startswith(".") or part == "__MACOSX" for part in parts)
 

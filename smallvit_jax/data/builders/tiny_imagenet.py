@@ -1,4 +1,4 @@
-"""Tiny-ImageNet (Stanford CS231n): 200 of ImageNet's classes at 64 pixels."""
+"""Tiny-ImageNet (Stanford CS231n): 200 ImageNet classes at 64 pixels."""
 
 import re
 
@@ -18,10 +18,10 @@ def _recognise(path: str) -> str | None:
 
 
 class TinyImagenet(OriginalBuilder):
-    """The 100,000 training and 10,000 validation images; those of `test` have no labels.
+    """The 100,000 training and 10,000 validation images; the `test` images have no labels.
 
-    Classes are in the order of their WordNet ids, as in sorted class folders, and are called by the
-    first name that WordNet gives them. The validation labels come from val_annotations.txt.
+    Classes are sorted by WordNet id, like class folders, and named by the first word that WordNet
+    lists for them. The validation labels come from val_annotations.txt.
     """
 
     SIZE = 64
@@ -62,7 +62,7 @@ def _look_up(label_of: dict[str, int], wordnet_id: str, file: str) -> int:
 
 
 def _names(ids: list[str], original: Original) -> list[str]:
-    """The first word for each id, with the id where two classes share it."""
+    """The first word for each id, followed by the id if two classes share the word."""
     lines = original.read_text("words.txt").splitlines()
     words = dict(line.split("\t", 1) for line in lines if "\t" in line)
     names = [words.get(wordnet_id, wordnet_id).split(",")[0].strip() for wordnet_id in ids]

@@ -1,4 +1,4 @@
-"""CIFAR-10-C's corruptions of images (Hendrycks and Dietterich, arXiv:1903.12261), without JAX.
+"""The image corruptions of CIFAR-10-C (Hendrycks and Dietterich, arXiv:1903.12261), without JAX.
 
 Worker processes import this package, so nothing in it may import JAX.
 """
@@ -27,11 +27,11 @@ def corrupt(
     severity: int,
     indices: Sequence[int] | None = None,
 ) -> UInt8[np.ndarray, "images size size 3"]:
-    """Returns corrupted copies of images of 32 or 64 pixels; severity 1 (least) to 5.
+    """Returns corrupted copies of images of 32 or 64 pixels; severity goes from 1 (mildest) to 5.
 
-    What is random depends on `kind`, `severity` and the image's index alone: its place in the
-    batch, or `indices`. Frost needs its photographs, see `missing_kinds`. Values are truncated to
-    whole numbers, as the authors do.
+    Random draws depend only on `kind`, `severity` and the image's index: its entry in `indices`, or
+    its position in the batch. Frost needs photographs, see `missing_kinds`. Values are truncated to
+    integers, as in the authors' code.
     """
     if indices is None:
         indices = range(len(images))
@@ -41,7 +41,7 @@ def corrupt(
 
 
 def missing_kinds() -> dict[str, str]:
-    """The kinds that cannot be made here, with the reason."""
+    """Returns the kinds that cannot be generated here, with the reason."""
     if frost_folder() is None:
-        return {"frost": f"its photographs are not here; pip install --no-deps {PACKAGE}"}
+        return {"frost": f"its photographs are not installed; pip install --no-deps {PACKAGE}"}
     return {}

@@ -1,7 +1,7 @@
-"""Blur: out of focus, frosted glass, motion, zoom and Gaussian.
+"""Blur: defocus, glass, motion, zoom and Gaussian.
 
-Formulas: make_cifar_c.py of hendrycks/robustness. Functions take uint8 images and return values of
-0 to 255, which `corrupt` truncates.
+Formulas are from make_cifar_c.py of hendrycks/robustness. Functions take uint8 images and return
+values in 0 to 255, which `corrupt` truncates.
 """
 
 import functools
@@ -23,21 +23,21 @@ Values = Float[np.ndarray, "images size size 3"]
 
 
 def gaussian_blur(images: Images, draws: Draws, sigma: float) -> Values:
-    """`sigma` in pixels."""
+    """Gaussian blur; `sigma` is in pixels."""
     return np.clip(_gaussian(images / 255, sigma), 0, 1) * 255
 
 
 def defocus_blur(images: Images, draws: Draws, radius: float, edge: float) -> Values:
-    """A disk of `radius` pixels whose edge is softened with a Gaussian of `edge` pixels."""
+    """Blurs with a disk of `radius` pixels, its edge softened by a Gaussian of `edge` pixels."""
     kernel = _disk(radius, edge)[None, :, :, None]
     return np.clip(scipy.ndimage.correlate(images / 255, kernel, mode="mirror"), 0, 1) * 255
 
 
 def glass_blur(images: Images, draws: Draws, sigma: float, reach: int, rounds: int) -> Values:
-    """Scatters pixels by up to `reach` between two Gaussian blurs.
+    """Scatters pixels by up to `reach`, between two Gaussian blurs.
 
-    The authors mean to swap two pixels, but their assignment works on views of one array and so
-    copies the second into the first. The published images are made that way.
+    The authors meant to swap two pixels, but their assignment works on views of one array and so
+    copies the second into the first. The published images were made that way.
     """
     blurred = (_gaussian(images / 255, sigma) * 255).astype(np.uint8)
     pixels = np.ascontiguousarray(np.moveaxis(blurred, 0, 2))  # [row, column, image, channel]
@@ -54,7 +54,7 @@ def glass_blur(images: Images, draws: Draws, sigma: float, reach: int, rounds: i
 
 
 def motion_blur(images: Images, draws: Draws, radius: int, sigma: float) -> Values:
-    """One-sided blur at an angle of -45 to 45 degrees."""
+    """One-sided blur at a random angle of -45 to 45 degrees."""
     angles = draws.uniform(-45, 45)
     blurred = [
         directed_blur(image, radius, sigma, angle)
@@ -66,10 +66,10 @@ def motion_blur(images: Images, draws: Draws, radius: int, sigma: float) -> Valu
 def directed_blur(
     image: Float[np.ndarray, "size size *channels"], radius: int, sigma: float, angle: float
 ) -> Float[np.ndarray, "size size *channels"]:
-    """Means of the pixels that lie in one direction, weighted by half a Gaussian and rounded.
+    """Averages the pixels in one direction, weighted by half a Gaussian, and rounds.
 
-    ImageMagick's motion blur: 2 radius + 1 taps at distances 0, 1, ... rounded to whole pixels;
-    `angle` in degrees, clockwise from the right. Beyond the border its pixels are repeated.
+    As in ImageMagick's motion blur: 2 radius + 1 taps at distances 0, 1, ... rounded to whole
+    pixels. `angle` is in degrees, clockwise from the right. Border pixels are repeated outward.
     """
     size, reach = len(image), 2 * radius
     weights = np.exp(-(np.arange(reach + 1) ** 2) / (2 * sigma**2))
@@ -85,8 +85,8 @@ def directed_blur(
 
 
 def zoom_blur(images: Images, draws: Draws, end: float) -> Values:
-    """The mean of the image and its enlargements by 1, 1.01, ... up to about `end`."""
-    # 1.06 is among the numbers of arange(1, 1.06, .01), 1.11 is not; so in the published images.
+    """Averages the image and its enlargements by 1, 1.01, ... up to about `end`."""
+    # arange(1, 1.06, .01) includes 1.06, arange(1, 1.16, .01) not 1.16: so in the published images.
     factors = np.arange(1, end, 0.01)
     unit = columns_of_pixels((images / 255).astype(np.float32))
     blurred = np.zeros_like(unit)
@@ -98,7 +98,7 @@ def zoom_blur(images: Images, draws: Draws, end: float) -> Values:
 
 @functools.cache
 def _disk(radius: float, edge: float) -> Float[np.ndarray, "rows columns"]:
-    """A kernel of float32 weights whose sum is 1."""
+    """A kernel that sums to 1, with weights rounded to float32."""
     reach = math.floor(radius)
     y, x = np.mgrid[-reach : reach + 1, -reach : reach + 1]
     disk = np.pad((x**2 + y**2 <= radius**2).astype(np.float32), 1)

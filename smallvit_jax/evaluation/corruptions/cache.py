@@ -1,4 +1,4 @@
-"""Corrupted images on the disk: one file per kind and severity of a set of images."""
+"""Disk cache of corrupted images: one file per kind and severity of a set of images."""
 
 import contextlib
 import hashlib
@@ -10,14 +10,14 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int, UInt8
 
-_FORMAT = 1  # to be raised when a corruption changes
+_FORMAT = 1  # increment when a corruption changes
 
 
 class CorruptionCache:
-    """The folder `<folder>/<name>-<digest of images and indices>`; its files carry checksums.
+    """A cache in `<folder>/<name>-<digest of images and indices>`; its files carry checksums.
 
-    It never stands in the way: what cannot be read is made again, and when the disk is full or the
-    folder not writable, one warning says so and nothing more is written.
+    It never stops an evaluation: unreadable files are generated again, and if the disk is full or
+    the folder is not writable, it prints one warning and stops writing.
     """
 
     def __init__(
@@ -37,11 +37,11 @@ class CorruptionCache:
         self._write = write
 
     def path(self, kind: str, severity: int) -> Path:
-        """Where the images of a setting are kept."""
+        """The file of a kind and severity."""
         return self._folder / f"{kind}_{severity}.npz"
 
     def read(self, kind: str, severity: int) -> UInt8[np.ndarray, "images size size 3"] | None:
-        """Returns a setting's images; None where there are none or they are damaged."""
+        """Returns the cached images; None if they are missing or damaged."""
         try:
             with np.load(self.path(kind, severity), allow_pickle=False) as file:
                 images = file["images"]
@@ -52,7 +52,7 @@ class CorruptionCache:
     def write(
         self, kind: str, severity: int, images: UInt8[np.ndarray, "images size size 3"]
     ) -> None:
-        """Keeps a setting's images; a reader sees the whole file or none."""
+        """Writes images to the cache; readers see the whole file or none."""
         if not self._write:
             return
         path = self.path(kind, severity)
@@ -67,7 +67,7 @@ class CorruptionCache:
             with contextlib.suppress(OSError):
                 temporary.unlink()
             print(
-                f"warning: corrupted images are not kept in {path.parent} ({error.strerror}); set "
+                f"warning: cannot cache corrupted images in {path.parent} ({error.strerror}); set "
                 "--config.evaluate.corruptions.cache to another folder",
                 file=sys.stderr,
             )

@@ -1,7 +1,7 @@
-"""Light and color: brightness, saturation and contrast.
+"""Color: brightness, saturation and contrast.
 
-Formulas: make_cifar_c.py of hendrycks/robustness. Functions take uint8 images and return values of
-0 to 255, which `corrupt` truncates.
+Formulas are from make_cifar_c.py of hendrycks/robustness. Functions take uint8 images and return
+values in 0 to 255, which `corrupt` truncates.
 """
 
 import numpy as np
@@ -14,26 +14,26 @@ Values = Float[np.ndarray, "images size size 3"]
 
 
 def brightness(images: Images, draws: Draws, more: float) -> Values:
-    """Adds to the value of hue, saturation and value, of 0 to 1."""
+    """Adds `more` to the HSV value, which is in 0 to 1."""
     hue, saturation, value = _to_hsv(images / 255)
     return _from_hsv(hue, saturation, np.clip(value + more, 0, 1)) * 255
 
 
 def saturate(images: Images, draws: Draws, factor: float, more: float) -> Values:
-    """Multiplies the saturation by `factor` and adds `more`."""
+    """Multiplies the HSV saturation by `factor` and adds `more`."""
     hue, saturation, value = _to_hsv(images / 255)
     return _from_hsv(hue, np.clip(saturation * factor + more, 0, 1), value) * 255
 
 
 def contrast(images: Images, draws: Draws, factor: float) -> Values:
-    """Brings each channel closer to its mean over the image."""
+    """Scales each channel's deviation from its mean over the image by `factor`."""
     unit = images / 255
     mean = unit.mean(axis=(1, 2), keepdims=True)
     return np.clip((unit - mean) * factor + mean, 0, 1) * 255
 
 
 def _to_hsv(unit: Values) -> tuple[Float[np.ndarray, "images size size"], ...]:
-    """Hue, saturation and value, each of 0 to 1; gray has hue 0."""
+    """Returns hue, saturation and value, each in 0 to 1; gray has hue 0."""
     red, green, blue = np.moveaxis(unit, -1, 0)
     value = unit.max(axis=-1)
     spread = value - unit.min(axis=-1)

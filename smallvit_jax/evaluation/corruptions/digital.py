@@ -1,7 +1,7 @@
-"""What storing and stretching do: JPEG compression, coarse pixels and elastic deformation.
+"""Digital corruptions: JPEG compression, pixelation and elastic deformation.
 
-Formulas: make_cifar_c.py of hendrycks/robustness. Functions take uint8 images and return values of
-0 to 255, which `corrupt` truncates.
+Formulas are from make_cifar_c.py of hendrycks/robustness. Functions take uint8 images and return
+values in 0 to 255, which `corrupt` truncates.
 """
 
 import io
@@ -23,7 +23,7 @@ Values = Float[np.ndarray, "images size size 3"]
 
 
 def jpeg_compression(images: Images, draws: Draws, quality: int) -> Images:
-    """Writes and reads a JPEG file of Pillow's."""
+    """Encodes as JPEG with Pillow and decodes again."""
     return np.stack([_through_jpeg(image, quality) for image in images])
 
 
@@ -49,10 +49,10 @@ def pixelate(images: Images, draws: Draws, scale: float) -> Images:
 def elastic_transform(
     images: Images, draws: Draws, strength: float, sigma: float, affine: float
 ) -> Values:
-    """A random affine map, then a smooth random displacement of every pixel.
+    """Applies a random affine map, then a smooth random displacement of every pixel.
 
     `strength` (of the displacement), `sigma` (of its smoothing) and `affine` (how far three points
-    move) are parts of the side.
+    move) are fractions of the side.
     """
     size = images.shape[1]
     unit = (images / 255).astype(np.float32)
@@ -66,7 +66,7 @@ def elastic_transform(
 
 
 def _affine_source(draws: Draws, reach: float, size: int):
-    """Where each pixel comes from: three points around the center move by up to `reach` pixels."""
+    """Source (y, x) of each pixel, as three points near the center move by up to `reach` pixels."""
     center, arm = size // 2, size // 3
     points = center + arm * np.array([[1, 1], [1, -1], [-1, -1]])  # x, y
     moved = points + draws.uniform(-reach, reach, (3, 2))

@@ -1,4 +1,4 @@
-"""Random numbers that depend on the image, the kind and the severity, and on nothing else."""
+"""Random numbers that depend only on the image, the kind and the severity."""
 
 import zlib
 from collections.abc import Sequence
@@ -10,8 +10,8 @@ from jaxtyping import Float, Int
 class Draws:
     """One counter-based generator per image, drawn from for a whole batch at a time.
 
-    The key of image `index` is (crc32 of the kind's name, severity, index), so neither the batch,
-    nor the order, nor the number of processes has a part in what an image gets.
+    The key of image `index` is (crc32 of the kind's name, severity, index), so draws do not depend
+    on the batch, the order or the number of processes.
     """
 
     def __init__(self, kind: str, severity: int, indices: Sequence[int]):
@@ -23,7 +23,7 @@ class Draws:
     def normal(
         self, shape: tuple[int, ...], mean: float = 0.0, std: float = 1.0
     ) -> Float[np.ndarray, "images ..."]:
-        """Draws from the normal distribution, `shape` for each image."""
+        """Draws normal values, `shape` per image."""
         values = np.empty((len(self._generators), *shape))
         for generator, value in zip(self._generators, values, strict=True):
             generator.standard_normal(out=value)
@@ -34,19 +34,19 @@ class Draws:
     def uniform(
         self, low: float, high: float, shape: tuple[int, ...] = ()
     ) -> Float[np.ndarray, "images ..."]:
-        """Draws uniformly from `low` to `high`, `shape` for each image."""
+        """Draws uniform values from `low` to `high`, `shape` per image."""
         values = np.stack([generator.random(shape) for generator in self._generators])
         values *= high - low
         values += low
         return values
 
     def poisson(self, means: Float[np.ndarray, "images ..."]) -> Int[np.ndarray, "images ..."]:
-        """Draws counts of the given means."""
+        """Draws Poisson counts with the given means."""
         pairs = zip(self._generators, means, strict=True)
         return np.stack([generator.poisson(mean) for generator, mean in pairs])
 
     def integers(
         self, low: int, high: int, shape: tuple[int, ...] = ()
     ) -> Int[np.ndarray, "images ..."]:
-        """Draws whole numbers from `low` to `high` - 1, `shape` for each image."""
+        """Draws integers from `low` to `high` - 1, `shape` per image."""
         return np.stack([generator.integers(low, high, shape) for generator in self._generators])

@@ -1,4 +1,4 @@
-"""The photographs of frost, which an optional package brings."""
+"""Photographs of frost, from an optional package."""
 
 import functools
 import importlib.util
@@ -9,12 +9,12 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 
 PACKAGE = "imagecorruptions-imaug"
-# There is a sixth, which the authors' code never draws.
+# The package has a sixth, which the authors' code never uses.
 _FILES = ("frost1.png", "frost2.png", "frost3.png", "frost4.jpg", "frost5.jpg")
 
 
 def frost_folder() -> Path | None:
-    """The folder of the photographs in the installed package, which is not imported; else None."""
+    """The photographs' folder in the package, without importing it; None if not installed."""
     spec = importlib.util.find_spec("imagecorruptions")
     if spec is None or spec.origin is None:
         return None
@@ -24,7 +24,7 @@ def frost_folder() -> Path | None:
 
 @functools.cache
 def frost_photographs(scale: float) -> list[UInt8[np.ndarray, "height width 3"]]:
-    """The five photographs, shrunk to `scale`; call it only where `frost_folder` finds them."""
+    """The five photographs, shrunk to `scale`; requires that `frost_folder` finds them."""
     folder = frost_folder()
     assert folder is not None
     return [_shrink(_read(folder / name), scale) for name in _FILES]
@@ -36,7 +36,7 @@ def _read(path: Path) -> UInt8[np.ndarray, "height width 3"]:
 
 
 def _shrink(image, scale: float) -> UInt8[np.ndarray, "height width 3"]:
-    """Bilinear samples without smoothing, as OpenCV's resize makes them."""
+    """Bilinear sampling without smoothing, like OpenCV's resize."""
     shrunk: Float[np.ndarray, "height width 3"] = image.astype(np.float64)
     for axis in (0, 1):
         size = image.shape[axis]

@@ -1,4 +1,4 @@
-"""Corrupting a whole split: in worker processes, ahead of who uses it, and kept on the disk."""
+"""Corrupts a whole split in worker processes, ahead of its use, with a cache on disk."""
 
 import contextlib
 import functools
@@ -19,7 +19,7 @@ from smallvit_jax.evaluation.corruptions import corrupt
 from smallvit_jax.evaluation.corruptions.cache import CorruptionCache
 
 _IMAGES_AT_ONCE = 100
-_SETTINGS_AHEAD = 2  # made while one is in use; memory for as many splits
+_SETTINGS_AHEAD = 2  # prepared while one is in use; each takes the memory of a split
 
 
 def corrupted_splits(
@@ -32,10 +32,10 @@ def corrupted_splits(
 ) -> Iterator[tuple[str, int, UInt8[np.ndarray, "images size size 3"]]]:
     """Yields (kind, severity, corrupted images) for each of `settings`, in order.
 
-    `indices` are the images' places in their split; what is random depends on them alone.
-    `processes` is how many corrupt images; 0 stands for one per core that this process may use.
-    What `cache` holds is read, the rest is made and kept there. Raises UserError when a worker
-    process dies.
+    `indices` are the images' positions in their split, which seed the random draws. `processes` is
+    how many processes corrupt images; 0 means one per core available to this process. Images in
+    `cache` are read, others are generated and added to it. Raises UserError if a worker process
+    dies.
     """
     parts = -(-len(images) // _IMAGES_AT_ONCE)
     processes = min(processes or _usable_cores(), parts * len(settings))
@@ -55,7 +55,7 @@ def corrupted_splits(
 
 
 def _start(pool: Executor | None, images, indices, kind: str, severity: int) -> list:
-    """Functions that return the parts of a split; without a pool they also make them."""
+    """Returns functions that return the parts of a split; without a pool, they do the work too."""
     work = []
     for start in range(0, len(images), _IMAGES_AT_ONCE):
         part = slice(start, start + _IMAGES_AT_ONCE)
@@ -74,7 +74,7 @@ def _finish(kind: str, severity: int, kept, work, cache: CorruptionCache | None)
         corrupted = np.concatenate([result() for result in work])
     except BrokenProcessPool as error:
         raise UserError(
-            f"a process that made {kind} images has ended, perhaps for lack of memory; set "
+            f"a worker process died while generating {kind} images, perhaps out of memory; set "
             "--config.evaluate.corruptions.processes=1"
         ) from error
     if cache:
@@ -90,7 +90,7 @@ def _usable_cores() -> int:
 
 @contextlib.contextmanager
 def _worker_processes(count: int) -> Iterator[Executor]:
-    # Spawned: a fork would copy JAX's threads in the middle of their work.
+    # Not forked, which is unsafe while JAX's threads are running.
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(count, mp_context=context, initializer=_prepare_worker)
     try:
@@ -100,7 +100,7 @@ def _worker_processes(count: int) -> Iterator[Executor]:
 
 
 def _prepare_worker() -> None:
-    """Leaves Ctrl-C to the parent process, and ends with it however it ends."""
+    """Leaves Ctrl-C to the parent process, and exits with it, however it ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     assert parent is not None

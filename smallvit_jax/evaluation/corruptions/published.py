@@ -1,4 +1,4 @@
-"""The published corrupted test sets: `.npy` files, folders of images, or TFDS directories."""
+"""Readers of published corrupted test sets: `.npy` files, image folders or TFDS directories."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from smallvit_jax.data.tfds_directory import check_prepared, data_root, read_tfd
 from smallvit_jax.errors import UserError
 from smallvit_jax.evaluation.corruptions.table import SEVERITIES
 
-# What its authors call the corrupted copy of a dataset.
+# The authors' names for the corrupted datasets.
 NAMES = {"cifar10": "CIFAR-10-C", "cifar100": "CIFAR-100-C", "tiny_imagenet": "Tiny-ImageNet-C"}
 _TFDS_BUILDER = "cifar10_corrupted"
 _TFDS_NAMES = {"glass_blur": "frosted_glass_blur", "elastic_transform": "elastic"}
@@ -23,10 +23,10 @@ LabeledSplit = tuple[UInt8[np.ndarray, "images size size 3"], Int32[np.ndarray, 
 
 
 class ArrayFiles:
-    """`<kind>.npy`: all images at severity 1, then at 2, ...; `labels.npy`: as many labels."""
+    """`<kind>.npy`: all images at severity 1, then 2, ...; `labels.npy`: their labels."""
 
     def __init__(self, folder: Path, kinds: Sequence[str], size: int, test_labels: np.ndarray):
-        """Looks at every file's header; `test_labels` are the test split's, in any order."""
+        """Checks every file's header; `test_labels` are the test split's, in any order."""
         self._folder = folder
         self._shape = (len(SEVERITIES) * len(test_labels), size, size, 3)
         _check_present(folder, [f"{kind}.npy" for kind in (*kinds, "labels")])
@@ -35,8 +35,8 @@ class ArrayFiles:
         labels = _load(folder / "labels.npy")
         if labels.shape != self._shape[:1] or labels.dtype.kind not in "iu":
             raise UserError(
-                f"{folder / 'labels.npy'} has {_shown(labels)} instead of {self._shape[0]} whole "
-                "numbers, one per image and severity; download it again"
+                f"{folder / 'labels.npy'} has {_shown(labels)} instead of {self._shape[0]} "
+                "integers, one per image and severity; download it again"
             )
         repeats = labels.reshape(len(SEVERITIES), -1).astype(np.int32)
         if (repeats != repeats[0]).any():
@@ -48,7 +48,7 @@ class ArrayFiles:
         _check_labels(self._labels, test_labels, folder / "labels.npy")
 
     def read(self, kind: str, severity: int) -> LabeledSplit:
-        """Returns images and labels in the files' order."""
+        """Returns images and labels in file order."""
         count = len(self._labels)
         start = SEVERITIES.index(severity) * count
         return np.array(self._open(kind)[start : start + count]), self._labels
@@ -65,7 +65,7 @@ class ArrayFiles:
 
 
 class ImageFolders:
-    """`<kind>/<severity>/<class>/*.JPEG`, the form of Tiny-ImageNet-C."""
+    """`<kind>/<severity>/<class>/*.JPEG`, the layout of Tiny-ImageNet-C."""
 
     def __init__(
         self,
@@ -75,7 +75,7 @@ class ImageFolders:
         test_labels: np.ndarray,
         class_names: Sequence[str],
     ):
-        """Looks for the folders of every kind and severity."""
+        """Checks that every kind and severity has a folder."""
         self._folder, self._size, self._test_labels = folder, size, test_labels
         self._numbers = {name: number for number, name in enumerate(class_names)}
         _check_present(folder, [f"{kind}/{s}" for kind in kinds for s in SEVERITIES])
@@ -108,7 +108,7 @@ class TfdsDirectories:
     """TFDS's `cifar10_corrupted/<type>_<severity>`, prepared as array_record files."""
 
     def __init__(self, data_dir: str | Path | None, kinds: Sequence[str], test_labels: np.ndarray):
-        """Looks at the files of every kind and severity."""
+        """Checks the files of every kind and severity."""
         self._data_dir, self._test_labels = data_dir, test_labels
         names = [f"{_tfds_name(kind)}_{s}" for kind in kinds for s in SEVERITIES]
         folder = data_root(data_dir) / _TFDS_BUILDER
@@ -123,7 +123,7 @@ class TfdsDirectories:
                 )
 
     def read(self, kind: str, severity: int) -> LabeledSplit:
-        """Returns images and labels in the files' order."""
+        """Returns images and labels in file order."""
         name = f"{_tfds_name(kind)}_{severity}"
         images, labels, _ = read_tfds(_tfds_spec(name), "test", self._data_dir)
         _check_labels(labels, self._test_labels, data_root(self._data_dir) / _TFDS_BUILDER / name)
@@ -143,11 +143,11 @@ def find_published(
     test_labels: np.ndarray,
     class_names: Sequence[str],
 ) -> Published | None:
-    """Returns a reader of the published images of a dataset of the table; None for no such files.
+    """Returns a reader of a dataset's published images; None if there are none.
 
-    `root` is the folder of the published files or the one above it; when it is empty, TFDS's
-    directory is looked at alone. Raises UserError where `root` holds none, or where files are
-    incomplete or of another dataset.
+    `root` is the folder of the published files or its parent; if empty, only TFDS's directory is
+    searched. Raises UserError if `root` contains no published files, or if they are incomplete or
+    belong to another dataset.
     """
     if root:
         for folder in (Path(root).expanduser(), Path(root).expanduser() / NAMES.get(dataset, "")):
@@ -156,8 +156,8 @@ def find_published(
             if (folder / kinds[0] / "1").is_dir():
                 return ImageFolders(folder, kinds, size, test_labels, class_names)
         raise UserError(
-            f"evaluate.corruptions.root={root} holds neither labels.npy nor folders such as "
-            f"{kinds[0]}/1; give the unpacked folder of {NAMES.get(dataset, 'the published files')}"
+            f"evaluate.corruptions.root={root} contains neither labels.npy nor folders such as "
+            f"{kinds[0]}/1; set it to the folder of {NAMES.get(dataset, 'the published files')}"
         )
     if dataset == "cifar10" and (data_root(data_dir) / _TFDS_BUILDER).is_dir():
         return TfdsDirectories(data_dir, kinds, test_labels)
@@ -175,19 +175,18 @@ def _tfds_spec(name: str):
 def _check_present(folder: Path, names: Sequence[str]) -> None:
     missing = [name for name in names if not (folder / name).exists()]
     if missing:
-        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise UserError(
-            f"{folder} lacks {missing[0]}{more} of the {len(names)} that this evaluation reads; "
-            "complete it, or set --config.evaluate.corruptions.source=regenerated"
+            f"{folder} lacks {len(missing)} of the {len(names)} required entries, including "
+            f"{missing[0]}; complete it, or set --config.evaluate.corruptions.source=regenerated"
         )
 
 
 def _check_labels(labels: np.ndarray, test_labels: np.ndarray, where: Path) -> None:
-    """Their order may differ, TFDS shuffles; how many each class has may not."""
+    """The order may differ, as TFDS shuffles, but not the number of images per class."""
     if not np.array_equal(np.sort(labels), np.sort(test_labels)):
         raise UserError(
-            f"the labels of {where} are not those of the {len(test_labels)} test images in another "
-            "order, so these are corruptions of another dataset; give the matching folder"
+            f"the labels in {where} do not match those of the {len(test_labels)} test images in "
+            "any order, so these are corruptions of another dataset; choose the matching folder"
         )
 
 

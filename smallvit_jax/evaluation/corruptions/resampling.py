@@ -1,4 +1,4 @@
-"""Values between pixels: enlargement about the center, and bilinear sampling anywhere."""
+"""Resampling: enlargement about the center, and bilinear sampling at any position."""
 
 import functools
 import math
@@ -12,11 +12,11 @@ from jaxtyping import Float, Int
 
 @functools.cache
 def enlargement(size: int, factor: float) -> scipy.sparse.csr_array:
-    """The matrix that enlarges flat images of `size`² pixels by `factor` and keeps their center.
+    """Returns the matrix that enlarges flat images of `size`² pixels by `factor` about the center.
 
-    As `clipped_zoom` of make_cifar_c.py: the central ceil(size / factor) pixels, a spline of order
-    1 between them, and of the result the central `size` pixels. It works on rows and on columns
-    alike, so one such matrix for a line of pixels says all of it.
+    Like `clipped_zoom` of make_cifar_c.py: crops the central ceil(size / factor) pixels, enlarges
+    them with a spline of order 1, and crops the central `size` pixels of the result. This treats
+    rows and columns the same way, so it is the Kronecker product of a line's matrix with itself.
     """
     kept = math.ceil(size / factor)
     first = (size - kept) // 2
@@ -30,7 +30,7 @@ def enlargement(size: int, factor: float) -> scipy.sparse.csr_array:
 def columns_of_pixels(
     images: Float[np.ndarray, "images size size *channels"],
 ) -> Float[np.ndarray, "pixels columns"]:
-    """Images as columns, one per image and channel, for such matrices to work on."""
+    """Turns images into columns for `enlargement`, one per image and channel."""
     count, size = images.shape[:2]
     flat = images.reshape(count, size * size, -1)
     return np.ascontiguousarray(np.moveaxis(flat, 0, 1)).reshape(size * size, -1)
@@ -50,7 +50,7 @@ def bilinear_at(
     x: Float[np.ndarray, "images rows columns"],
     fold: Callable[[Int[np.ndarray, "..."], int], Int[np.ndarray, "..."]],
 ) -> Float[np.ndarray, "images rows columns 3"]:
-    """Samples at (y, x), where pixel (i, j) has its center at (i, j); `fold` extends the image."""
+    """Samples at (y, x), where pixel (i, j) is centered at (i, j); `fold` extends the image."""
     count, size = images.shape[:2]
     pixels = images.reshape(-1, images.shape[-1])
     start = (np.arange(count) * size * size)[:, None, None]

@@ -1,8 +1,8 @@
 """Spatter: drops of water or specks of mud on the lens.
 
-The authors shade the drops with OpenCV: edges (Canny), distances from them, equalisation, an
-embossing filter. The same steps stand here in NumPy and SciPy, for a whole batch of masks.
-Formulas: make_cifar_c.py of hendrycks/robustness and OpenCV's documentation of each function.
+The authors shade the drops with OpenCV: Canny edges, distances to them, histogram equalization, an
+embossing filter. This file has the same steps in NumPy and SciPy, for a whole batch of masks.
+Formulas are from make_cifar_c.py of hendrycks/robustness and from OpenCV's documentation.
 """
 
 import numpy as np
@@ -18,9 +18,9 @@ Layer = UInt8[np.ndarray, "images size size"]
 _WATER = np.array([175, 238, 238], np.float32) / 255
 _MUD = np.array([63, 42, 20], np.float32) / 255
 _EMBOSS = np.array([[-2, -1, 0], [-1, 1, 1], [0, 1, 2]])
-_FARTHEST = 20.0  # distances are cut there
-# Steps of OpenCV's 5x5 distance and their lengths: to the side, diagonal, a knight's move.
-_STEPS = {1: 1.0, 2: 1.4, 5: 2.1969}  # by the squared length
+_FARTHEST = 20.0  # limit of the distances
+# Step lengths in OpenCV's 5x5 distance transform: straight, diagonal, a knight's move.
+_STEPS = {1: 1.0, 2: 1.4, 5: 2.1969}  # by their squared lengths
 
 
 def spatter(
@@ -33,10 +33,10 @@ def spatter(
     strength: float,
     mud: bool,
 ) -> Values:
-    """Smoothed normal noise above `threshold` is liquid.
+    """Covers the image with liquid where smoothed normal noise exceeds `threshold`.
 
-    Water is shaded and added, `strength` its largest part; mud covers the image where its mask,
-    smoothed by `strength` pixels, exceeds .8.
+    Water is shaded, scaled to a maximum of `strength` and added. Mud covers the image where its
+    mask, smoothed by `strength` pixels, is at least 0.8.
     """
     liquid = draws.normal(images.shape[1:3], mean, std)
     liquid = scipy.ndimage.gaussian_filter(liquid, (0, sigma, sigma), mode="nearest", truncate=4)
@@ -55,9 +55,9 @@ def spatter(
 
 
 def _shading(layer: Layer) -> Float[np.ndarray, "images size size"]:
-    """How bright the drops are by their form: whole numbers of 0 to 255."""
+    """Brightness of the drops from their shape: integers in 0 to 255."""
     near = _mean_of_9(_distances(_canny(layer, 50, 150))).astype(np.uint8)
-    near = _equalise(near).astype(np.float64)
+    near = _equalize(near).astype(np.float64)
     embossed = scipy.ndimage.correlate(near, _EMBOSS[None], mode="mirror").clip(0, 255)
     return np.rint(_mean_of_9(embossed))
 
@@ -68,8 +68,10 @@ def _mean_of_9(values: Float[np.ndarray, "images size size"]):
 
 
 def _canny(layer: Layer, low: int, high: int) -> Bool[np.ndarray, "images size size"]:
-    """Edges: the largest gradients across their direction, above `low` and joined to one above
-    `high`; |d/dx| + |d/dy| of Sobel filters measures them."""
+    """Canny edges: local maxima of the gradient above `low` that connect to one above `high`.
+
+    The gradient's size is |d/dx| + |d/dy| of Sobel filters.
+    """
     values = layer.astype(np.int64)
     dy, dx = _slope(values, 1), _slope(values, 2)
     size = np.abs(dx) + np.abs(dy)
@@ -102,7 +104,7 @@ def _canny(layer: Layer, low: int, high: int) -> Bool[np.ndarray, "images size s
 
 
 def _slope(values, axis: int):
-    """Sobel's: differences along `axis`, weighted 1 2 1 across it."""
+    """Sobel filter: differences along `axis`, weighted 1 2 1 across it."""
     across = scipy.ndimage.correlate1d(values, [1, 2, 1], 3 - axis, mode="nearest")
     return scipy.ndimage.correlate1d(across, [-1, 0, 1], axis, mode="nearest")
 
@@ -110,7 +112,7 @@ def _slope(values, axis: int):
 def _distances(
     edges: Bool[np.ndarray, "images size size"],
 ) -> Float[np.ndarray, "images size size"]:
-    """The length of the shortest way to an edge, of the steps above; at most 20."""
+    """Length of the shortest path to an edge in the steps above; at most 20."""
     distance = np.where(edges, 0, _FARTHEST)
     rows, columns = edges.shape[1:]
     moves = [
@@ -130,8 +132,8 @@ def _distances(
             return distance
 
 
-def _equalise(layer: Layer) -> Layer:
-    """Spreads each image's histogram over 0 to 255; an image of one value stays as it is."""
+def _equalize(layer: Layer) -> Layer:
+    """Equalizes each image's histogram over 0 to 255; constant images do not change."""
     count = len(layer)
     levels = layer.reshape(count, -1).astype(np.int64)
     shifted = (levels + 256 * np.arange(count)[:, None]).ravel()

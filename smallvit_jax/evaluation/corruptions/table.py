@@ -1,7 +1,7 @@
-"""The table of corruptions: for each kind its function, and its constants at each severity.
+"""The table of corruptions: each kind's function, and its constants at each severity.
 
-Constants: make_cifar_c.py (32 pixels) and make_tinyimagenet_c.py (64 pixels) of
-hendrycks/robustness. Other sizes have none there, so no figure of theirs would compare with any.
+Constants are from make_cifar_c.py (32 pixels) and make_tinyimagenet_c.py (64 pixels) of
+hendrycks/robustness. It has none for other sizes, whose errors could not be compared to others.
 """
 
 from collections.abc import Callable
@@ -29,7 +29,7 @@ def _each(*values: float) -> tuple[tuple, ...]:
     return tuple((value,) for value in values)
 
 
-_SNOW = (  # mean, std, zoom, threshold, radius, sigma; the part kept of the image follows
+_SNOW = (  # mean, std, zoom, threshold, radius, sigma; `_snow` appends how much to keep
     (0.1, 0.2, 1, 0.6, 8, 3),
     (0.1, 0.2, 1, 0.5, 10, 4),
     (0.15, 0.3, 1.75, 0.55, 10, 4),
@@ -42,7 +42,7 @@ def _snow(*keep: float) -> tuple[tuple, ...]:
     return tuple((*flakes, part) for flakes, part in zip(_SNOW, keep, strict=True))
 
 
-# The benchmark's kinds, in the order of its paper.
+# The benchmark's kinds, in the paper's order.
 _BENCHMARK = {
     "gaussian_noise": Corruption(
         noise.gaussian_noise,
@@ -133,7 +133,7 @@ _BENCHMARK = {
     ),
 }
 
-# Its further kinds, meant for choosing settings on.
+# The benchmark's extra kinds, meant for validation.
 _VALIDATION = {
     "speckle_noise": Corruption(
         noise.speckle_noise,

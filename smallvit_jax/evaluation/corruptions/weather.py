@@ -1,7 +1,7 @@
-"""Weather: snow, frost and fog; spatter has a file of its own.
+"""Weather: snow, frost and fog; spatter is in spatter.py.
 
-Formulas: make_cifar_c.py of hendrycks/robustness. Functions take uint8 images and return values of
-0 to 255, which `corrupt` truncates.
+Formulas are from make_cifar_c.py of hendrycks/robustness. Functions take uint8 images and return
+values in 0 to 255, which `corrupt` truncates.
 """
 
 import numpy as np
@@ -31,7 +31,7 @@ def snow(
     sigma: float,
     keep: float,
 ) -> Values:
-    """Flakes: enlarged normal noise above `threshold`, blurred downwards, over a whitened image."""
+    """Adds flakes (enlarged normal noise above `threshold`, blurred down) to a whitened image."""
     size = images.shape[1]
     layers = columns_of_pixels(draws.normal((size, size), mean, std))
     flakes = images_of_columns(enlargement(size, zoom) @ layers, images.shape[:3])
@@ -47,7 +47,7 @@ def snow(
 
 
 def frost(images: Images, draws: Draws, keep: float, amount: float, scale: float) -> Values:
-    """Adds a random piece of one of five photographs of frost, shrunk to `scale`."""
+    """Adds a random crop of one of five photographs of frost, shrunk to `scale`."""
     size = images.shape[1]
     photographs = frost_photographs(scale)
     chosen = draws.integers(0, len(photographs))
@@ -72,7 +72,7 @@ def fog(images: Images, draws: Draws, amount: float, decay: float) -> Values:
 def _plasma(
     draws: Draws, count: int, size: int, decay: float
 ) -> Float[np.ndarray, "images size size"]:
-    """Diamond-square clouds of 0 to 1 that wrap around; `size` is a power of 2."""
+    """Diamond-square clouds in 0 to 1 that wrap around; `size` is a power of 2."""
     noise = draws.uniform(-1, 1, (size * size - 1,))
     used = 0
 

@@ -1,4 +1,4 @@
-"""Templates of the report's page and the model card, and the one way to fill them in."""
+"""Templates of the report page and the model card, and the function that renders them."""
 
 import functools
 from typing import Any
@@ -18,8 +18,8 @@ def _environment() -> jinja2.Environment:
 
 
 def render_template(name: str, **values: Any) -> str:
-    """Fills in a template of this folder; in HTML all values are escaped.
+    """Renders a template of this folder; in HTML all values are escaped.
 
-    Raises jinja2.UndefinedError for a value that the template needs and does not get.
+    Raises jinja2.UndefinedError if a value that the template needs is missing.
     """
     return _environment().get_template(name).render(**values)

@@ -143,7 +143,7 @@ def test_cars_as_their_authors_packed_them(make, tmp_path):
 def test_cars_without_the_devkit(make):
     tiny = make("cars")
     (tiny.folder / "devkit/cars_meta.mat").write_bytes(b"404")
-    assert "cars_meta.mat of" in tiny.failure(tiny.folder)
+    assert "cars_meta.mat in" in tiny.failure(tiny.folder)
     (tiny.folder / "devkit/cars_meta.mat").unlink()
     assert "photographs of cars but not cars_meta.mat" in tiny.failure(tiny.folder)
 
@@ -155,10 +155,10 @@ def test_missing_images(tiny):
     root = tiny.folder / "data" if tiny.name == "aircraft" else tiny.folder
     (root / file).unlink()
     if tiny.name == "cinic10":
-        expected = f'{tiny.folder} has 9 images of split "test" instead of 10'
+        expected = f'{tiny.folder} has 9 images in split "test" instead of 10'
     else:
         expected = (
-            f'{tiny.folder} lacks 1 of the {len(labels)} images of split "{split}", {file} for one'
+            f'{tiny.folder} lacks 1 of the {len(labels)} images in split "{split}", such as {file}'
         )
     assert expected in tiny.failure(tiny.folder)
 
@@ -169,14 +169,14 @@ def test_damaged_image(tiny):
     whole = path.read_bytes()
     for content in (whole[: len(whole) // 2], b"", b"no image"):
         path.write_bytes(content)
-        assert f"image {file} of {tiny.folder} cannot be used (" in tiny.failure(tiny.folder)
+        assert f"image {file} in {tiny.folder} cannot be used (" in tiny.failure(tiny.folder)
 
 
 def test_image_of_another_size(make):
     tiny = make("cinic10")
     file = sorted(tiny.labels["train"])[0]
     originals.save(originals.picture(0, 48, 32), tiny.folder / file)
-    assert f"image {file} of {tiny.folder} cannot be used (48x32 pixels instead of 32x32)" in (
+    assert f"image {file} in {tiny.folder} cannot be used (48x32 pixels instead of 32x32)" in (
         tiny.failure(tiny.folder)
     )
 
@@ -196,5 +196,5 @@ def test_list_that_is_missing_or_wrong(make):
 def test_the_real_counts_are_checked(tmp_path):
     """Without the fixture's smaller counts."""
     originals.cinic10(tmp_path / "CINIC-10")
-    with pytest.raises(UserError, match=r'has 10 images of split "train" instead of 90000'):
+    with pytest.raises(UserError, match=r'has 10 images in split "train" instead of 90000'):
         prepare("cinic10", tmp_path, tmp_path / "data")

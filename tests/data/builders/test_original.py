@@ -79,23 +79,23 @@ def failure(path):
 
 
 def test_nothing_there(tmp_path):
-    assert failure(tmp_path / "no") == f'--manual_dir "{tmp_path}/no" does not exist; name set.zip'
-    assert "holds nothing of the dataset; name set.zip" in failure(tmp_path)
+    assert failure(tmp_path / "no") == f'--manual_dir "{tmp_path}/no" does not exist; pass set.zip'
+    assert "has no files of the dataset; pass set.zip" in failure(tmp_path)
 
 
 @pytest.mark.parametrize("content", [b"", b"<html>404 Not Found</html>"])
 def test_no_archive_at_all(tmp_path, content):
     file = tmp_path / "set.zip"
     file.write_bytes(content)
-    assert f"{file} is not a zip or tar archive, or one that is cut off" in failure(file)
-    assert f"{file} is not a zip or tar archive, or one that is cut off" in failure(tmp_path)
+    assert f"{file} is not a zip or tar archive, or is truncated" in failure(file)
+    assert f"{file} is not a zip or tar archive, or is truncated" in failure(tmp_path)
 
 
 def test_archive_without_the_dataset(unpacked, tmp_path):
     archive = pack(unpacked / "other", tmp_path / "set.zip")
-    assert "holds nothing of the dataset; name set.zip" in failure(archive)
+    assert "has no files of the dataset; pass set.zip" in failure(archive)
     archive.write_bytes(bytes(2000))  # an empty tar
-    assert "holds nothing of the dataset; name set.zip" in failure(archive)
+    assert "has no files of the dataset; pass set.zip" in failure(archive)
 
 
 @pytest.mark.parametrize("kept", [0.3, 0.9])
@@ -104,7 +104,7 @@ def test_cut_off_archive(unpacked, tmp_path, name, kept):
     archive = pack(unpacked, tmp_path / name)
     content = archive.read_bytes()
     archive.write_bytes(content[: int(kept * len(content))])
-    assert re.search(f"{archive} (is not a zip|is damaged or cut off)", failure(archive))
+    assert re.search(f"{archive} (is not a zip|is damaged or truncated)", failure(archive))
 
 
 def test_flipped_byte_in_an_archive(unpacked, tmp_path):
@@ -112,7 +112,7 @@ def test_flipped_byte_in_an_archive(unpacked, tmp_path):
     content = bytearray(archive.read_bytes())
     content[content.index(b"a b c")] ^= 1
     archive.write_bytes(content)
-    assert "set.zip is damaged or cut off (BadZipFile: Bad CRC-32" in failure(archive)
+    assert "set.zip is damaged or truncated (BadZipFile: Bad CRC-32" in failure(archive)
 
 
 def test_missing_small_file(unpacked):
