@@ -30,7 +30,10 @@ def test_every_image_comes_back_once_and_in_order(count, batch_size):
 
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
-SMALL = {"vit": {"width": 8, "depth": 2, "heads": 2}, "swin": {"width": 4, "heads": 1}}
+SMALL = {
+    "vit": {"width": 8, "depth": 2, "heads": 2},
+    "swin": {"width": 4, "heads": 1, "depths": (2, 1)},
+}
 COLORED = np.random.default_rng(0).integers(0, 256, (7, 20, 20, 3), np.uint8)
 
 

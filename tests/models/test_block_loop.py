@@ -33,7 +33,7 @@ def outputs_and_gradients(looped, remat=False):
     def loss(weights):
         return jnp.square(chain(weights, {}, x)[0]).sum()
 
-    return jax.value_and_grad(loss)(chain.trainable)
+    return jax.jit(jax.value_and_grad(loss))(chain.trainable)
 
 
 @pytest.mark.parametrize("remat", [False, True])

@@ -76,15 +76,18 @@ def test_every_branch_of_every_block_is_dropped_by_itself():
     assert len(np.unique(features_of(model, images, seed=0), axis=0)) == 16
 
 
-def test_interpolated_positions(cait):
+def test_interpolated_positions():
     """At full size nothing changes; at half size much does, and a larger image is possible."""
-    resized = filled_model("cait", num_classes=10, position_resize="interpolate")
+    sliced, resized = (
+        filled_model("cait", **TINY, num_classes=10, position_resize=resize)
+        for resize in ("slice", "interpolate")
+    )
     change = {
-        size: np.abs(features_of(resized, images) - features_of(cait, images)).max()
+        size: np.abs(features_of(resized, images) - features_of(sliced, images)).max()
         for size, images in ((s, recorded_images(4, s, tag)) for _, s, tag in RESOLUTIONS)
     }
     assert change[32] == 0
-    assert change[16] > 0.3  # the recorded effect of resizing by another formula is .379
+    assert change[16] > 0.1
     assert np.isfinite(features_of(resized, jnp.zeros((1, 40, 24, 3)))).all()
 
 
