@@ -41,7 +41,13 @@ setup(
         "tensorflow-datasets>=4.9.9",
     ],
     extras_require={
-        "test": ["hypothesis>=6.100", "pytest>=8.0", "pytest-xdist>=3.5", "ruff==0.17.*"],
+        "test": [
+            "hypothesis>=6.100",
+            "mypy==2.4.*",
+            "pytest>=8.0",
+            "pytest-xdist>=3.5",
+            "ruff==0.17.*",
+        ],
         "prepare": ["tensorflow>=2.18"],  # only to download and prepare TFDS's own datasets
         "torch": ["torch>=2.6"],  # only to read .pth files
         "gpu": ["jax[cuda12]>=0.10"],

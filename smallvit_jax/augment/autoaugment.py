@@ -9,7 +9,7 @@ Images are square planes (see `geometry`). The operations are Pillow's as the re
 """
 
 import math
-from typing import NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -50,8 +50,10 @@ ADJUSTMENTS = {
     "color": color.SATURATION,
 }
 
+_Values = TypeVar("_Values")  # arrays of NumPy or JAX
 
-class Parameters(NamedTuple):
+
+class Parameters(NamedTuple, Generic[_Values]):
     """One operation: its kind and the parameters of that kind; all others are neutral.
 
     TURN: pixel (x, y) takes the value at (a x + b y + c, d x + e y + f), where `turn` is
@@ -61,16 +63,16 @@ class Parameters(NamedTuple):
     `adjustment` is one of `color`'s operations, with `factor`. SHARPEN: with `factor`.
     """
 
-    kind: Int[Array, ""]
-    turn: Int[Array, "6"]
-    vertical: Bool[Array, ""]
-    shift: Int[Array, " size"]
-    part: Float[Array, " size"]
-    added: Float[Array, ""]
-    step: Float[Array, ""]
-    threshold: Float[Array, ""]
-    adjustment: Int[Array, ""]
-    factor: Float[Array, ""]
+    kind: Int[_Values, ""]
+    turn: Int[_Values, "6"]
+    vertical: Bool[_Values, ""]
+    shift: Int[_Values, " size"]
+    part: Float[_Values, " size"]
+    added: Float[_Values, ""]
+    step: Float[_Values, ""]
+    threshold: Float[_Values, ""]
+    adjustment: Int[_Values, ""]
+    factor: Float[_Values, ""]
 
 
 def autoaugment(
@@ -93,7 +95,7 @@ def autoaugment(
     return jax.lax.scan(change, planes, (jnp.arange(2), uniform[1:3], uniform[3:5]))[0]
 
 
-def parameter_table(steps: list[Step], size: int) -> Parameters:
+def parameter_table(steps: list[Step], size: int) -> Parameters[np.ndarray]:
     """Stacks the parameters of each step with signs -1 and 1, and the neutral ones at the end."""
     rows = [
         parameters(name, MAGNITUDES[name][level], sign, size)
@@ -103,7 +105,7 @@ def parameter_table(steps: list[Step], size: int) -> Parameters:
     return jax.tree.map(lambda *values: np.stack(values), *rows, neutral(size))
 
 
-def neutral(size: int) -> Parameters:
+def neutral(size: int) -> Parameters[np.ndarray | np.generic]:
     """Returns parameters that leave an image with `size` pixels per side unchanged."""
     return Parameters(
         kind=np.int32(MAP),
@@ -119,7 +121,9 @@ def neutral(size: int) -> Parameters:
     )
 
 
-def parameters(name: str, magnitude: float, sign: int, size: int) -> Parameters:
+def parameters(
+    name: str, magnitude: float, sign: int, size: int
+) -> Parameters[np.ndarray | np.generic]:
     """Returns an operation's parameters for square images with `size` pixels per side.
 
     `sign` (-1 or 1) affects only shears, translations and enhancements: the reference always
@@ -127,6 +131,7 @@ def parameters(name: str, magnitude: float, sign: int, size: int) -> Parameters:
     """
     signed = sign * float(magnitude)
     vertical = np.bool_(name.endswith("Y"))
+    change: dict[str, Any]
     if name in ("shearX", "shearY"):
         distance = signed * (np.arange(size) + 0.5)
         change = dict(kind=SHIFT, vertical=vertical, **_whole_and_part(distance))
@@ -151,7 +156,7 @@ def parameters(name: str, magnitude: float, sign: int, size: int) -> Parameters:
 
 
 def apply(
-    planes: Float[Array, "size 3 size"], parameters: Parameters
+    planes: Float[Array, "size 3 size"], parameters: Parameters[Array]
 ) -> Float[Array, "size 3 size"]:
     """Applies one operation to an image."""
     p = parameters

@@ -94,7 +94,7 @@ def color_jitter(
 
 
 def solarize(
-    planes: Float[Array, "height 3 width"], threshold: float = 128.0
+    planes: Float[Array, "height 3 width"], threshold: Float[Array, ""] | float = 128.0
 ) -> Float[Array, "height 3 width"]:
     """Inverts values of at least `threshold`."""
     return jnp.where(planes >= threshold, 255.0 - planes, planes)
@@ -138,8 +138,8 @@ def normalize(
     std: tuple[float, float, float],
 ) -> Float[Array, "height width 3"]:
     """Maps 0..255 to (x / 255 - mean) / std per channel, and moves the channels last."""
-    mean, std = jnp.asarray(mean), jnp.asarray(std)
-    return (jnp.swapaxes(planes, -1, -2) * (1.0 / 255.0) - mean) / std
+    shift, scale = jnp.asarray(mean), jnp.asarray(std)
+    return (jnp.swapaxes(planes, -1, -2) * (1.0 / 255.0) - shift) / scale
 
 
 def _channels(planes: Float[Array, "height 3 width"]) -> tuple[Float[Array, "height 1 width"], ...]:

@@ -72,8 +72,8 @@ def _augment(
     size, padding = settings.image_size, settings.crop_padding
     uniform = jax.random.uniform(key, (4 + geometry.ERASE_NUMBERS,))
     flip, top, left, erase = uniform[:4]
-    corner = jnp.floor(jnp.stack([top, left]) * (2 * padding + 1)).astype(jnp.int32)
-    planes = geometry.pad_and_crop(planes, *corner, padding, flip < settings.flip)
+    row, column = jnp.floor(jnp.stack([top, left]) * (2 * padding + 1)).astype(jnp.int32)
+    planes = geometry.pad_and_crop(planes, row, column, padding, flip < settings.flip)
     if settings.policy != "none":
         planes = _change(planes, jax.random.fold_in(key, 1), settings.policy)
     image = color.normalize(planes, settings.mean, settings.std)

@@ -38,7 +38,9 @@ def mix_batch(
     mixup_key, cutmix_key = jax.random.split(lam_key)
     mixup_lam = _draw_lam(mixup_key, mixup_alpha)
     center = jnp.floor(jax.random.uniform(center_key, (2,)) * jnp.array([height, width]))
-    box, cutmix_lam = cut_box(_draw_lam(cutmix_key, cutmix_alpha), *center, height, width)
+    cutmix_lam = _draw_lam(cutmix_key, cutmix_alpha)
+    row, column = center
+    box, cutmix_lam = cut_box(cutmix_lam, row, column, height, width)
 
     # Both are a weighted sum with the permuted batch: mixup with one weight for all pixels, cutmix
     # with a weight of 1 or 0 per pixel.

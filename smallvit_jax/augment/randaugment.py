@@ -48,7 +48,7 @@ def randaugment(
     return jax.lax.scan(change, planes, uniform.reshape(STEPS, 4))[0]
 
 
-def draw(uniform: Float[Array, "4"], size: int) -> Parameters:
+def draw(uniform: Float[Array, "4"], size: int) -> Parameters[Array]:
     """Draws the parameters of one operation on an image with `size` pixels per side; neutral ones
     if it is not applied."""
     which, happens, level, sign = uniform
@@ -64,7 +64,7 @@ def draw(uniform: Float[Array, "4"], size: int) -> Parameters:
 
 def parameters(
     operation: Int[Array, ""] | int, level: Float[Array, ""] | float, sign: Array | float, size: int
-) -> Parameters:
+) -> Parameters[Array]:
     """Returns an operation's parameters for square images with `size` pixels per side.
 
     `operation` is an index into `OPERATIONS`. At level 10, where levels are clipped: rotations of

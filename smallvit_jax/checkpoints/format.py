@@ -85,7 +85,7 @@ def describe(arrays: Mapping[str, np.ndarray]) -> Table:
 
 def digest(data: np.ndarray | str) -> str:
     """Returns a 128-bit BLAKE2b hash of an array's bytes or of a text, in hexadecimal."""
-    raw = data.encode() if isinstance(data, str) else data.reshape(-1).view(np.uint8)
+    raw = data.encode() if isinstance(data, str) else data.reshape(-1).view(np.uint8).data
     return hashlib.blake2b(raw, digest_size=16).hexdigest()
 
 

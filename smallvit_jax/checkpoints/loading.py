@@ -13,6 +13,7 @@ from smallvit_jax.checkpoints.store import read_params_and_meta
 from smallvit_jax.errors import UserError
 from smallvit_jax.interop import safetensors_files
 from smallvit_jax.models import abstract_model, resolve_options
+from smallvit_jax.models.image_model import ImageModel
 from smallvit_jax.models.layers import resize_position_embedding
 from smallvit_jax.models.parameters import get_arrays, set_arrays
 
@@ -21,7 +22,7 @@ from smallvit_jax.models.parameters import get_arrays, set_arrays
 FREE_OPTIONS = ("num_classes", "drop_path", "init", "image_size")
 
 
-def load_checkpoint(path: str | os.PathLike, which: str = "latest") -> nnx.Module:
+def load_checkpoint(path: str | os.PathLike, which: str = "latest") -> ImageModel:
     """Returns the model of a checkpoint, ready to use on any number of devices.
 
     Args:
@@ -37,7 +38,7 @@ def load_checkpoint(path: str | os.PathLike, which: str = "latest") -> nnx.Modul
 
 def load_with_meta(
     path: str | os.PathLike, which: str = "latest", dtype=jnp.float32
-) -> tuple[nnx.Module, dict[str, Any]]:
+) -> tuple[ImageModel, dict[str, Any]]:
     """Returns the model as `load_checkpoint` does, and the checkpoint's `meta`: dataset, class
     names, mean and std, step, versions. `dtype` is the model's compute dtype."""
     arrays, meta = _read(path, which)

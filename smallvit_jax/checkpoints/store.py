@@ -16,7 +16,7 @@ import jax
 import numpy as np
 
 from smallvit_jax.checkpoints import format as checkpoint_format
-from smallvit_jax.checkpoints import lookup as lookup
+from smallvit_jax.checkpoints import lookup
 from smallvit_jax.checkpoints.format import DamagedCheckpointError, ForeignCheckpointError
 from smallvit_jax.errors import UserError
 from smallvit_jax.process.others import all_processes_agree, lost_another_process
@@ -183,9 +183,9 @@ class CheckpointStore:
                     "run resumes from it, but not bit for bit"
                 )
             return candidate, state
-        for error in unusable.values():
-            if isinstance(error, ForeignCheckpointError):
-                raise error
+        for cause in unusable.values():
+            if isinstance(cause, ForeignCheckpointError):
+                raise cause
         if step is not None:
             raise UserError(f"{self.directory / str(step)} is damaged ({unusable[step]})")
         self._refuse_if_any(unusable)

@@ -84,7 +84,7 @@ def load_config(file_and_argument: str) -> ml_collections.ConfigDict:
         raise UserError(_no_such_config(path))
     try:
         spec = importlib.util.spec_from_file_location("smallvit_jax_config_file", path)
-        if spec is None:
+        if spec is None or spec.loader is None:
             raise UserError(f'--config: "{path}" is not a Python file; its name must end in .py')
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)

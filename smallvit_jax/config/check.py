@@ -45,7 +45,7 @@ def _check_type(path: str, value: object, field: Field) -> None:
         return
     if type(value) is not field.type:
         raise UserError(f"{path} is {as_text(value)}, but must be {TYPE_NAMES[field.type]}")
-    if field.length is not None and len(value) != field.length:
+    if isinstance(value, tuple) and field.length is not None and len(value) != field.length:
         raise UserError(
             f"{path} is {as_text(value)}, but must have {field.length} numbers like "
             f"{as_text(field.default)}"

@@ -1,6 +1,8 @@
 """The declaration of a config field."""
 
+import builtins
 import dataclasses
+from typing import Any
 
 from smallvit_jax.config.rules import Rule
 
@@ -17,7 +19,7 @@ class Field:
       none: what None means; empty if the field cannot be None.
     """
 
-    default: object
+    default: Any
     type: type
     about: str
     rule: Rule | None = None
@@ -43,7 +45,7 @@ class Field:
         return None if free else len(self.default)
 
     @property
-    def element(self) -> type:
+    def element(self) -> builtins.type:
         """The type of a list's entries."""
         if self.rule and self.rule.element:
             return self.rule.element

@@ -5,6 +5,7 @@ dataset, the fields that must be set, and its report page.
 """
 
 import dataclasses
+from typing import Any
 
 ALL = ("",)  # every field of the config
 RUN_PAGE = "sections"  # the report on a run and its stages
@@ -57,8 +58,8 @@ _NEW_IMAGES = (
     _checkpoint("predict", "use"),
     Required("predict.input", "an image file or a folder of images", "photos"),
 )
-_DATASET = {"reads_dataset": True}
-_LABELS = {"reads_dataset": True, "needs_labels": True}
+_DATASET: dict[str, Any] = {"reads_dataset": True}
+_LABELS: dict[str, Any] = {"reads_dataset": True, "needs_labels": True}
 
 _ROWS = (
     Job(

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Callable, Mapping
+from typing import Any, TypeGuard
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,7 +19,7 @@ class Rule:
     """
 
     allowed: str
-    accepts: Callable[[object], bool]
+    accepts: Callable[[Any], bool]
     choices: Mapping[str, str] = dataclasses.field(default_factory=dict)
     element: type | None = None
 
@@ -42,7 +43,7 @@ def at_least(low: float) -> Rule:
     return Rule(f"at least {low}", lambda value: low <= value < math.inf)
 
 
-def list_of(allowed: str, element: type, accepts: Callable[[object], bool]) -> Rule:
+def list_of(allowed: str, element: type, accepts: Callable[[Any], bool]) -> Rule:
     """A non-empty list whose entries all satisfy `accepts`."""
     return Rule(
         f"one or more {allowed}",
@@ -61,7 +62,7 @@ def is_count(value: object) -> bool:
     return type(value) is int and value >= 1
 
 
-def _is_number(value: object) -> bool:
+def _is_number(value: object) -> TypeGuard[int | float]:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 

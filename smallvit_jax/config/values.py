@@ -3,6 +3,8 @@
 import difflib
 import math
 import re
+from collections.abc import Callable
+from typing import Any
 
 import ml_collections
 
@@ -109,4 +111,9 @@ def _read_tuple(word: str, element: type) -> tuple:
     return tuple(_READERS[element](item) for item in items.strip().removesuffix(",").split(","))
 
 
-_READERS = {bool: _read_bool, int: _read_int, float: _read_float, str: str}
+_READERS: dict[type, Callable[[str], Any]] = {
+    bool: _read_bool,
+    int: _read_int,
+    float: _read_float,
+    str: str,
+}

@@ -97,8 +97,9 @@ def read_folder(
     _warn_of_copies([paths[number] for number in files.kept], files.digests, part_of, labels)
     order = np.argsort(part_of, kind="stable")
     _reorder(files.images, order)
-    counts = tuple(int((part_of == part).sum()) for part in range(3))
-    mean, std = measure_colors(files.images[: counts[0]])
+    train, validation, test = (int((part_of == part).sum()) for part in range(3))
+    counts = (train, validation, test)
+    mean, std = measure_colors(files.images[:train])
     spec = _spec(layout, image_size, stored_size, mean, std)
     info = DatasetInfo(FOLDER, layout.class_names, len(layout.class_names), image_size, mean, std)
     labels = labels[order]
@@ -214,7 +215,7 @@ def _warn_of_copies(
         bad = [" = ".join(map(str, (paths[n] for n in group))) for group in groups if is_one(group)]
         if bad:
             warnings.warn(
-                f"{len(bad)} images occur more than once, {problem}: {list_names(bad)}",
+                f"identical image files {problem} ({len(bad)}): {list_names(bad)}",
                 stacklevel=3,
             )
 

@@ -90,8 +90,9 @@ def scan_folder(root: str | Path) -> FolderLayout:
     validation = parts.get("validation", none)
     if "test" not in parts:
         parts["test"], validation = validation, none
-    train = FolderPart(parts["train"].paths + more.paths, parts["train"].labels + more.labels)
-    return FolderLayout(root, class_names, train, validation, parts["test"])
+    labels = parts["train"].labels + more.labels
+    training = FolderPart(parts["train"].paths + more.paths, labels)
+    return FolderLayout(root, class_names, training, validation, parts["test"])
 
 
 def _check_root(root: Path) -> Path:

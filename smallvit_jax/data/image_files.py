@@ -101,7 +101,9 @@ def decode_images(paths: Sequence[Path], size: int, squeeze: bool = False) -> Im
 
     Image.init()  # registers all file formats now, so that threads do not do it concurrently
     images = np.empty((len(paths), size, size, 3), np.uint8)
-    digests, kept, unreadable = [], [], []
+    digests: list[bytes] = []
+    kept: list[int] = []
+    unreadable: list[tuple[Path, str]] = []
     with (
         warnings.catch_warnings(),
         progress("reading images", len(paths), worth_a_bar=FILES_WORTH_A_BAR) as advance,
@@ -161,6 +163,7 @@ def _read(
     except UnidentifiedImageError:
         return "not an image", digest
     except Image.DecompressionBombError:
+        assert Image.MAX_IMAGE_PIXELS is not None  # without a limit, there is no such error
         return f"more than {2 * Image.MAX_IMAGE_PIXELS / 1e6:.0f} million pixels", digest
     except Exception as error:  # decoders raise all kinds of errors on damaged files
         if "truncated" in str(error).lower():

@@ -77,7 +77,9 @@ def _prepare_original(spec: DatasetSpec, manual_dir: str | Path | None, root: Pa
     import tensorflow_datasets as tfds
 
     tfds.disable_progress_bar()  # the builders show their own
-    builder = own_builder(spec.builder)(original=manual_dir, data_dir=root)
+    own = own_builder(spec.builder)
+    assert own is not None  # every dataset with an original has one
+    builder = own(original=manual_dir, data_dir=root)
     try:
         builder.download_and_prepare(file_format="array_record")
     finally:
@@ -127,7 +129,7 @@ def _network_problem(error: BaseException | None) -> str | None:
 
     while error is not None:
         if isinstance(error, requests.exceptions.RequestException):
-            return f"{type(error).__name__} for {error.request.url if error.request else '?'}"
+            return f"{type(error).__name__} for {str(error.request.url) if error.request else '?'}"
         if isinstance(error, (NonMatchingChecksumError, DownloadError)):
             return f"{type(error).__name__}: {str(error).splitlines()[0][:120]}"
         error = error.__cause__ or error.__context__
@@ -135,7 +137,9 @@ def _network_problem(error: BaseException | None) -> str | None:
 
 
 def _describe(spec: DatasetSpec, data_dir: str | Path | None) -> str:
-    folder, counts = check_prepared(spec, data_dir)
+    prepared = check_prepared(spec, data_dir)
+    assert prepared is not None  # called only once it is
+    folder, counts = prepared
     size = sum(file.stat().st_size for file in folder.iterdir())
     images = ", ".join(f"{count:,} {split}" for split, count in counts.items())
     return f"{spec.name}: {images} images are in {folder} ({size / 1e6:,.0f} MB)"

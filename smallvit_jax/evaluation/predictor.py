@@ -95,6 +95,7 @@ class Predictor:
             )
         found: list[Prediction] = []
         for part in self.outputs(source):
+            assert part.logits is not None  # as of every classifier
             probabilities = np.asarray(jax.nn.softmax(part.logits, axis=-1))
             best = np.argsort(-probabilities, axis=1, kind="stable")[:, :top]
             for name, row, order in zip(part.names, probabilities, best, strict=True):
@@ -119,8 +120,9 @@ class Predictor:
         paths, names = _list_files(source)
         unreadable: list[tuple[Path, str]] = []
         spec = DATASETS.get(self.meta["dataset"])
-        squeeze = spec is not None and spec.squeezed
-        size = spec.stored_size if squeeze else self.meta["model"]["image_size"]
+        size, squeeze = self.meta["model"]["image_size"], False
+        if spec is not None and spec.squeezed:
+            size, squeeze = spec.stored_size, True
         with progress("images", len(paths), worth_a_bar=FILES_WORTH_A_BAR) as advance:
             for start in range(0, len(paths), _FILES_AT_ONCE):
                 some = paths[start : start + _FILES_AT_ONCE]

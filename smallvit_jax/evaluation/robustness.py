@@ -2,7 +2,7 @@
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ _SUBSET_SEED = 0  # independent of the run's, so that all runs use the same imag
 Images = UInt8[np.ndarray, "images size size 3"]
 Labels = Int[np.ndarray, " images"]
 CorruptedSplit = tuple[str, int, Images, Labels]
+CorruptedSplits = Generator[CorruptedSplit, None, None]
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class CorruptedImages:
     name: str  # such as "CIFAR-10-C (regenerated)"
     images: int
     kinds: tuple[str, ...]
-    splits: Callable[[], Iterator[CorruptedSplit]]
+    splits: Callable[[], CorruptedSplits]
     skipped: dict[str, str] = field(default_factory=dict)
 
 
@@ -147,9 +148,7 @@ def _mean(errors: dict[str, list[float]], kinds: Sequence[str]) -> float | None:
     return float(np.mean([errors[kind] for kind in kinds]))
 
 
-def _regenerated_splits(
-    settings, kinds, images, labels, name: str, count: int
-) -> Iterator[CorruptedSplit]:
+def _regenerated_splits(settings, kinds, images, labels, name: str, count: int) -> CorruptedSplits:
     indices = _subset(labels, count)
     images, labels = images[indices], labels[indices]
     cache = None
@@ -162,7 +161,7 @@ def _regenerated_splits(
         yield kind, severity, corrupted, labels
 
 
-def _published_splits(published: Published, kinds, count: int) -> Iterator[CorruptedSplit]:
+def _published_splits(published: Published, kinds, count: int) -> CorruptedSplits:
     for kind in kinds:
         for severity in SEVERITIES:
             images, labels = published.read(kind, severity)

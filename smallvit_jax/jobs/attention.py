@@ -133,13 +133,14 @@ def _read_boxes(path: Path) -> dict[str, tuple[int, int, int, int]]:
         raise UserError(
             f"attention.boxes={path} cannot be read ({error}); give a text file"
         ) from error
-    boxes = {}
+    boxes: dict[str, tuple[int, int, int, int]] = {}
     for line in lines:
         match = re.match(
             r"\W*([^\s,;\"]+\.\w+)\b.*?[\s,;](\d+)[\s,;]+(\d+)[\s,;]+(\d+)[\s,;]+(\d+)", line
         )
         if match:
-            boxes[Path(match[1]).name] = tuple(map(int, match.groups()[1:]))
+            left, top, right, bottom = map(int, match.groups()[1:])
+            boxes[Path(match[1]).name] = (left, top, right, bottom)
     if not boxes:
         raise UserError(
             f"attention.boxes={path} has no line with a file name and four integers: left, top, "
@@ -155,8 +156,11 @@ def _box_in_crop(path: Path, box: tuple[int, int, int, int] | None) -> Box | Non
         return None
     side, middle = min(size), (max(size) - min(size)) / 2
     left, top = (middle, 0) if size[0] > size[1] else (0, middle)
-    within = [(box[0] - left), (box[1] - top), (box[2] - left), (box[3] - top)]
-    return tuple(float(np.clip(edge / side, 0, 1)) for edge in within)
+
+    def share(edge: float) -> float:
+        return float(np.clip(edge / side, 0, 1))
+
+    return share(box[0] - left), share(box[1] - top), share(box[2] - left), share(box[3] - top)
 
 
 def _figures(maps: Maps, boxes: list[Box | None]) -> dict[str, Any]:
@@ -208,7 +212,7 @@ def _save(path: Path, picture: np.ndarray) -> None:
 
 
 def _show(result: dict[str, Any], workdir: Path) -> None:
-    rows = [("", "entropy", "spread", "in box", "box area")]
+    rows: list[tuple[str, ...]] = [("", "entropy", "spread", "in box", "box area")]
     for kind, text in (("figures", "training size"), ("figures_enlarged", "enlarged")):
         for title, figures in result.get(kind, {}).items():
             cells = [f"{np.mean(figures[name]):.2f}" for name in ("entropy", "spread")]

@@ -93,6 +93,7 @@ def _train(
     training: Training, reader: DatasetReader, targets: Sequence[float], guessing: float
 ) -> Figures:
     stages, start = [], None
+    assert training.variant is not None  # `run` gives one to every training
     if training.variant.pretrains:
         start = training.folder / "pretrain"
         stages.append(run_or_diverge(pretrain.run, training.config, start, reader))

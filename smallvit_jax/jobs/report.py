@@ -69,7 +69,7 @@ def _rebuild(workdir: Path, reader: DatasetReader) -> None:
     from smallvit_jax.reporting import page
 
     result = read_result(workdir) or {}
-    job = JOBS.get(result.get("job"))
+    job = JOBS.get(result.get("job", ""))
     if job and job.page and job.page != RUN_PAGE:
         builder = importlib.import_module(f"smallvit_jax.reporting.{job.page}")
         content = builder.build_page(result, read_command(workdir))

@@ -127,6 +127,7 @@ def _training(
 
 
 def _train(training: Training, reader: DatasetReader, guessing: float) -> Figures:
+    assert training.variant is not None  # `_training` always gives one
     o = training.config.finetune.optimizer
     stage = training.folder / "finetune"
     result = run_or_diverge(finetune.run, training.config, stage, reader)
@@ -150,7 +151,7 @@ def summarize(rows: Sequence[Figures]) -> list[Figures]:
     for variant, optimizer in dict.fromkeys((row["variant"], row["optimizer"]) for row in rows):
         here = [r for r in rows if (r["variant"], r["optimizer"]) == (variant, optimizer)]
         errors = np.array([row["error"] for row in here])
-        best = here[int(errors.argmin())]
+        best = here[int(np.argmin(errors))]
         found.append(
             {
                 "variant": variant,

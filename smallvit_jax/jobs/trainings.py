@@ -98,6 +98,7 @@ def check_plans(trainings: Sequence[Training], reader: DatasetReader) -> dict[st
     sizes: dict[str, ModelSize] = {}
     same: dict[str, str] = {}
     for training in trainings:
+        assert training.variant is not None  # only jobs that compare variants call this
         name = training.variant.name
         try:
             validate(training.config)
@@ -124,11 +125,11 @@ def chance(config: ConfigDict, reader: DatasetReader) -> float:
 
 def mean(rows: Sequence[Mapping[str, Any]], name: str) -> float | None:
     """The mean of a figure over rows; None unless every row has it."""
-    values = [row.get(name) for row in rows]
+    values: list[Any] = [row.get(name) for row in rows]
     return None if None in values else float(np.mean(values))
 
 
 def deviation(rows: Sequence[Mapping[str, Any]], name: str) -> float | None:
     """The sample standard deviation (n - 1) of a figure; None for one row or if a row lacks it."""
-    values = [row.get(name) for row in rows]
+    values: list[Any] = [row.get(name) for row in rows]
     return None if None in values or len(values) < 2 else float(np.std(values, ddof=1))

@@ -2,14 +2,17 @@
 
 import functools
 import inspect
+from collections.abc import Callable
 from typing import Any
 
 from flax import nnx
 
-from smallvit_jax.config.choices import CONVNETS, MODELS, STRUCTURED_INITS, TRANSFORMERS
+from smallvit_jax.config.choices import MODELS, STRUCTURED_INITS, TRANSFORMERS
 from smallvit_jax.errors import UserError, check_choice, did_you_mean
 from smallvit_jax.models.cait import CaiT
+from smallvit_jax.models.convnet import ConvNet
 from smallvit_jax.models.efficientnet import EfficientNetB0
+from smallvit_jax.models.image_model import ImageModel
 from smallvit_jax.models.layers import LARGEST_SMALL_IMAGE
 from smallvit_jax.models.resnet import ResNet18, ResNet56, ResNet110
 from smallvit_jax.models.stems import STEM_DEFAULTS, make_stem, resolve_stem
@@ -17,7 +20,9 @@ from smallvit_jax.models.structured_init import check_structured, set_structured
 from smallvit_jax.models.swin import Swin
 from smallvit_jax.models.vit import ViT
 
-FAMILIES: dict[str, type[nnx.Module]] = {
+Transformer = ViT | Swin | CaiT
+
+FAMILIES: dict[str, type[Transformer | ConvNet]] = {
     "vit": ViT,
     "swin": Swin,
     "cait": CaiT,
@@ -35,7 +40,7 @@ def create_model(
     num_classes: int = 0,
     seed: int = 0,
     **options,
-) -> nnx.Module:
+) -> ImageModel:
     """Builds a freshly initialized model.
 
     Defaults follow the reference or, for convolutional networks, the original paper.
@@ -54,10 +59,11 @@ def create_model(
     Raises:
       UserError: if the family or an option is unknown, or sizes do not divide evenly.
     """
-    sizes = {"image_size": image_size, "num_classes": num_classes}
+    sizes: dict[str, Any] = {"image_size": image_size, "num_classes": num_classes}
     resolved = resolve_options(name, **sizes, **options)
     model = _build(resolved, seed)
     if resolved.get("init") in STRUCTURED_INITS:
+        assert isinstance(model, ViT)  # `resolve_options` accepts these only for a ViT
         set_structured(model, resolved["init"], seed)
     return model
 
@@ -89,14 +95,14 @@ def resolve_options(name: str, **options) -> dict[str, Any]:
     if "remat" not in options:
         del defaults["remat"]
     resolved = {"name": name, **defaults, **options}
-    if name in CONVNETS:
+    if issubclass(family, ConvNet):
         return family.complete_options(resolved)
     resolved = _complete_transformer(family, resolved)
     check_structured(resolved)
     return resolved
 
 
-def _complete_transformer(family: type[nnx.Module], options: dict[str, Any]) -> dict[str, Any]:
+def _complete_transformer(family: type[Transformer], options: dict[str, Any]) -> dict[str, Any]:
     """Fills in options that depend on others; raises `UserError` if they do not fit."""
     image_size = options["image_size"]
     patch_size = options["patch_size"] or _default_patch_size(family, image_size)
@@ -112,25 +118,26 @@ def _complete_transformer(family: type[nnx.Module], options: dict[str, Any]) -> 
         )
     stem = options["stem"]
     options = options | {"patch_size": patch_size} | resolve_stem(stem, patch_size, width, options)
-    if "depth" in options and options["depth"] is None:
+    if issubclass(family, ViT) and options["depth"] is None:
         options["depth"] = family.DEPTH_WITH_CONV_STEM if stem == "conv" else family.DEPTH
     return options
 
 
-def _default_patch_size(family: type[nnx.Module], image_size: int) -> int:
+def _default_patch_size(family: type[Transformer], image_size: int) -> int:
     """The reference's patch size for small images, the family's usual one for photographs."""
     small = image_size <= LARGEST_SMALL_IMAGE
     return image_size // family.PATCHES_PER_SIDE if small else family.PHOTOGRAPH_PATCH
 
 
-def abstract_model(name: str, **options) -> nnx.Module:
+def abstract_model(name: str, **options) -> ImageModel:
     """Like `create_model`, but with shapes instead of arrays: a target to load weights into."""
     return nnx.eval_shape(functools.partial(_build, resolve_options(name, **options), seed=0))
 
 
-def _build(resolved: dict[str, Any], seed: int) -> nnx.Module:
+def _build(resolved: dict[str, Any], seed: int) -> ImageModel:
     options = {k: v for k, v in resolved.items() if k != "name"}
     if resolved["name"] in TRANSFORMERS:
         stem = {name: options.pop(name) for name in STEM_DEFAULTS}
         options["make_stem"] = functools.partial(make_stem, **stem)
-    return FAMILIES[resolved["name"]](**options, rngs=nnx.Rngs(seed))
+    build: Callable[..., ImageModel] = FAMILIES[resolved["name"]]
+    return build(**options, rngs=nnx.Rngs(seed))

@@ -62,7 +62,8 @@ def fill_diagonal(
     scores: Float[Array, "*batch queries keys"], value: float
 ) -> Float[Array, "*batch queries keys"]:
     """Sets each token's score for itself to `value`; the queries are the first tokens."""
-    return jnp.where(jnp.eye(*scores.shape[-2:], dtype=bool), value, scores)
+    queries, keys = scores.shape[-2:]
+    return jnp.where(jnp.eye(queries, keys, dtype=bool), value, scores)
 
 
 def learned_temperature(width: int, heads: int) -> nnx.Param:

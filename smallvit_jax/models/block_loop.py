@@ -5,6 +5,8 @@ the sum of all residual branches' gradients into each of its consumers, again an
 """
 
 import functools
+from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +26,7 @@ def save_for_backward(x: jax.Array) -> jax.Array:
 
 
 def apply_blocks(
-    blocks: nnx.List,
+    blocks: Sequence[Any],
     x: Float[Array, "batch tokens width"],
     rngs: nnx.Rngs | None,
     remat: bool = False,

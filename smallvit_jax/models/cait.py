@@ -1,5 +1,7 @@
 """The reference's CaiT: talking heads and layer scale, with a class token only at the end."""
 
+from typing import Any
+
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
@@ -104,7 +106,7 @@ class CaiT(ImageModel):
         rngs: nnx.Rngs | None = None,
         blocks: int = 4,
         block: int = -1,
-    ) -> dict[str, Array]:
+    ) -> dict[str, Any]:
         """Runs the model once and returns the wanted outputs; see `ImageModel.outputs`.
 
         Features are the class token after the final norm. `blocks` and `block` count class blocks,
@@ -115,20 +117,23 @@ class CaiT(ImageModel):
         index = range(len(self.blocks_token_only))[block]
         rows, columns = (side // self.patch_size for side in images.shape[1:3])
         patches = self.patch_embed(images, train=train)
-        x, layers = self._embed(patches, images), {}
+        x = self._embed(patches, images)
+        layers: dict[str, Array] = {}
         if "layers" in wanted:
             layers |= {"patch_embed": patches, "block_input": x}
             for i, layer in enumerate(self.blocks):
                 x = layers[f"blocks.{i}"] = layer(x, rngs)
         else:
             x = apply_blocks(self.blocks, x, rngs, self.remat)
-        cls, found, pooled = self._class_token(x), {}, []
-        for i, layer in enumerate(self.blocks_token_only):
+        cls = self._class_token(x)
+        found: dict[str, Any] = {}
+        pooled: list[Array] = []
+        for i, class_layer in enumerate(self.blocks_token_only):
             if i == index and "attention" in wanted:
-                tokens = layer.norm1(jnp.concatenate([cls, x], axis=1))
-                weights = layer.attn.weights(tokens)[:, :, 0, 1:]
+                tokens = class_layer.norm1(jnp.concatenate([cls, x], axis=1))
+                weights = class_layer.attn.weights(tokens)[:, :, 0, 1:]
                 found["attention"] = weights.reshape(*weights.shape[:2], rows, columns)
-            cls = layer(cls, x)
+            cls = class_layer(cls, x)
             if "layers" in wanted:
                 layers[f"blocks_token_only.{i}"] = cls
             pooled.append(self.norm(cls)[:, 0].astype(jnp.float32))

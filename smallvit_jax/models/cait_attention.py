@@ -66,6 +66,7 @@ def _mix_heads(
     linear: nnx.Linear, x: Float[Array, "batch heads queries keys"]
 ) -> Float[Array, "batch heads queries keys"]:
     """Applies a linear layer along the head axis."""
+    assert linear.bias is not None  # nothing above turns it off
     kernel, bias = linear.kernel[...].astype(x.dtype), linear.bias[...].astype(x.dtype)
     return jnp.einsum("bhqk,hg->bgqk", x, kernel) + bias[:, None, None]
 

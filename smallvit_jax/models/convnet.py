@@ -2,6 +2,7 @@
 
 import abc
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -54,6 +55,7 @@ class ConvNorm(nnx.Module):
         shared = {"use_bias": False, "kernel_init": kernel_init, "dtype": dtype, "rngs": rngs}
         self.stride = stride
         self.pointwise = side == 1
+        self.conv: Linear | nnx.Conv
         if self.pointwise:
             self.conv = Linear(inputs, outputs, **shared)
         else:
@@ -75,12 +77,20 @@ class ConvNorm(nnx.Module):
 class ConvNet(ImageModel):
     """Base class of the families: stem, blocks, last layers, pooling, classifier.
 
-    A family sets `image_size`, `num_features`, `remat`, `blocks` and `head`, and implements the
-    layers before and after the blocks in `_begin` and `_end`. Only images of `image_size` update
-    the running statistics.
+    A family sets the attributes and `num_features`, and implements the layers before and after the
+    blocks in `_begin` and `_end`. Only images of `image_size` update the running statistics.
     """
 
     DROPOUT = 0.0  # rate before the classifier
+    image_size: int
+    remat: bool
+    blocks: nnx.List
+    head: nnx.Linear | None
+
+    @classmethod
+    @abc.abstractmethod
+    def complete_options(cls, options: dict[str, Any]) -> dict[str, Any]:
+        """Fills in options that depend on others; raises `UserError` if they do not fit."""
 
     def outputs(
         self,
@@ -90,17 +100,17 @@ class ConvNet(ImageModel):
         rngs: nnx.Rngs | None = None,
         blocks: int = 4,
         block: int = -1,
-    ) -> dict[str, Array]:
+    ) -> dict[str, Any]:
         """Runs the model once and returns the wanted outputs; see `ImageModel.outputs`.
 
         Images may have any size. Features are the mean over all positions; block features of the
         last block are taken after the last layers. There is no grid and no attention.
         """
         del block
-        if "attention" in wanted:
+        if missing := {"attention", "grid", "layers"} & set(wanted):
             raise UserError(
-                "a convolutional network has no attention to draw; choose a vit, swin or cait "
-                "checkpoint"
+                f"a convolutional network has no {min(missing)} to return; choose a vit, swin or "
+                "cait checkpoint"
             )
         mode = {"train": train, "record": images.shape[1:3] == (self.image_size,) * 2}
         x, maps = self._begin(images, **mode), []

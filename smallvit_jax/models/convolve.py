@@ -1,5 +1,7 @@
 """Convolutions in the form that is fastest on the device."""
 
+import functools
+import operator
 from collections.abc import Iterator, Sequence
 
 import jax
@@ -33,7 +35,8 @@ def convolve(
     if feature_group_count == 1:
         return product(jnp.concatenate(list(shifted), axis=-1), kernel.reshape(-1, kernel.shape[3]))
     weights = kernel.reshape(-1, kernel.shape[3])
-    return sum(image * weight for image, weight in zip(shifted, weights, strict=True))
+    weighted = (image * weight for image, weight in zip(shifted, weights, strict=True))
+    return functools.reduce(operator.add, weighted)
 
 
 def shifted_images(x: Maps, side: int, stride: int, padding: int) -> Iterator[Maps]:

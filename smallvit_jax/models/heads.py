@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from smallvit_jax.models.image_model import ImageModel
 from smallvit_jax.models.initializers import get_scheme, uniform_fan_in
 from smallvit_jax.models.layers import Linear
 
@@ -91,7 +92,7 @@ class ViewNetwork(nnx.Module):
     The view axis follows the batch axis, so that a batch split over devices stays in place.
     """
 
-    def __init__(self, backbone: nnx.Module, projection: ProjectionHead):
+    def __init__(self, backbone: ImageModel, projection: ProjectionHead):
         self.backbone = backbone
         self.projection = projection
 

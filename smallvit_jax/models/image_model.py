@@ -1,6 +1,7 @@
 """The interface of all model families: one forward pass that returns the requested outputs."""
 
 import abc
+from typing import Any
 
 from flax import nnx
 from jaxtyping import Array, Float
@@ -26,7 +27,7 @@ class ImageModel(nnx.Module):
         rngs: nnx.Rngs | None = None,
         blocks: int = 4,
         block: int = -1,
-    ) -> dict[str, Array]:
+    ) -> dict[str, Any]:
         """Runs the model once and returns the wanted outputs by name.
 
         - "features" [batch, width]: the input of the classifier and the projection head, float32.
@@ -37,7 +38,8 @@ class ImageModel(nnx.Module):
           blocks (or all, if there are fewer), concatenated, float32 (DINO's eval_linear.py).
         - "attention" [batch, heads, rows, columns]: how a transformer's attention in one block is
           distributed over the patches, float32. `block` counts from 0, or back from -1.
-        - "layers": a transformer's tokens [batch, tokens, width] after each layer, by layer name.
+        - "layers": a transformer's tokens [batch, tokens, width] after each layer, as a dict by
+          layer name.
 
         Args:
           images: normalized images; for a transformer, sides must be multiples of the patch size.

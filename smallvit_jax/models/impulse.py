@@ -39,9 +39,9 @@ class Solution(NamedTuple):
     `offsets` are the rows and columns from a patch to the one that each head should attend to.
     """
 
-    queries: Queries
-    keys: Keys
-    offsets: Int[Array, "heads 2"]
+    queries: Float[np.ndarray, "heads width head_width"]
+    keys: Float[np.ndarray, "heads head_width width"]
+    offsets: Int[np.ndarray, "heads 2"]
 
 
 def solve(
@@ -97,7 +97,7 @@ def rescale(queries: Queries, keys: Keys, norm: Float[Array, ""]) -> tuple[Queri
     return queries, norm * keys / jnp.linalg.norm(keys, axis=1, keepdims=True)
 
 
-def optimise(
+def optimize(
     key: jax.Array,
     offsets: np.ndarray,
     width: int,
@@ -158,7 +158,7 @@ def _solve_once(width, heads, grid, filter_size, seed, steps) -> Solution:
         return found
     for_offsets, for_factors = jax.random.split(jax.random.key(seed))
     offsets = draw_offsets(for_offsets, heads, filter_size)
-    queries, keys = optimise(for_factors, offsets, width, grid, steps)
+    queries, keys = optimize(for_factors, offsets, width, grid, steps)
     solution = Solution(np.asarray(queries), np.asarray(keys), offsets)
     _write(path, solution)
     return solution

@@ -1,5 +1,7 @@
 """Building blocks shared by the transformer families."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -74,7 +76,7 @@ def classifier(
     """Linear layer from features to float32 logits, or None if there are no classes."""
     if not num_classes:
         return None
-    start = {"kernel_init": scheme.classifier, "bias_init": scheme.bias(features)}
+    start: dict[str, Any] = {"kernel_init": scheme.classifier, "bias_init": scheme.bias(features)}
     return nnx.Linear(features, num_classes, **start, rngs=rngs)
 
 
@@ -173,6 +175,7 @@ class Attention(nnx.Module):
 
     def _project_separately(self, x: Tokens, queries: int) -> tuple[Tokens, Tokens, Tokens]:
         """The three parts of the fused projection, with only the queries that are used."""
+        assert self.qkv.bias is not None  # nothing above turns it off
         dtype = self.qkv.dtype
         x, kernel, bias = (
             jnp.asarray(a, dtype) for a in (x, self.qkv.kernel[...], self.qkv.bias[...])

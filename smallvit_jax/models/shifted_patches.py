@@ -83,8 +83,9 @@ class ShiftedMerging(ShiftedPatches):
         super().__init__(2, width, 2 * width, directions, **options)
 
     def __call__(
-        self, x: Float[Array, "batch rows columns width"]
+        self, x: Float[Array, "batch rows columns width"], *, train: bool = False
     ) -> Float[Array, "batch half_rows half_columns double_width"]:
+        del train  # as in the base class
         x = jnp.pad(x, ((0, 0), (0, x.shape[1] % 2), (0, x.shape[2] % 2), (0, 0)))
         batch, rows, columns, width = x.shape
         return super().__call__(x).reshape(batch, rows // 2, columns // 2, 2 * width)

@@ -58,7 +58,10 @@ def make_stem(
     if stem == "patchify":
         return patchify()
     if stem == "spt":
+        assert spt_directions is not None  # `resolve_stem` sets it for this stem
         return ShiftedPatches(patch_size, 3, width, spt_directions, **shared)
+    # `resolve_stem` sets all three for this stem.
+    assert stem_norm is not None and stem_channels is not None and stem_strides is not None
     stack = ConvStack(stem_channels, stem_strides)
     return ConvStem(image_size, width, stack, norm=stem_norm, normed=normed, **shared)
 
@@ -137,7 +140,7 @@ def conv_stack(
             "model.stem_channels and model.stem_strides describe the same convolutions; give both "
             "or neither."
         )
-    if channels is not None:
+    if channels is not None and strides is not None:
         return _check_stack(patch_size, ConvStack(tuple(channels), tuple(strides)))
     if patch_size & (patch_size - 1):
         raise UserError(

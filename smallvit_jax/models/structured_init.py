@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
 from smallvit_jax.config.choices import STRUCTURED_INITS
 from smallvit_jax.errors import UserError
@@ -23,7 +23,7 @@ _NEEDED = {"name": "vit", "pool": "mean", "pos_embed": "sincos"}
 _QUERY_KEY = (0.7, 0.7)
 _VALUE_PROJECTION = (0.4, -0.4)
 
-Square = Float[Array, "width width"]
+Square = Float[np.ndarray, "width width"]
 
 
 def check_structured(options: Mapping[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -82,7 +83,7 @@ class Swin(ImageModel):
             dtype=dtype,
             rngs=rngs,
         )
-        merging = functools.partial(PatchMerging, **shared)
+        merging: Callable[[int], nnx.Module] = functools.partial(PatchMerging, **shared)
         if isinstance(self.patch_embed, ShiftedPatches):
             start = {"kernel_init": shared["scheme"].kernel, "dtype": dtype, "rngs": rngs}
             directions = self.patch_embed.directions
@@ -113,7 +114,7 @@ class Swin(ImageModel):
         rngs: nnx.Rngs | None = None,
         blocks: int = 4,
         block: int = -1,
-    ) -> dict[str, Array]:
+    ) -> dict[str, Any]:
         """Runs the model once and returns the wanted outputs; see `ImageModel.outputs`.
 
         Features are the mean over all tokens. As there is no class token, an attention map is the
@@ -124,7 +125,9 @@ class Swin(ImageModel):
         count = sum(len(stage.blocks) for stage in self.layers)
         index, number = range(count)[block], 0
         x = self._embed(images, train)
-        found, pooled, layers = {}, [], {}
+        found: dict[str, Any] = {}
+        pooled: list[Array] = []
+        layers: dict[str, Array] = {}
 
         def note(name: str, x: Grid) -> Grid:
             if "layers" in wanted:

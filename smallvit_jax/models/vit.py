@@ -1,5 +1,7 @@
 """The vision transformer: the reference's, or with mean pooling and fixed positions."""
 
+from typing import Any
+
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -106,7 +108,7 @@ class ViT(ImageModel):
         rngs: nnx.Rngs | None = None,
         blocks: int = 4,
         block: int = -1,
-    ) -> dict[str, Array]:
+    ) -> dict[str, Any]:
         """Runs the model once and returns the wanted outputs; see `ImageModel.outputs`.
 
         With a class token, the attention map is the class token's and sums to less than 1, because
@@ -127,7 +129,8 @@ class ViT(ImageModel):
         x = self._embed(images, train)
         layers = {"patch_embed": self.patch_embed(images), "block_input": x} if all_layers else {}
         x = apply_blocks(list(self.blocks)[:first], x, rngs, self.remat)
-        found, pooled = {}, []
+        found: dict[str, Any] = {}
+        pooled: list[Array] = []
         rows, columns = (side // self.patch_size for side in images.shape[1:3])
         for i, layer in enumerate(list(self.blocks)[first:], first):
             if i == index and "attention" in wanted:
@@ -174,9 +177,9 @@ class ViT(ImageModel):
     def _positions(self, rows: int, columns: int) -> Float[Array, "1 tokens width"]:
         class_tokens = 0 if self.cls_token is None else 1
         if self.pos_embed is None:
-            positions = sincos_positions(rows, columns, self.num_features)
+            fixed = sincos_positions(rows, columns, self.num_features)
             # A class token has no place in the image, so its position is 0, as in MAE.
-            return jnp.pad(positions, ((class_tokens, 0), (0, 0)))[None]
+            return jnp.pad(fixed, ((class_tokens, 0), (0, 0)))[None]
         positions = self.pos_embed[...]
         if (rows, columns) == (self.grid, self.grid):
             return positions

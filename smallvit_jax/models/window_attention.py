@@ -93,6 +93,7 @@ class WindowAttention(nnx.Module):
 
         For padding they equal the bias, so only the tokens go through the matrix product.
         """
+        assert self.qkv.bias is not None  # nothing above turns it off
         x, kernel, bias = (
             jnp.asarray(a, self.qkv.dtype) for a in (x, self.qkv.kernel[...], self.qkv.bias[...])
         )

@@ -190,7 +190,9 @@ class LocationHead(nnx.Module):
         self.layers = nnx.List(
             [linear(2 * features, HIDDEN), linear(HIDDEN, HIDDEN), linear(HIDDEN, last)]
         )
-        self.coordinates = nnx.List(linear(HIDDEN, classes) for _ in range(2 if classes else 0))
+        self.coordinates = nnx.List(
+            [] if classes is None else [linear(HIDDEN, classes), linear(HIDDEN, classes)]
+        )
 
     def __call__(
         self,

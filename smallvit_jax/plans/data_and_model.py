@@ -27,9 +27,10 @@ class LabeledImages(NamedTuple):
 
     def take(self, indices: np.ndarray) -> "LabeledImages":
         """Returns the images at sorted indices, without a copy if they are consecutive."""
+        rows: np.ndarray | slice = indices
         if len(indices) and indices[-1] - indices[0] + 1 == len(indices):
-            indices = slice(indices[0], indices[-1] + 1)
-        return LabeledImages(self.images[indices], self.labels[indices])
+            rows = slice(indices[0], indices[-1] + 1)
+        return LabeledImages(self.images[rows], self.labels[rows])
 
 
 class Data(NamedTuple):

@@ -8,6 +8,7 @@ import threading
 import time
 import warnings
 import zlib
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -149,7 +150,7 @@ def leave_processes(code: int) -> None:
         os._exit(code)
 
 
-def _environment_arguments() -> dict[str, str | int]:
+def _environment_arguments() -> dict[str, Any]:
     """Reads arguments of `jax.distributed.initialize` from the environment; {} if none are set."""
     address, *numbers = (os.environ.get(name, "") for name in _ENVIRONMENT)
     if not (address or any(numbers)):

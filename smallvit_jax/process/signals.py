@@ -118,7 +118,7 @@ class StopRequest:
 @contextlib.contextmanager
 def _handled_by(handler: Callable[[int, Any], None]) -> Iterator[None]:
     """Installs a handler for both signals, except those already ignored, as by `nohup` or `&`."""
-    before: dict[int, Any] = {}
+    before: dict[signal.Signals, Any] = {}
     try:
         if threading.current_thread() is threading.main_thread():
             for each in _SIGNALS:

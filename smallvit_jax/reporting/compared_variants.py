@@ -80,7 +80,7 @@ def comparison_table(result: Figures) -> tuple[Sequence[str], list[Sequence[str]
         *("steps", "time"),
         *(f"{what} to {t} %" for t in targets for what in ("epochs", "time")),
     ]
-    rows = []
+    rows: list[Sequence[str]] = []
     for row in result["comparison"]:
         cells = [
             row["variant"],

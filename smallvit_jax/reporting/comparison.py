@@ -1,7 +1,7 @@
 """The report page that compares several runs."""
 
 from smallvit_jax.reporting import figures
-from smallvit_jax.reporting.page import Code, PageContent, Picture, Section, Table
+from smallvit_jax.reporting.page import Block, Code, PageContent, Picture, Section, Table
 from smallvit_jax.reporting.runs import Run, differing_fields
 from smallvit_jax.reporting.sections import headline
 
@@ -34,15 +34,15 @@ def compare(runs: dict[str, Run]) -> PageContent:
         curves = {name: curve for name, curve in curves.items() if len(curve[0])}
         if curves:
             quantities[title] = curves
-    curves = []
+    shown: list[Block] = []
     if quantities:
         caption = "Each run has the same color in every panel."
         drawn = figures.draw_curves(quantities, columns=2)
-        curves = [Picture("curves", drawn, caption, wide=True)]
+        shown = [Picture("curves", drawn, caption, wide=True)]
     commands = [Code(run.command) for run in runs.values() if run.command]
     sections = [
         Section("Which is best?", [table]),
-        Section("How did training go?", curves),
+        Section("How did training go?", shown),
         Section("How do the runs differ?", [fields] if fields.rows else []),
         Section("How do I run them again?", commands),
     ]

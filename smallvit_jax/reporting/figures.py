@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 # Okabe and Ito's palette, which color-blind readers can tell apart.
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8a8a00", "#444444")
 _MUTED = "#777777"
-_STYLE = {
+_STYLE: dict[Any, Any] = {  # older Matplotlibs have no type for the keys
     "font.size": 9,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -27,22 +27,25 @@ _STYLE = {
 _LEAST_POINTS = 10.0  # minimum span of an accuracy axis
 MOST_NAMED = 20  # classes whose names fit next to a figure
 
+_Arguments = ParamSpec("_Arguments")
+_Drawn = TypeVar("_Drawn")
+
 Curve = tuple[np.ndarray, np.ndarray]  # epochs and values
 
 
 def colors_of(count: int) -> list:
     """Returns `count` colors: from `COLORS`, or if those are too few, from 20 that repeat."""
-    from matplotlib import colormaps
+    from matplotlib import color_sequences
 
-    found = COLORS if count <= len(COLORS) else colormaps["tab20"].colors
+    found = COLORS if count <= len(COLORS) else color_sequences["tab20"]
     return [found[i % len(found)] for i in range(count)]
 
 
-def styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
+def styled(draw: Callable[_Arguments, _Drawn]) -> Callable[_Arguments, _Drawn]:
     """Decorates a function to draw in the report's style."""
 
     @functools.wraps(draw)
-    def drawn(*arguments, **options):
+    def drawn(*arguments: _Arguments.args, **options: _Arguments.kwargs) -> _Drawn:
         from matplotlib import rc_context
 
         with rc_context(_STYLE):
@@ -135,9 +138,10 @@ def draw_confusion(
 @styled
 def draw_classes(per_class: Sequence[Mapping[str, Any]]) -> Figure:
     """Accuracy by class from best to worst; with many classes, only both ends."""
-    rows = sorted((r for r in per_class if r["images"]), key=lambda row: row["top1"])
-    if len(rows) > MOST_NAMED:
-        rows = [*rows[:10], None, *rows[-10:]]
+    ranked = sorted((r for r in per_class if r["images"]), key=lambda row: row["top1"])
+    rows: list[Mapping[str, Any] | None] = [*ranked]
+    if len(ranked) > MOST_NAMED:
+        rows = [*ranked[:10], None, *ranked[-10:]]
     figure, (ax,) = panels(1, width=6, height=0.6 + 0.22 * len(rows))
     for place, row in enumerate(rows):
         if row is None:

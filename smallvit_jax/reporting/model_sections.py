@@ -131,6 +131,7 @@ def _class_names(run: Run, data: Data | None, predictions: Predictions) -> list[
     evaluated = run.stages.get("evaluate")
     if evaluated and "per_class" in evaluated.result:
         return [row["name"] for row in evaluated.result["per_class"]]
+    assert predictions.probabilities is not None  # a classifier's, if there is no dataset
     return [str(i) for i in range(predictions.probabilities.shape[1])]
 
 

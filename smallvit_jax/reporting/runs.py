@@ -76,11 +76,9 @@ def read_run(folder: Path) -> Run:
     folder = Path(folder)
     result, config = records.read_result(folder) or {}, records.read_config(folder)
     job = result.get("job")
-    if job in STAGES:
-        stages = {job: _read_stage(job, folder)}
-    else:
-        found = {name: _read_stage(name, folder / name) for name in STAGES}
-        stages = {name: stage for name, stage in found.items() if stage is not None}
+    folders = {job: folder} if job in STAGES else {name: folder / name for name in STAGES}
+    found = {name: _read_stage(name, place) for name, place in folders.items()}
+    stages = {name: stage for name, stage in found.items() if stage is not None}
     if not stages or config is None:
         raise UserError(
             f"{folder} contains no finished pre-training, fine-tuning, recipe or evaluation to "

@@ -137,7 +137,7 @@ def _curves(run: Run) -> list[Block]:
         stage = run.stages.get(name)
         if stage is None or not stage.rows:
             continue
-        quantities = {}
+        quantities: dict[str, dict[str, figures.Curve]] = {}
         for split in ("test", "validation"):
             if len(stage.series(split, "top1")[0]):
                 shown = quantities.setdefault("accuracy after each epoch in %", {})
@@ -171,7 +171,7 @@ def _advice(name: str) -> str:
 def _corruptions(run: Run) -> list[Block]:
     stage = run.stages.get("evaluate")
     found: dict[str, Any] = stage.result.get("corruptions", {}) if stage else {}
-    if not found:
+    if stage is None or not found:
         return []
     mean = found.get("mce15", found["mean_error"])
     parts: list[Block] = [

@@ -62,7 +62,7 @@ def build_page(result: Figures, command: str | None) -> PageContent:
 def sweep_table(result: Figures) -> tuple[Sequence[str], list[Sequence[str]]]:
     """Header and rows as text."""
     head = ("variant", "optimizer", "best", "median", "within 4 of best", "diverged", "settings")
-    rows = [
+    rows: list[Sequence[str]] = [
         (
             row["variant"],
             _NAMES[row["optimizer"]],

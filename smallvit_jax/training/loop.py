@@ -200,6 +200,8 @@ class _Profiler:
     """Traces a number of steps, after skipping blocks that include compilation."""
 
     def __init__(self, profile: tuple[Path, int] | None, skipped: int):
+        self._folder: Path | None
+        self._left: int
         self._folder, self._left = profile or (None, 0)
         self._skipped = skipped
         self._active = False

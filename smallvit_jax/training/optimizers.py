@@ -50,7 +50,7 @@ def make_optimizer(
     if freezable is None:
         return optax.with_extra_args_support(inner)
     return optax.partition(
-        {"moving": inner, "freezable": stand_still_while_frozen(inner)},
+        {"moving": inner, "freezable": hold_while_frozen(inner)},
         lambda params: {k: "freezable" if freezable(k) else "moving" for k in params},
     )
 
@@ -75,7 +75,7 @@ def clip_together(max_norm: float) -> optax.GradientTransformation:
     return optax.stateless(clip)
 
 
-def stand_still_while_frozen(
+def hold_while_frozen(
     inner: optax.GradientTransformationExtraArgs,
 ) -> optax.GradientTransformationExtraArgs:
     """Zeroes the update and keeps the inner state unchanged while `frozen` is true."""

@@ -137,6 +137,9 @@ class _Source:
             raise ValueError(f"{count} steps requested from a block of {self.block_size}")
         return self._block(step, count)
 
+    def _block(self, step: int, count: int) -> Block:
+        raise NotImplementedError
+
     def close(self) -> None:
         """Stops background work."""
 

@@ -51,7 +51,7 @@ class Progress:
         self._step, self._active = start_step, active
         self._stream = stream or sys.stderr
         self._first: _Mark | None = None  # the first update
-        self._last = self._first
+        self._last: _Mark | None = None  # the newest
         self._paused = 0.0  # seconds so far
         self._printed = -math.inf
         self._bar = _Bar(self._stream, total_steps, description) if self._on_terminal() else None

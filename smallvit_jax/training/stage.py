@@ -236,8 +236,9 @@ class _Recorder:
         for split, values in figures.items():
             self._log.write(step, epochs_done, split, values)
             self._progress.note(_line(self._stage.description, epochs_done, split, values))
-        if self._stage.best_split in figures:
-            self._held_out[step] = figures[self._stage.best_split]["top1"]
+        best = self._stage.best_split
+        if best is not None and best in figures:
+            self._held_out[step] = figures[best]["top1"]
             if self._held_out[step] >= self._best:
                 self._best = self._held_out[step]
                 self.save(step, state)

@@ -102,7 +102,7 @@ def is_disk_full(error: BaseException | None) -> bool:
     return False
 
 
-def storage_error(error: OSError, path: str | os.PathLike) -> StorageError:
+def storage_error(error: Exception, path: str | os.PathLike) -> StorageError:
     """Returns the error for a path that could not be written."""
     if is_disk_full(error):
         return StorageError(
@@ -111,5 +111,5 @@ def storage_error(error: OSError, path: str | os.PathLike) -> StorageError:
     if isinstance(error, (FileExistsError, NotADirectoryError)):
         where = error.filename or path
         return StorageError(f"{where} is a file where a folder is needed; choose another --workdir")
-    reason = (error.strerror or str(error)).lower()
+    reason = ((isinstance(error, OSError) and error.strerror) or str(error)).lower()
     return StorageError(f"{path} cannot be written ({reason}); choose a writable --workdir")

@@ -33,8 +33,8 @@ def config_differences(
     Tuples equal lists, as in JSON. A field that the old config lacks takes its value from
     `defaults`, by dotted name; other missing fields count as None.
     """
-    before, after = _leaves(old), _leaves(new)
-    added = after.keys() & (defaults or {}).keys() - before.keys()
+    before, after, defaults = _leaves(old), _leaves(new), defaults or {}
+    added = after.keys() & defaults.keys() - before.keys()
     before |= {name: json.loads(strict_json(defaults[name])) for name in sorted(added)}
     names = [*before, *(name for name in after if name not in before)]
     return [

@@ -1,4 +1,4 @@
-"""Run by test_views.py in a process of four simulated devices; prints what it checked."""
+"""Run by test_views.py in a process with four simulated devices; prints each passed check."""
 
 import os
 import re

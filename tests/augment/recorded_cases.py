@@ -1,4 +1,4 @@
-"""Our image for each recorded one of the reference's, by the name it was recorded under."""
+"""Our counterpart of each recorded reference image, by the recording's name."""
 
 import re
 from collections.abc import Callable
@@ -30,7 +30,7 @@ _pad_and_crop = jax.jit(geometry.pad_and_crop, static_argnames="padding")
 
 
 def our_image(name: str) -> np.ndarray:
-    """What we make of the recorded input: [height, width, 3], uint8 where Pillow's is."""
+    """Our output for the recorded input: [height, width, 3], uint8 if Pillow's is."""
     for pattern, ours in _OURS.items():
         if match := re.fullmatch(pattern, name):
             return np.asarray(ours(*match.groups()))
@@ -38,13 +38,13 @@ def our_image(name: str) -> np.ndarray:
 
 
 def recorded_image(name: str) -> np.ndarray:
-    """The reference's image in the layout of ours."""
+    """The reference's image in our layout."""
     image = (recorded_autoaugment() if name.startswith("aa") else recorded())[name]
     return image if image.dtype == np.uint8 else image.transpose(1, 2, 0)
 
 
 def names(pattern: str) -> list[str]:
-    """The recorded names that match a regular expression as a whole, in their order."""
+    """The recorded names that fully match a regular expression, in order."""
     both = [*recorded(), *recorded_autoaugment()]
     return [name for name in both if re.fullmatch(pattern, name)]
 

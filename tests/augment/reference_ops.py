@@ -1,4 +1,4 @@
-"""Reads the recorded outputs of Pillow and torchvision, and compares with them."""
+"""Reads recorded outputs of Pillow and torchvision, and compares with them."""
 
 import functools
 

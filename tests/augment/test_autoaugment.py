@@ -18,36 +18,36 @@ apply_each = jax.jit(jax.vmap(autoaugment.apply))
 
 
 def largest_share_off_by_one(name):
-    """Of values that may be a level off: where Pillow reckons in double precision."""
+    """Of values that may be a level off, because Pillow computes in double precision."""
     if name.startswith("shear"):
         return 5e-3
     return 0.03 if name == "autocontrast" else 0.0
 
 
-def assert_as_exact_as_promised(got, expected, name):
+def assert_nearly_exact(got, expected, name):
     levels = difference(got, expected)
     assert levels.max() <= 1
     assert (levels > 0).mean() <= largest_share_off_by_one(name)
 
 
 @pytest.mark.parametrize("key", names(r"aa_\w+_m\d(_pos|_neg)?"))
-def test_operation_at_its_level(key):
+def test_operation_at_recorded_level(key):
     name, sign = re.fullmatch(r"aa_(\w+)_m\d(_pos|_neg)?", key).groups()
     assert (sign is not None) == bool(SIGNED.match(name))
-    assert_as_exact_as_promised(our_image(key), recorded_image(key), name)
+    assert_nearly_exact(our_image(key), recorded_image(key), name)
 
 
 @pytest.mark.parametrize("key", names(r"aa_\w+_lowcontrast"))
-def test_operation_on_an_image_of_low_contrast(key):
-    assert_as_exact_as_promised(our_image(key), recorded_image(key), key.split("_")[1])
+def test_operation_on_low_contrast_image(key):
+    assert_nearly_exact(our_image(key), recorded_image(key), key.split("_")[1])
 
 
 @pytest.mark.parametrize("key", names(r"aa64_\w+"))
 def test_operation_at_64_pixels(key):
-    assert_as_exact_as_promised(our_image(key), recorded_image(key), key.split("_")[1])
+    assert_nearly_exact(our_image(key), recorded_image(key), key.split("_")[1])
 
 
-def test_levels_stand_for_the_references_magnitudes():
+def test_magnitudes_equal_the_reference():
     ranges = recorded_notes()["aa_ranges"]
     assert set(ranges) == set(MAGNITUDES)
     for name, magnitudes in ranges.items():
@@ -55,8 +55,8 @@ def test_levels_stand_for_the_references_magnitudes():
 
 
 def pillow(image, name, magnitude, sign):
-    """What the reference does, in terms of Pillow."""
-    amount, grey = sign * magnitude, (128, 128, 128)
+    """The reference's operation, in terms of Pillow."""
+    amount, gray = sign * magnitude, (128, 128, 128)
     enhance = {
         "color": ImageEnhance.Color,
         "contrast": ImageEnhance.Contrast,
@@ -73,9 +73,9 @@ def pillow(image, name, magnitude, sign):
         return enhance[name](image).enhance(1 + amount)
     if name in affine:
         cubic = Image.BICUBIC if name.startswith("shear") else Image.NEAREST
-        return image.transform(image.size, Image.AFFINE, affine[name], cubic, fillcolor=grey)
+        return image.transform(image.size, Image.AFFINE, affine[name], cubic, fillcolor=gray)
     if name == "rotate":
-        return image.rotate(magnitude, fillcolor=grey)
+        return image.rotate(magnitude, fillcolor=gray)
     if name == "posterize":
         return ImageOps.posterize(image, int(magnitude))
     if name == "solarize":
@@ -84,7 +84,7 @@ def pillow(image, name, magnitude, sign):
 
 
 @pytest.mark.parametrize("size", [32, 48])
-def test_every_operation_at_every_level_is_pillows(size):
+def test_operations_match_pillow_at_every_level(size):
     noise = np.random.default_rng(size).integers(0, 256, (size, size, 3))
     row, column = np.mgrid[:size, :size]
     smooth = np.stack([3 * row, 4 * column + 9, row * column // 9], -1) % 256
@@ -98,18 +98,18 @@ def test_every_operation_at_every_level_is_pillows(size):
         expected = np.asarray(pillow(Image.fromarray(image), name, MAGNITUDES[name][level], sign))
         levels = difference(one, expected)
         assert levels.max() <= 1, (name, level, sign)
-        # The adjustments round where XLA fuses a product with a sum; see `sharpen`.
+        # Adjustments round differently if XLA fuses a product with a sum; see `sharpen`.
         share = 0.1 if name in ("color", "contrast") else largest_share_off_by_one(name)
         assert (levels > 0).mean() <= share, (name, level, sign)
 
 
 @pytest.mark.parametrize("values", [(7,), (0, 255), (3, 4, 5), tuple(range(0, 256, 2))])
 @pytest.mark.parametrize("name", ["autocontrast", "equalize"])
-def test_few_values(name, values):
-    # Channels of one value are left alone; at 16 pixels equalize would pass 255.
+def test_images_with_few_values(name, values):
+    # Constant channels stay unchanged; at 16 pixels, equalize would exceed 255.
     image = np.random.default_rng(0).choice(values, (16, 16, 3)).astype(np.uint8)
     expected = np.asarray(getattr(ImageOps, name)(Image.fromarray(image)))
-    assert_as_exact_as_promised(autoaugmented(image, name, 0), expected, name)
+    assert_nearly_exact(autoaugmented(image, name, 0), expected, name)
 
 
 def test_neutral_parameters_change_nothing():
@@ -126,18 +126,18 @@ def test_policies_are_25_pairs_of_steps(policy):
 
 
 @pytest.mark.parametrize("policy", POLICIES)
-def test_numbers_choose_sub_policy_steps_and_signs(policy):
+def test_random_numbers_choose_sub_policy_steps_and_signs(policy):
     augment = jax.jit(autoaugment.autoaugment, static_argnums=2)
     image = geometry.to_planes(recorded()["image32"])
     rng = np.random.default_rng(0)
     for i, steps in enumerate(POLICIES[policy]):
         expected, uniform = image, np.array([(i + rng.uniform()) / 25, 0, 0, 0, 0])
-        for place, (name, probability, level) in enumerate(steps):
-            happens, sign = rng.uniform() < 0.7, rng.choice([-1, 1])
-            happens = bool(probability) and (happens or probability == 1)
-            uniform[1 + place] = probability + (-0.01 if happens else 0.0)
-            uniform[3 + place] = 0.49 if sign == 1 else 0.51
-            if happens:
+        for position, (name, probability, level) in enumerate(steps):
+            applies, sign = rng.uniform() < 0.7, rng.choice([-1, 1])
+            applies = bool(probability) and (applies or probability == 1)
+            uniform[1 + position] = probability + (-0.01 if applies else 0.0)
+            uniform[3 + position] = 0.49 if sign == 1 else 0.51
+            if applies:
                 expected = apply(expected, parameters(name, MAGNITUDES[name][level], sign, 32))
         got = augment(image, uniform.astype(np.float32), policy)
         np.testing.assert_array_equal(got, expected)

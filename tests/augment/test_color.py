@@ -18,7 +18,7 @@ EXACT = names("(brightness|contrast|saturation)_.+|grayscale3|solarize128")
 
 @pytest.mark.parametrize("name", EXACT)
 def test_single_operations_are_exact(name):
-    """Operation by operation; compiled, a product and a sum may share one rounding."""
+    """Exact without jit; in compiled code, a product and a sum may be rounded once."""
     with jax.disable_jit():
         np.testing.assert_array_equal(our_image(name), recorded_image(name))
     levels = difference(our_image(name), recorded_image(name))
@@ -26,7 +26,7 @@ def test_single_operations_are_exact(name):
 
 
 @pytest.mark.parametrize("operation", range(3))
-def test_adjustments_are_pillows_at_any_factor(operation):
+def test_adjustments_match_pillow_at_any_factor(operation):
     adjust = jax.jit(color.adjust)
     image = Image.fromarray(recorded()["image64"])
     planes = geometry.to_planes(recorded()["image64"])
@@ -37,12 +37,12 @@ def test_adjustments_are_pillows_at_any_factor(operation):
 
 
 @pytest.mark.parametrize("name", names("hue_.+"))
-def test_hue_is_pillows_in_all_but_a_few_values(name):
+def test_hue_matches_pillow_in_all_but_a_few_values(name):
     levels = difference(our_image(name), recorded_image(name))
     assert levels.mean() <= 0.02 and levels.max() <= 4
 
 
-def test_hue_of_every_fifth_colour_goes_through_8_bit_hsv():
+def test_hue_goes_through_8_bit_hsv():
     values = np.arange(0, 256, 5, dtype=np.uint8)
     colors = np.stack(np.meshgrid(values, values, values), -1).reshape(values.size**2, -1, 3)
     hsv = np.array(Image.fromarray(colors).convert("HSV"))
@@ -50,7 +50,7 @@ def test_hue_of_every_fifth_colour_goes_through_8_bit_hsv():
     expected = np.asarray(Image.fromarray(hsv, "HSV").convert("RGB"))
     got = geometry.from_planes(jax.jit(color.adjust_hue)(geometry.to_planes(colors), -0.08))
     levels = difference(got, expected)
-    assert (levels > 0).mean() < 0.02 and levels.max() <= 6  # one level of hue is up to 6 of colour
+    assert (levels > 0).mean() < 0.02 and levels.max() <= 6  # one level of hue is up to 6 of color
 
 
 def test_jitter_chain():
@@ -58,7 +58,7 @@ def test_jitter_chain():
     assert_close(our_image(name), recorded_image(name), mean=0.02, share_above_4=0)
 
 
-def test_jitter_does_what_the_order_says():
+def test_jitter_follows_the_order():
     planes, factors, hue = image32(), (0.7123, 1.3571, 1.2377), 0.07
     orders = list(itertools.permutations(range(4)))
     jitter = jax.jit(jax.vmap(color.color_jitter, in_axes=(None, 0, None, None)))
@@ -74,7 +74,7 @@ def test_jitter_does_what_the_order_says():
         assert difference(one, expected).mean() <= 0.01
 
 
-def test_jitter_that_does_not_apply_changes_nothing():
+def test_skipped_jitter_changes_nothing():
     got = color.color_jitter(image32(), jnp.arange(4), jnp.array([1.3, 0.7, 1.15]), 0.1, False)
     np.testing.assert_array_equal(got, image32())
 

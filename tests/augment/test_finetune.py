@@ -17,7 +17,7 @@ from tests.augment.reference_ops import (
     recorded,
 )
 
-# Normalisation only divides by 255, so outputs can be read as levels.
+# Normalization only divides by 255, so outputs can be read as levels.
 LEVELS = AugmentSettings(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), erase=0.0)
 COUNT = 4000
 jitted = jax.jit(augment_batch, static_argnums=2)
@@ -25,13 +25,13 @@ jitted = jax.jit(augment_batch, static_argnums=2)
 
 @pytest.fixture(scope="module")
 def maps():
-    """Images whose red is the row and whose green the column, times 7, plus 10."""
+    """Images whose red is the row and whose green is the column, times 7, plus 10."""
     row, column = np.mgrid[:32, :32]
     image = np.stack([7 * row + 10, 7 * column + 10, np.full((32, 32), 255)], -1).astype(np.uint8)
     return np.broadcast_to(image, (COUNT, 32, 32, 3))
 
 
-def test_flip_and_crop_are_drawn_evenly(maps):
+def test_flips_and_crops_are_uniform(maps):
     out = np.rint(np.asarray(jitted(maps, jax.random.key(0), LEVELS)) * 255).astype(int)
     flipped = out[:, 16, 17, 1] < out[:, 16, 16, 1]
     assert abs(flipped.mean() - 0.5) < 5 * 0.5 / np.sqrt(COUNT)
@@ -41,9 +41,9 @@ def test_flip_and_crop_are_drawn_evenly(maps):
     for offset in (top, left):
         times = np.bincount(offset, minlength=9)
         assert len(times) == 9
-        assert np.sum((times - COUNT / 9) ** 2 / (COUNT / 9)) < 35  # 8 degrees: p < 1e-4
+        assert np.sum((times - COUNT / 9) ** 2 / (COUNT / 9)) < 35  # 8 degrees of freedom: p < 1e-4
     assert abs(np.corrcoef(top, left)[0, 1]) < 5 / np.sqrt(COUNT)
-    # Each is exactly that crop of the padded image, black outside.
+    # Each output is exactly that crop of the image padded with black.
     for i in range(20):
         image = maps[i][:, ::-1] if flipped[i] else maps[i]
         padded = np.pad(image, ((4, 4), (4, 4), (0, 0)))
@@ -51,7 +51,7 @@ def test_flip_and_crop_are_drawn_evenly(maps):
         np.testing.assert_array_equal(out[i], expected)
 
 
-def test_erasing_happens_as_often_as_asked_and_fills_as_asked(maps):
+def test_erasing_has_the_given_probability_and_fill(maps):
     settings = dataclasses.replace(LEVELS, erase=0.25, mean=(0.31, 0.47, 0.63), crop_padding=0)
     out = np.asarray(jitted(maps, jax.random.key(1), settings))
     erased = np.isclose(out, settings.mean, atol=1e-6).all(-1)
@@ -70,19 +70,19 @@ def test_erasing_happens_as_often_as_asked_and_fills_as_asked(maps):
 
 
 @pytest.mark.parametrize("policy", ["CIFAR10", "SVHN", "ImageNet"])
-def test_whole_pipeline_is_distributed_as_the_references(policy, golden):
+def test_pipeline_has_the_reference_distribution(policy, golden):
     expected = golden("augment_distribution")
     image = np.broadcast_to(recorded()["image32"], (COUNT, 32, 32, 3))
     settings = AugmentSettings(policy=policy.lower(), mean=CIFAR10_MEAN, std=CIFAR10_STD)
     out = np.asarray(jitted(image, jax.random.key(0), settings))
     recorded_moments = expected[f"finetune_{policy}Policy"]
-    for name, figures in (("image_mean", out.mean((1, 2))), ("image_std", out.std((1, 2)))):
+    for name, values in (("image_mean", out.mean((1, 2))), ("image_std", out.std((1, 2)))):
         mean, sd = recorded_moments[name], recorded_moments[f"{name}_sd"]
-        assert_same_moments(figures, mean, sd, expected["n"])
+        assert_same_moments(values, mean, sd, expected["n"])
 
 
-def test_policy_acts_on_the_cropped_image_before_normalising():
-    # All black, all inverted by some sub-policies: none of the values is grey from outside.
+def test_policy_acts_before_normalization():
+    # On black images: 0, 255 if inverted, the gray fill 128, and 127 if that is inverted.
     settings = dataclasses.replace(LEVELS, policy="svhn", crop_padding=0)
     black = np.zeros((200, 32, 32, 3), np.uint8)
     out = np.asarray(jitted(black, jax.random.key(0), settings))
@@ -90,7 +90,7 @@ def test_policy_acts_on_the_cropped_image_before_normalising():
     assert set(levels) == {0, 127, 128, 255}
 
 
-def test_nothing_but_normalisation_is_left_when_all_is_switched_off():
+def test_disabled_augmentation_only_normalizes():
     settings = AugmentSettings(flip=0.0, crop_padding=0, erase=0.0)
     batch = recorded()["image32"][None]
     expected = recorded()["totensor_normalize_cifar10"].transpose(1, 2, 0)[None]
@@ -99,7 +99,7 @@ def test_nothing_but_normalisation_is_left_when_all_is_switched_off():
     np.testing.assert_allclose(evaluated, expected, atol=1e-6)
 
 
-def test_images_of_another_size_are_resized_as_pillow_does():
+def test_other_image_sizes_are_resized_like_pillow():
     batch = recorded()["image64"][None]
     expected = recorded()["rrc64_0_0_64_64_to32"] / 255
     got = evaluation_batch(batch, 32, (0.0,) * 3, (1.0,) * 3)
@@ -108,7 +108,7 @@ def test_images_of_another_size_are_resized_as_pillow_does():
     np.testing.assert_allclose(jitted(batch, jax.random.key(0), settings), got, atol=1e-6)
 
 
-def test_an_images_result_depends_on_its_own_key_alone():
+def test_results_do_not_depend_on_other_images():
     batch = np.stack([recorded()["image32"], recorded()["image32_lowcontrast"]])
     settings = AugmentSettings(erase=1.0)
     first = jitted(batch, jax.random.key(3), settings)
@@ -117,7 +117,7 @@ def test_an_images_result_depends_on_its_own_key_alone():
 
 
 @pytest.mark.parametrize("dataset", ["cifar10", "digits"])
-def test_the_policy_is_the_datasets_unless_the_config_names_one(dataset):
+def test_config_overrides_the_datasets_policy(dataset):
     config = default_config()
     config.dataset.name = dataset
     spec = get_dataset(dataset)

@@ -13,23 +13,24 @@ crop_and_resize = jax.jit(geometry.crop_and_resize, static_argnums=2)
 
 
 @pytest.mark.parametrize("name", CROPS)
-def test_crop_and_resize_is_pillows_to_a_level(name):
+def test_crop_and_resize_matches_pillow_within_a_level(name):
     got, expected = our_image(name), recorded_image(name)
     assert_close(got, expected, mean=0.01)
     assert difference(got, expected).max() <= 1
 
 
-def test_crop_differs_from_pillow_13_only_by_the_order_of_the_passes():
+def test_crop_nearly_matches_pillow_13():
+    """Pillow 13 resizes vertically first."""
     name = "rrc32_5_0_23_17_to16"
     assert_close(our_image(name), recorded_image(f"{name}__pillow13"), mean=0.5)
 
 
 def test_crop_can_flip():
-    there = crop("32", "3_5_20_24", "16")
-    np.testing.assert_array_equal(crop("32", "3_5_20_24", "16", flip=True), there[:, ::-1])
+    plain = crop("32", "3_5_20_24", "16")
+    np.testing.assert_array_equal(crop("32", "3_5_20_24", "16", flip=True), plain[:, ::-1])
 
 
-def test_no_pixel_outside_the_box_is_used():
+def test_pixels_outside_the_box_are_not_used():
     planes = np.zeros((32, 3, 40), np.float32)
     planes[4:20, :, 7:30] = 100.0
     out = crop_and_resize(planes, jnp.array([4, 7, 16, 23]), 24)
@@ -54,7 +55,7 @@ def test_erase_is_exact(name):
 
 
 @pytest.mark.parametrize("scale", [(0.7, 1.0), (0.2, 0.5), (0.5, 1.0), (0.2, 0.4)])
-def test_crop_boxes_are_distributed_as_torchvisions(golden, scale):
+def test_crop_boxes_have_torchvisions_distribution(golden, scale):
     expected = golden("augment_distribution")[f"rrc_params_scale{scale}"]
     count = 20_000  # as many as were recorded
     uniform = jax.random.uniform(jax.random.key(0), (count, geometry.CROP_NUMBERS))
@@ -75,8 +76,8 @@ def test_crop_boxes_are_distributed_as_torchvisions(golden, scale):
     "height,width,box",
     [(32, 32, [0, 0, 32, 32]), (10, 40, [0, 13, 10, 13]), (40, 10, [13, 0, 13, 10])],
 )
-def test_crop_box_falls_back_to_the_largest_centred_box(height, width, box):
-    # Shares above 1 never fit. torchvision: the longer side is the shorter one times 4/3, rounded.
+def test_crop_box_falls_back_to_the_largest_centered_box(height, width, box):
+    # Areas above 1 never fit. As in torchvision, the longer side is 4/3 of the shorter, rounded.
     got = geometry.crop_box(jnp.full(geometry.CROP_NUMBERS, 0.9), height, width, (1.5, 2.0))
     assert got.tolist() == [(height - box[2]) // 2, (width - box[3]) // 2, *box[2:]]
 
@@ -101,7 +102,7 @@ def simulated_erase_boxes(count):
     return np.array(boxes)
 
 
-def test_erase_boxes_are_distributed_as_the_references():
+def test_erase_boxes_have_the_reference_distribution():
     count = 20_000
     expected = simulated_erase_boxes(count)
     uniform = jax.random.uniform(jax.random.key(1), (count, geometry.ERASE_NUMBERS))
@@ -113,6 +114,6 @@ def test_erase_boxes_are_distributed_as_the_references():
     assert boxes.min() >= 0 and (boxes[:, :2] + boxes[:, 2:]).max() <= 32
 
 
-def test_a_box_that_never_fits_erases_nothing():
+def test_box_that_never_fits_erases_nothing():
     uniform = jax.random.uniform(jax.random.key(0), (geometry.ERASE_NUMBERS,))
     assert geometry.erase_box(uniform, 32, 32, area=(1.5, 2.0)).tolist() == [0, 0, 0, 0]

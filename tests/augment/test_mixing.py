@@ -19,7 +19,7 @@ def test_cut_box_agrees_with_every_recorded_row(golden):
         assert lam == pytest.approx(row["lam_adjusted"], abs=1e-6), row
 
 
-def test_mixed_inputs_of_the_recorded_training_steps(golden):
+def test_mixed_inputs_equal_the_recorded_training_steps(golden):
     kinds = []
     for step in golden("trace_finetune_vit")["steps"]:
         images = jnp.asarray(image_batch(4, 32, f"ft{step['step']}").transpose(0, 2, 3, 1))
@@ -39,7 +39,7 @@ def test_mixed_inputs_of_the_recorded_training_steps(golden):
 
 
 def batch(count=4, size=8):
-    """Each image is its own label everywhere."""
+    """Images whose values all equal their label."""
     labels = jnp.arange(count)
     return jnp.broadcast_to(labels[:, None, None, None], (count, size, size, 3)) * 1.0, labels
 
@@ -49,14 +49,14 @@ def test_labels_and_lam_describe_the_mixed_images():
     for seed in range(12):
         mixed, a, b, lam = mix_jitted(images, labels, jax.random.key(seed), 0.8, 1.0, 1.0)
         np.testing.assert_array_equal(a, labels)
-        # The mean over pixels mixes labels just as the loss does, by cutmix as well as by mixup.
+        # With cutmix as with mixup, the mean over pixels mixes labels as the loss does.
         expected = lam * a + (1 - lam) * b
         np.testing.assert_allclose(mixed.mean((1, 2, 3)), expected, atol=1e-5)
         assert sorted(b.tolist()) == labels.tolist()
 
 
 def kinds_and_lams(count, *settings):
-    """What happened to `count` batches: 0 nothing, 1 mixup, 2 cutmix; and each lam."""
+    """What happens to `count` batches (0: nothing, 1: mixup, 2: cutmix), and their lams."""
     images, labels = batch()
 
     def one(key):
@@ -69,7 +69,7 @@ def kinds_and_lams(count, *settings):
     return [np.asarray(x) for x in jax.jit(lambda k: jax.lax.map(one, k))(keys)]
 
 
-def test_half_of_the_batches_are_mixed_by_either_way_equally():
+def test_half_of_the_batches_get_mixup_or_cutmix_equally():
     count = 4000
     kinds, lams = kinds_and_lams(count, 0.5, 1.0, 1.0)
     # Some mixed batches look untouched: 1 of 24 permutations is the identity, some boxes are empty.
@@ -81,7 +81,7 @@ def test_half_of_the_batches_are_mixed_by_either_way_equally():
     assert abs(uniform.var() - 1 / 12) < 5 * np.sqrt(1 / 180 / len(uniform))
 
 
-def test_an_alpha_of_0_switches_one_way_off():
+def test_alpha_0_disables_mixup_or_cutmix():
     assert 1 not in kinds_and_lams(300, 1.0, 0.0, 1.0)[0]
     assert 2 not in kinds_and_lams(300, 1.0, 1.0, 0.0)[0]
     for settings in ((0.0, 1.0, 1.0), (1.0, 0.0, 0.0)):
@@ -89,7 +89,7 @@ def test_an_alpha_of_0_switches_one_way_off():
         assert not kinds.any() and (lams == 1).all()
 
 
-def test_lam_follows_the_beta_distribution_of_its_alpha():
+def test_lam_follows_the_beta_distribution():
     count, alpha = 4000, 0.2
     _, lams = kinds_and_lams(count, 1.0, alpha, 0.0)
     variance = 1 / (4 * (2 * alpha + 1))  # of Beta(alpha, alpha), whose mean is 1/2

@@ -9,12 +9,12 @@ from smallvit_jax.augment import autoaugment, geometry, randaugment
 from smallvit_jax.augment.randaugment import OPERATIONS
 from tests.augment.reference_ops import difference
 
-GREY = (128, 128, 128)
+GRAY = (128, 128, 128)
 DRAWS = 20_000
 
 
 def timm(image, name, level, sign):
-    """What timm's operation does at a level; rotations by the nearest pixel, the rest bicubic."""
+    """timm's operation at a level; rotations use the nearest pixel, the rest is bicubic."""
     strength = min(max(level, 0), 10) / 10
     size = image.width
     affine = {
@@ -31,14 +31,14 @@ def timm(image, name, level, sign):
     }
     if name in affine:
         return image.transform(
-            image.size, Image.AFFINE, affine[name], Image.BICUBIC, fillcolor=GREY
+            image.size, Image.AFFINE, affine[name], Image.BICUBIC, fillcolor=GRAY
         )
     if name in enhance:
         return enhance[name](image).enhance(1 + 0.9 * sign * strength)
     if name == "rotate":
-        return image.rotate(30 * sign * strength, fillcolor=GREY)
+        return image.rotate(30 * sign * strength, fillcolor=GRAY)
     if name == "posterize":
-        bits = 4 - int(4 * strength)  # 0 make an image black; new Pillow refuses them
+        bits = 4 - int(4 * strength)  # 0 bits make an image black; new Pillow refuses them
         return ImageOps.posterize(image, bits) if bits else image.point([0] * 768)
     if name == "solarize":
         return ImageOps.solarize(image, 256 - int(256 * strength))
@@ -62,14 +62,14 @@ def picture():
 
 
 @pytest.mark.parametrize("name", OPERATIONS)
-def test_every_operation_is_pillows(picture, name):
+def test_operations_match_pillow(picture, name):
     planes = geometry.to_planes(picture[None])[0]
     for level in (0.0, 4.99, 8.7, 9.3, 10.0, 11.0):
         for sign in (-1, 1):
             got = ours(planes, OPERATIONS.index(name), level, float(sign))
             expected = np.asarray(timm(Image.fromarray(picture), name, level, sign))
             levels = difference(np.asarray(got).transpose(0, 2, 1), expected)
-            # Where Pillow reckons in double precision, a few values are a level off; in a rotation
+            # Pillow computes in double precision, so a few values are a level off; in a rotation,
             # one rounded coordinate may fall on the other side of a pixel's edge.
             share = 0.03 if name == "autocontrast" else 0.01
             assert (levels > 0).mean() <= share, (level, sign)
@@ -81,7 +81,7 @@ def drawn():
     return jax.jit(jax.vmap(lambda u: randaugment.draw(u, 16)))(numbers), np.asarray(numbers)
 
 
-def test_half_of_the_operations_happen_and_all_are_as_likely():
+def test_operations_apply_half_the_time_and_equally_often():
     found, _ = drawn()
     kinds = np.asarray(found.kind)
     expected = {
@@ -91,7 +91,7 @@ def test_half_of_the_operations_happen_and_all_are_as_likely():
         autoaugment.SHARPEN: 1,
         autoaugment.AUTOCONTRAST: 1,
         autoaugment.EQUALIZE: 1,
-        autoaugment.MAP: 4 + 15,  # with all that do not happen, which change nothing
+        autoaugment.MAP: 4 + 15,  # including those not applied, which change nothing
     }
     for kind, of_thirty in expected.items():
         share = of_thirty / 30
@@ -106,12 +106,12 @@ def test_half_of_the_operations_happen_and_all_are_as_likely():
     assert (np.asarray(found.vertical)[kinds == autoaugment.SHIFT].mean() - 0.5) < 0.04
 
 
-def test_levels_are_normal_and_cut_and_signs_are_even():
+def test_levels_are_clipped_normal_and_signs_are_even():
     found, _ = drawn()
     adjusted = np.asarray(found.kind) == autoaugment.ADJUST
     signed = (np.asarray(found.factor)[adjusted] - 1) / 0.9 * 10
     levels, count = np.abs(signed), adjusted.sum()
-    # Of N(9, .5) cut at 10, by integration: mean 8.9958, deviation .4899; 2.28 % lie at the cut.
+    # N(9, 0.5) clipped at 10, by integration: mean 8.9958, deviation 0.4899, 2.28 % clipped.
     assert levels.mean() == pytest.approx(8.9958, abs=5 * 0.49 / count**0.5)
     assert levels.std() == pytest.approx(0.4899, abs=5 * 0.49 / (2 * count) ** 0.5)
     assert (levels > 9.999).mean() == pytest.approx(0.0228, abs=5 * (0.0228 / count) ** 0.5)
@@ -119,8 +119,8 @@ def test_levels_are_normal_and_cut_and_signs_are_even():
     assert (signed > 0).mean() == pytest.approx(0.5, abs=2.5 / count**0.5)
 
 
-def test_an_image_meets_two_operations_in_turn(picture):
-    """The numbers of both, chosen by hand: inverted, then solarised at level 9 (from 26 on)."""
+def test_two_operations_apply_in_turn(picture):
+    """With numbers chosen by hand: invert, then solarize at level 9 (values from 26)."""
     planes = geometry.to_planes(picture[None])[0]
     places = [(OPERATIONS.index(name) + 0.5) / 15 for name in ("invert", "solarize")]
     numbers = np.array([places[0], 0.2, 0.5, 0.9, places[1], 0.4, 0.5, 0.1], np.float32)
@@ -128,5 +128,5 @@ def test_an_image_meets_two_operations_in_turn(picture):
     inverted = 255 - np.asarray(planes)
     expected = np.where(inverted < 256 - 230, inverted, 255 - inverted)
     np.testing.assert_array_equal(got, expected)
-    numbers[[1, 5]] = 0.6  # neither happens
+    numbers[[1, 5]] = 0.6  # neither applies
     np.testing.assert_array_equal(jax.jit(randaugment.randaugment)(planes, numbers), planes)

@@ -11,7 +11,7 @@ from smallvit_jax.augment import color, geometry
 from smallvit_jax.augment.views import ViewSettings, draw_views, multi_crop
 from tests.augment.reference_ops import CIFAR10_MEAN, CIFAR10_STD, assert_same_moments, recorded
 
-# Every view is the normalised image itself.
+# Every view is the normalized image itself.
 PLAIN = ViewSettings(
     local_crops=2,
     global_scale=(1.0, 1.0),
@@ -34,7 +34,7 @@ def normalized(batch):
     return (batch / 255 - np.array(CIFAR10_MEAN)) / np.array(CIFAR10_STD)
 
 
-def test_views_stand_behind_the_batch_axis():
+def test_view_axis_follows_the_batch_axis():
     batch = images()
     global_views, local_views = jitted(batch, jax.random.key(0), PLAIN)
     expected = np.stack([normalized(batch)] * 2, axis=1)
@@ -68,7 +68,7 @@ def test_solarize_acts_on_the_second_global_view_only():
     np.testing.assert_array_equal(solarized[1], plain[1])
 
 
-def test_an_images_views_depend_on_its_own_key_alone():
+def test_views_do_not_depend_on_other_images():
     batch, key = images(4), jax.random.key(5)
     others = batch.copy()
     others[[0, 2, 3]] = 255 - batch[[0, 2, 3]]
@@ -80,7 +80,7 @@ def test_an_images_views_depend_on_its_own_key_alone():
         assert not np.array_equal(a[0], b[0])
 
 
-def test_choices_have_the_probabilities_of_the_reference():
+def test_choices_have_the_reference_probabilities():
     count = 20_000
     draw = jax.vmap(lambda key: draw_views(key, 32, 32, ViewSettings()))
     views = jax.jit(draw)(jax.random.split(jax.random.key(2), count))
@@ -111,7 +111,7 @@ def test_choices_have_the_probabilities_of_the_reference():
         np.testing.assert_allclose(values.std(0), sd, atol=5 * 0.45 * sd / np.sqrt(count))
 
 
-def test_views_are_distributed_as_the_references(golden):
+def test_views_have_the_reference_distribution(golden):
     expected = golden("augment_distribution")
     count, rounds = 1000, 8
     batch = np.broadcast_to(recorded()["image32"], (count, 32, 32, 3))
@@ -139,13 +139,13 @@ def test_views_are_distributed_as_the_references(golden):
 def test_grayscale_views_have_equal_channels():
     settings = dataclasses.replace(PLAIN, grayscale=1.0, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
     batch = images()
-    grey = color.luma(geometry.to_planes(batch[0]))[:, 0] / 255
+    gray = color.luma(geometry.to_planes(batch[0]))[:, 0] / 255
     global_views, _ = jitted(batch, jax.random.key(0), settings)
-    np.testing.assert_allclose(global_views[0, 0], np.repeat(grey[..., None], 3, -1), atol=1e-6)
+    np.testing.assert_allclose(global_views[0, 0], np.repeat(gray[..., None], 3, -1), atol=1e-6)
 
 
 @pytest.mark.multiprocess
-def test_a_batch_split_over_devices_needs_no_communication():
+def test_sharded_batch_needs_no_communication():
     run = [sys.executable, "-m", "tests.augment.four_devices"]
     result = subprocess.run(run, capture_output=True, text=True, timeout=120)
     assert result.returncode == 0, result.stderr

@@ -1,4 +1,4 @@
-"""The times of the corruptions: every kind has one, and they add up."""
+"""Timings of the corruptions: every kind has one, and they add up."""
 
 import pytest
 
@@ -6,7 +6,7 @@ from benchmarks.corruptions import measure, waves
 from smallvit_jax.evaluation.corruptions import KINDS, missing_kinds
 
 
-def test_every_kind_has_its_time():
+def test_every_kind_is_timed():
     result = measure(3, 32, 1)
     kinds = [kind for kind in KINDS if kind not in missing_kinds()]
     assert list(result["seconds_per_1000"]) == kinds and result["settings"] == 5 * len(kinds)

@@ -1,4 +1,4 @@
-"""Measurements of a tiny model: that they run, and that their parts belong together."""
+"""Measurements of a tiny model run, and their parts are consistent."""
 
 import json
 
@@ -13,7 +13,7 @@ from tests.support.reference_traces import quick_jit
 
 
 @pytest.mark.slow
-def test_a_job_takes_turns_with_its_step():
+def test_job_takes_turns_with_its_step():
     found = measure.loop("vit", "pretrain", 4, "float32", duration=0.01, repeats=2, **TINY)
     assert found["steps_per_turn"] % 8 == 0
     rates = found["images_per_second"]
@@ -27,24 +27,24 @@ def test_a_job_takes_turns_with_its_step():
     json.dumps(found)
 
 
-def test_the_host_path_is_measured_in_whole_blocks(monkeypatch):
-    asked = []
+def test_host_path_is_measured_in_whole_blocks(monkeypatch):
+    calls = []
     make = measure.make_source
 
-    def spied(images, *arguments):
+    def recording(images, *arguments):
         source = make(images, *arguments)
-        monkeypatch.setattr(source, "block", lambda step, n: asked.append((step, n)) or np.zeros(1))
+        monkeypatch.setattr(source, "block", lambda step, n: calls.append((step, n)) or np.zeros(1))
         return source
 
-    monkeypatch.setattr(measure, "make_source", spied)
+    monkeypatch.setattr(measure, "make_source", recording)
     monkeypatch.setattr(measure, "PHOTOGRAPHS", 16)
     found = measure.feed(batch=4, stored_size=8, duration=0.01, repeats=2)
-    assert asked == [(8 * i, 8) for i in range(len(asked))]
+    assert calls == [(8 * i, 8) for i in range(len(calls))]
     assert found["images_per_second"]["repeats"] == 2
 
 
 @pytest.mark.slow
-def test_the_complete_step_is_augmentation_and_update():
+def test_complete_step_is_augmentation_and_update():
     steps = make_steps("vit", "pretrain", 2, "float32", **TINY)
     key = jax.random.key(3)
     view_key, drop_key = jax.random.split(key)
@@ -60,7 +60,7 @@ def test_unrolled_loops_compute_the_same():
     def loop(x):
         return jax.lax.scan(lambda x, w: (x @ w, x.sum()), x, weights)
 
-    def program(x):  # of a new function each time: JAX remembers those it has traced
+    def program(x):  # a new function each time, because JAX caches traces
         return str(jax.make_jaxpr(lambda x: loop(x))(x))
 
     x = jax.numpy.ones((2, 4))

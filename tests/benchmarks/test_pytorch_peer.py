@@ -1,4 +1,4 @@
-"""The PyTorch peer takes the same steps as we do: with our weights, the same losses and weights."""
+"""Starting from our weights, the PyTorch peer gets the same losses and weights."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -25,7 +25,7 @@ TINY = {
 }
 
 
-# The training steps of the others take a minute to compile.
+# The training steps of Swin and CaiT take a minute to compile.
 STEPS = ["vit", *(pytest.param(name, marks=pytest.mark.slow) for name in ("swin", "cait"))]
 
 

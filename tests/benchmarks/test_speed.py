@@ -44,7 +44,7 @@ def test_tables_show_rates_shares_and_failures(tmp_path, capsys):
     file.write_text(json.dumps(RESULT))
     assert speed.main(["--table", str(file)]) == 0
     rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
-    # 2e5 images/s x 2e9 FLOP = 4e14: half of the measured peak, 20.2 % of two cards' nominal one.
+    # 2e5 images/s x 2e9 FLOP = 4e14: half of the measured peak, 20.2 % of two cards' nominal peak.
     cells = [cell.strip() for cell in rows[1].strip(" |").split("|")]
     assert cells == [
         *("vit pretrain 16 bfloat16", "200,000 ± 50.0 %", "200,000 ± 0.0 %", "12.3 s"),
@@ -54,7 +54,7 @@ def test_tables_show_rates_shares_and_failures(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("has_torch", [True, False])
-def test_the_peer_needs_pytorch_and_augmentation_is_measured_once(has_torch, monkeypatch):
+def test_peer_needs_pytorch_and_augmentation_runs_once(has_torch, monkeypatch):
     monkeypatch.setattr(speed, "_has_torch", lambda: has_torch)
     args = speed.parse(["--models=vit,swin", "--batch=16", "--precision=float32,bfloat16"])
     planned = [
@@ -70,18 +70,18 @@ def test_the_peer_needs_pytorch_and_augmentation_is_measured_once(has_torch, mon
     }
 
 
-def test_an_unknown_figure_is_refused(capsys):
+def test_unknown_figure_is_refused(capsys):
     with pytest.raises(SystemExit):
         speed.parse(["--only=steps"])
     assert "--only=steps is unknown" in capsys.readouterr().err
 
 
-def test_the_nominal_peak_is_known_for_some_devices_only():
+def test_nominal_peak_is_known_only_for_some_devices():
     assert speed_report.nominal_peak("NVIDIA H200", "bfloat16") == 989e12
     assert speed_report.nominal_peak("cpu", "float32") is None
 
 
-def test_a_failed_measurement_is_recorded_with_its_reason(tmp_path):
+def test_failed_measurement_is_recorded_with_its_reason(tmp_path):
     session = Session(tmp_path, quick=True)
     assert session.record("step", {}, lambda: session.run("benchmarks.no_such_module")) is None
     assert "No module named" in session.figures[0]["error"]
@@ -89,7 +89,7 @@ def test_a_failed_measurement_is_recorded_with_its_reason(tmp_path):
         session.run("benchmarks.no_such_module")
 
 
-def test_a_process_is_running_until_it_ends():
+def test_process_is_running_until_it_ends():
     process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     assert is_running(process)
     process.stdin.close()
@@ -98,20 +98,20 @@ def test_a_process_is_running_until_it_ends():
     process.wait()
 
 
-def test_photographs_are_compared_with_the_step_at_their_size(tmp_path, monkeypatch):
-    session, asked = Session(tmp_path, quick=True), {}
+def test_photo_feed_is_compared_with_the_step_at_its_size(tmp_path, monkeypatch):
+    session, requested = Session(tmp_path, quick=True), {}
 
     def measured(what, **arguments):
-        asked[what] = arguments
+        requested[what] = arguments
         rate = summarize([{"feed": 900.0, "step": 30.0}[what]])
         return {"images_per_second": rate if what == "feed" else {"complete": rate}}
 
     monkeypatch.setattr(session, "measure", measured)
     assert speed.measure_feed(session, ABOUT)["feed_to_step"] == 30.0
-    assert (asked["feed"]["stored_size"], asked["step"]["image_size"]) == (256, 224)
+    assert (requested["feed"]["stored_size"], requested["step"]["image_size"]) == (256, 224)
 
 
-def test_side_by_side_compares_the_first_with_each_other():
+def test_side_by_side_compares_the_first_with_the_others():
     rates = {"ours": iter([20.0, 30.0]), "theirs": iter([10.0, 10.0])}
 
     def contender(name):

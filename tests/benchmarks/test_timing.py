@@ -1,4 +1,4 @@
-"""What is reported of repeated timings."""
+"""Summaries of repeated timings."""
 
 import threading
 import time
@@ -9,13 +9,13 @@ from benchmarks.loop_turns import take_turns
 from benchmarks.timing import interleaved_rates, summarize, summarize_ratio
 
 
-def test_a_summary_has_the_median_and_the_spread():
+def test_summary_has_median_and_spread():
     summary = summarize([10.0, 12.0, 11.0])
     assert (summary["best"], summary["median"], summary["repeats"]) == (12.0, 11.0, 3)
     assert summary["spread"] == pytest.approx(2 / 11, abs=1e-4)
 
 
-def test_a_ratio_is_of_medians_with_the_extremes_of_neighbours():
+def test_ratio_of_medians_has_extremes_of_adjacent_rates():
     found = summarize_ratio([10, 20, 30], [10, 10, 20])
     assert found == {"ratio": 2.0, "lowest": 1.0, "highest": 2.0}
 
@@ -36,7 +36,7 @@ def test_runs_are_measured_in_turns():
     assert rates["a"]["best"] <= 4 / 0.002
 
 
-def test_contenders_work_one_at_a_time_and_the_first_turn_is_left_out():
+def test_contenders_alternate_and_the_first_turn_is_dropped():
     log, busy = [], threading.Lock()
 
     def contender(name):
@@ -55,7 +55,7 @@ def test_contenders_work_one_at_a_time_and_the_first_turn_is_left_out():
     assert {name: len(turns) for name, turns in seconds.items()} == {"a": 2, "b": 2}
 
 
-def test_a_contender_that_fails_ends_the_others():
+def test_failing_contender_ends_the_others():
     def fails(turn):
         turn()
         raise ZeroDivisionError

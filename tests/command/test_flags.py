@@ -1,4 +1,4 @@
-"""Every way of writing a command line: what it becomes, or the one sentence that it ends with."""
+"""Command lines: what each form is parsed to, or the one sentence it fails with."""
 
 import os
 import pathlib
@@ -35,7 +35,7 @@ def config_of(*words):
 
 
 def error_of(capsys, *words):
-    """Runs main, which must fail as after a user's mistake, and returns its one line."""
+    """Runs main, which must fail with a user error, and returns the line it prints."""
     assert main(list(words)) == 2
     output, error = capsys.readouterr()
     assert output == ""
@@ -88,7 +88,7 @@ def test_data_dir_is_none_unless_given():
         ("finetune.init_from", "a=b", "a=b"),
     ],
 )
-def test_value_of_each_type(path, text, value):
+def test_values_of_each_type_are_parsed(path, text, value):
     parsed = read_value(path, text)
     assert parsed == value and type(parsed) is type(value)
     assert flatten(config_of("--config.job=finetune", f"--config.{path}={text}"))[path] == value
@@ -117,13 +117,13 @@ def test_value_of_each_type(path, text, value):
         ("pretrain.views.blur", "none"),
     ],
 )
-def test_value_of_the_wrong_type(capsys, path, text):
+def test_values_of_the_wrong_type_are_refused(capsys, path, text):
     error = error_of(capsys, *RECIPE, f"--config.{path}={text}")
     assert f"--config.{path} must be " in error and f'not "{text}"' in error
 
 
 @pytest.mark.parametrize("path", FIELD_AT)
-def test_every_default_can_be_typed(path):
+def test_every_default_can_be_given_as_text(path):
     value = DEFAULTS[path]
     assert read_value(path, value if isinstance(value, str) else as_text(value)) == value
 
@@ -135,7 +135,7 @@ def test_numbers_survive_the_command_line(real, whole):
 
 
 @given(st.text(max_size=12))
-def test_no_text_does_worse_than_a_sentence(text):
+def test_any_text_parses_or_raises_a_user_error(text):
     for path in ("seed", "finetune.optimizer.lr", "recipe.from_scratch", "pretrain.views.blur"):
         try:
             parsed = read_value(path, text)
@@ -176,7 +176,7 @@ def test_no_text_does_worse_than_a_sentence(text):
         (["--config=configs/recipe.py", "--workdir=gs://a/b"], ["on this machine", "gs://a/b"]),
     ],
 )
-def test_mistakes_in_flags(capsys, words, parts):
+def test_flag_mistakes_get_one_sentence(capsys, words, parts):
     error = error_of(capsys, *words)
     assert all(part in error for part in parts), error
 
@@ -197,7 +197,7 @@ def test_mistakes_in_flags(capsys, words, parts):
         ("configs/evaluate.py:digit", ['no dataset "digit" (did you mean "digits"?)']),
     ],
 )
-def test_mistakes_in_the_config_flag(capsys, file, parts):
+def test_config_flag_mistakes_get_one_sentence(capsys, file, parts):
     error = error_of(capsys, "--config", file, "--workdir", "runs/x")
     assert all(part in error for part in parts), error
 
@@ -205,7 +205,7 @@ def test_mistakes_in_the_config_flag(capsys, file, parts):
 def test_missing_configs_folder_of_an_installed_wheel(capsys, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     error = error_of(capsys, "--config", "configs/recipe.py", "--workdir", "x")
-    assert f'"{ROOT}/configs/recipe.py"' in error  # a checkout is in use: it names its own
+    assert f'"{ROOT}/configs/recipe.py"' in error  # in a checkout, the error names its own file
     monkeypatch.setattr(
         "smallvit_jax.command.flags.__file__", str(tmp_path / "lib/smallvit_jax/command/flags.py")
     )
@@ -229,14 +229,14 @@ def test_missing_configs_folder_of_an_installed_wheel(capsys, monkeypatch, tmp_p
         ),
     ],
 )
-def test_mistakes_in_a_config_file(capsys, tmp_path, body, parts):
+def test_config_file_mistakes_get_one_sentence(capsys, tmp_path, body, parts):
     path = write_config(tmp_path, *body)
     error = error_of(capsys, "--config", path, "--workdir", str(tmp_path))
     assert all(part in error for part in parts), error
     assert "UserError" not in error
 
 
-def test_a_config_file_of_ones_own_in_a_folder_with_a_colon(tmp_path):
+def test_config_file_in_a_folder_with_a_colon(tmp_path):
     folder = tmp_path / "a:b"
     folder.mkdir()
     path = write_config(folder, "config = default_config()", "config.seed = 5", "return config")
@@ -266,19 +266,19 @@ def test_help_imports_nothing_heavy(words):
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def give_job(monkeypatch, run):
-    """Puts a stand-in for the job "recipe" where main looks for it."""
+def replace_job(monkeypatch, run):
+    """Replaces the job "recipe" by one with the given `run`."""
     job = types.ModuleType("smallvit_jax.jobs.recipe")
     job.run = run
     monkeypatch.setitem(sys.modules, "smallvit_jax.jobs.recipe", job)
 
 
-def test_main_runs_the_job_with_what_was_asked(monkeypatch, tmp_path):
+def test_main_passes_config_and_data_folder_to_the_job(monkeypatch, tmp_path):
     def run(config, workdir, reader):
         workdir.mkdir(parents=True)
         (workdir / "result").write_text(f"{config.pretrain.epochs} {reader.data_dir}")
 
-    give_job(monkeypatch, run)
+    replace_job(monkeypatch, run)
     words = ["--config=configs/recipe.py", f"--workdir={tmp_path / 'a' / 'b'}"]
     assert main([*words, f"--data_dir={tmp_path}", "--config.pretrain.epochs=4"]) == 0
     assert (tmp_path / "a/b/result").read_text() == f"4 {tmp_path}"
@@ -295,21 +295,21 @@ def test_main_runs_the_job_with_what_was_asked(monkeypatch, tmp_path):
         (KeyboardInterrupt(), 130, "error: interrupted"),
     ],
 )
-def test_exit_code_and_one_line(monkeypatch, capsys, error, code, sentence):
+def test_known_errors_set_exit_code_and_print_one_line(monkeypatch, capsys, error, code, sentence):
     def run(config, workdir, reader):
         raise error
 
-    give_job(monkeypatch, run)
+    replace_job(monkeypatch, run)
     assert main(RECIPE) == code
     output = capsys.readouterr().err
     assert sentence in output and output.count("\n") == 1
 
 
-def test_an_unexpected_error_keeps_its_traceback(monkeypatch, capsys):
+def test_unexpected_error_keeps_its_traceback(monkeypatch, capsys):
     def run(config, workdir, reader):
         raise FileNotFoundError(2, "No such file", "inner")
 
-    give_job(monkeypatch, run)
+    replace_job(monkeypatch, run)
     assert main(RECIPE) == 1
     error = capsys.readouterr().err
     assert "Traceback" in error and "FileNotFoundError" in error

@@ -5,7 +5,7 @@ from smallvit_jax.config import default_config
 from smallvit_jax.config.tree import FIELD_AT
 
 
-def test_help_shows_every_field_with_the_configs_values(monkeypatch):
+def test_help_shows_every_field_with_the_configs_value(monkeypatch):
     monkeypatch.setenv("COLUMNS", "100")
     config = default_config()
     config.pretrain.views.blur = (1.0, 0.0, 0.25)
@@ -19,7 +19,7 @@ def test_help_shows_every_field_with_the_configs_values(monkeypatch):
     assert max(map(len, text.splitlines())) <= 100
 
 
-def test_help_of_a_field_names_its_choices_and_what_none_stands_for():
+def test_field_help_names_choices_and_the_meaning_of_none():
     assert FIELD_AT["pretrain.optimizer.name"].help == "adamw | sgd | lars"
     assert FIELD_AT["model.stem_norm"].help == (
         "normalization in the conv stem: batch | layer; none: batch"

@@ -1,4 +1,4 @@
-"""What fields may hold, also for configs made in Python."""
+"""Valid field values, also for configs made in Python."""
 
 import pytest
 
@@ -19,13 +19,13 @@ def error_of(**fields):
     return str(caught.value)
 
 
-def test_the_defaults_are_valid():
+def test_defaults_are_valid():
     validate(default_config())
 
 
 def test_every_field_has_a_rule_or_needs_none():
     paths = ("init_from", "checkpoint", "source", "input", "beside", "boxes", "root", "runs")
-    # The model and the table of parts say what these may hold.
+    # These are checked by the model and by the table of variant parts.
     free = {"attention.block", "compare.variants", "sweep.variants"}
     free |= {path for path, field in FIELD_AT.items() if field.type is bool}
     free |= {p for p, f in FIELD_AT.items() if f.default == "" and p.split(".")[-1] in paths}
@@ -33,7 +33,7 @@ def test_every_field_has_a_rule_or_needs_none():
     assert {path for path, field in FIELD_AT.items() if field.rule} == set(FIELD_AT) - free
 
 
-def test_jobs_use_and_require_fields_that_exist():
+def test_jobs_use_and_require_existing_fields():
     for job in JOBS.values():
         for path in job.uses:
             assert any(f"{field}.".startswith(f"{path}." if path else "") for field in FIELD_AT)
@@ -41,7 +41,7 @@ def test_jobs_use_and_require_fields_that_exist():
 
 
 @pytest.mark.parametrize("path", [path for path, field in FIELD_AT.items() if field.rule])
-def test_values_that_no_field_takes(path):
+def test_invalid_values_are_refused(path):
     field = FIELD_AT[path]
     if field.type is str:
         wrong = ["", "no such name"]
@@ -89,7 +89,7 @@ def test_limits(path, good, bad):
         assert path in error_of(**{path: value})
 
 
-def test_sentences():
+def test_error_messages():
     assert error_of(pretrain__epochs=0) == "pretrain.epochs is 0, but must be at least 1"
     assert error_of(finetune__optimizer__name="adam") == (
         'finetune.optimizer.name is "adam", but must be one of adamw, sgd, lars '
@@ -101,7 +101,7 @@ def test_sentences():
     assert error_of(seed=None) == "seed is none, but must be a whole number"
 
 
-def test_fields_that_contradict_each_other():
+def test_contradicting_fields_are_refused():
     assert "its own pre-training" in error_of(finetune__init_from="x")
     assert "needs evaluate.checkpoint" in error_of(job="evaluate")
     mix = {"finetune__augment__mixup_alpha": 0.0, "finetune__augment__cutmix_alpha": 0.0}
@@ -111,7 +111,7 @@ def test_fields_that_contradict_each_other():
     validate(config)
 
 
-def test_a_config_with_other_fields():
+def test_unknown_and_missing_fields_are_refused():
     config = default_config().unlock()
     config.finetune.epoch = 3
     with pytest.raises(UserError, match=r'no field "finetune.epoch" \(did you mean "finetune.epo'):

@@ -33,7 +33,7 @@ def changes(config):
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
-def test_the_docstring_gives_a_command_that_works_and_what_to_expect(file):
+def test_docstring_gives_a_working_command_and_estimates(file):
     text = ast.get_docstring(ast.parse(file.read_text()))
     assert "Expected time" in text and "Expected accuracy" in text
     command = re.search(r"python -m smallvit_jax\.main((?:.*\\\n)*.*)", text)[1]
@@ -50,7 +50,7 @@ def test_the_docstring_gives_a_command_that_works_and_what_to_expect(file):
 
 
 @pytest.mark.parametrize("job", ["recipe", "pretrain", "finetune"])
-def test_arguments_choose_model_and_dataset_and_nothing_else_changes(job):
+def test_arguments_change_only_model_and_dataset(job):
     for model in MODELS:
         for dataset in DATASET_NAMES:
             config = load_config(f"configs/{job}.py:{model},{dataset}")
@@ -61,7 +61,7 @@ def test_arguments_choose_model_and_dataset_and_nothing_else_changes(job):
     )
 
 
-def test_convnets_have_the_recipe_of_their_papers():
+def test_convnets_have_their_papers_recipe():
     for model, decay, warmup in (
         ("resnet18", 5e-4, 0),
         ("resnet56", 1e-4, 0),
@@ -87,21 +87,21 @@ def test_evaluate_takes_a_dataset():
     assert changes(config) == {"job": "evaluate", "dataset.name": "digits"}
 
 
-def test_quickstart_says_why_of_every_change():
+def test_quickstart_explains_every_change():
     source = (ROOT / "configs/quickstart.py").read_text()
     assignments = re.findall(r"^    (?:config|pretrain|finetune)\..*", source, re.MULTILINE)
-    silent = [line.strip() for line in assignments if "#" not in line]
-    assert silent == ['config.job = "recipe"']
+    unexplained = [line.strip() for line in assignments if "#" not in line]
+    assert unexplained == ['config.job = "recipe"']
     config = load_config("configs/quickstart.py")
     validate(config)
     assert config.dataset.name == "digits" and config.recipe.from_scratch
-    # Twenty labeled images have to fill a batch; no schedule may outlast its run.
+    # Twenty labeled images must fill a batch, and no schedule may outlast its run.
     assert config.finetune.batch_size <= 10 * config.dataset.labels_per_class
     assert config.pretrain.optimizer.warmup_epochs < config.pretrain.epochs
     assert config.model.width % config.model.heads == 0
 
 
-def test_the_defaults_are_the_references_numbers():
+def test_defaults_equal_the_reference():
     config = default_config()
     pretrain, finetune = config.pretrain, config.finetune
     assert pretrain.optimizer.base_lr * pretrain.batch_size / 256 == pytest.approx(2e-4)
@@ -112,7 +112,7 @@ def test_the_defaults_are_the_references_numbers():
     assert (pretrain.teacher.warmup_temperature, pretrain.teacher.temperature) == (0.04, 0.07)
     assert (pretrain.head.hidden_dim, pretrain.head.bottleneck_dim) == (512, 256)
     assert (pretrain.head.out_dim, pretrain.views.local_crops) == (1024, 8)
-    # 50,000 images, 3 passes, batches of 256, the last one dropped: 585 steps an epoch.
+    # 50,000 images, 3 passes, batches of 256, the last one dropped: 585 steps per epoch.
     assert 50_000 * finetune.passes_per_epoch // finetune.batch_size == 585
     assert (finetune.optimizer.lr, finetune.optimizer.weight_decay) == (1e-3, 0.05)
     assert (finetune.epochs, finetune.optimizer.warmup_epochs) == (100, 10)
@@ -151,6 +151,6 @@ def test_structured_init_takes_size_dataset_and_init(argument, expected):
         ("tiny,cifar,impulse3", 'no dataset "cifar"'),
     ],
 )
-def test_structured_init_says_what_its_argument_lacks(argument, words):
+def test_structured_init_explains_wrong_arguments(argument, words):
     with pytest.raises(UserError, match=words):
         load_config(f"configs/structured_init.py:{argument}")

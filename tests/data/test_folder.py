@@ -1,4 +1,4 @@
-"""Folders of images: what their names say, how they are split and measured, what is refused."""
+"""Folders of images: what their names mean, how they are split and measured, what is refused."""
 
 import shutil
 
@@ -12,7 +12,7 @@ from smallvit_jax.errors import UserError
 
 
 def fill(folder, **counts):
-    """Random images of 40 x 32 pixels: so many in each class folder; "" is the folder itself."""
+    """Writes `counts` random images of 40 x 32 pixels per class; "loose" has no class folder."""
     seed = sum(map(ord, str(folder.name)))
     for name, count in counts.items():
         place = folder / name.replace("__", "/") if name != "loose" else folder
@@ -33,25 +33,25 @@ def names_of(part):
     return [path.name for path in part.paths]
 
 
-def test_class_folders_are_classes_whatever_lies_deeper(tmp_path):
+def test_nested_folders_belong_to_their_class(tmp_path):
     fill(tmp_path, cats=3, dogs=2, dogs__puppies=2)
     layout = scan_folder(tmp_path)
     assert layout.class_names == ("cats", "dogs")
     assert layout.train.labels == [0, 0, 0, 1, 1, 1, 1] and not layout.test.paths
 
 
-def test_parts_are_told_by_their_folders(tmp_path):
+def test_folder_names_select_the_parts(tmp_path):
     fill(tmp_path, Training__a=3, Training__b=3, val__a=1, val__b=2, test__b=1, unlabeled=2)
     with pytest.warns(UserWarning, match=r"test has no images of a"):
         layout = scan_folder(tmp_path)
     assert layout.train.labels == [0, 0, 0, 1, 1, 1, -1, -1]
     assert (layout.validation.labels, layout.test.labels) == ([0, 1, 1], [1])
     shutil.rmtree(tmp_path / "test")
-    layout = scan_folder(tmp_path)  # then the validation part is what is tested on
+    layout = scan_folder(tmp_path)  # now the validation part is used for testing
     assert layout.test.labels == [0, 1, 1] and not layout.validation.paths
 
 
-def test_a_flat_folder_has_no_labels(tmp_path):
+def test_flat_folder_has_no_labels(tmp_path):
     fill(tmp_path, loose=4)
     layout = scan_folder(tmp_path)
     assert layout.class_names == () and layout.train.labels == [-1] * 4
@@ -72,14 +72,14 @@ def test_a_flat_folder_has_no_labels(tmp_path):
         ({}, "has no training images in"),
     ],
 )
-def test_what_is_wrong_with_a_folder_is_one_sentence(tmp_path, counts, words):
+def test_folder_mistakes_get_one_sentence(tmp_path, counts, words):
     fill(tmp_path, **counts)
     with pytest.raises(UserError) as error:
         scan_folder(tmp_path)
     assert words in str(error.value)
 
 
-def test_places_that_are_no_folder(tmp_path):
+def test_paths_that_are_not_folders_are_refused(tmp_path):
     with pytest.raises(UserError, match="does not exist; give the folder of your images"):
         scan_folder(tmp_path / "nowhere")
     (tmp_path / "photos.zip").write_text("x")
@@ -87,7 +87,7 @@ def test_places_that_are_no_folder(tmp_path):
         scan_folder(tmp_path / "photos.zip")
 
 
-def test_the_split_is_stratified_and_follows_the_files_not_their_names(tmp_path):
+def test_split_is_stratified_and_ignores_file_names(tmp_path):
     folder = read(fill(tmp_path / "photos", a=10, b=5), test_fraction=0.2)
     assert folder.counts == (12, 0, 3)
     assert np.bincount(folder.part("train")[1]).tolist() == [8, 4]
@@ -100,19 +100,19 @@ def test_the_split_is_stratified_and_follows_the_files_not_their_names(tmp_path)
     assert {image.tobytes() for image in again.part("test")[0]} == held_out
 
 
-def test_copies_of_a_file_stay_on_one_side(tmp_path):
+def test_unavoidable_duplicates_give_a_warning(tmp_path):
     fill(tmp_path, a=2, b=6)
     for i in range(1, 6):
         shutil.copy(tmp_path / "b" / "00.png", tmp_path / "b" / f"0{i}.png")
-    with pytest.warns(UserWarning, match="images occur more than once, in training and test"):
-        folder = read(tmp_path)  # all six are one image: nothing else can be held out
+    with pytest.warns(UserWarning, match="identical image files in training and test data"):
+        folder = read(tmp_path)  # all of b is one image: nothing else can be held out
     assert folder.counts[2] == 2
     shutil.copy(tmp_path / "a" / "00.png", tmp_path / "b" / "copy.png")
     with pytest.warns(UserWarning, match="in two classes"):
         read(tmp_path)
 
 
-def test_mean_and_deviation_are_those_of_the_pixels():
+def test_mean_and_std_match_the_pixels():
     images = np.random.default_rng(0).integers(0, 256, (300, 5, 7, 3), np.uint8)
     mean, std = measure_colors(images)
     pixels = images.reshape(-1, 3) / 255
@@ -121,7 +121,7 @@ def test_mean_and_deviation_are_those_of_the_pixels():
     assert measure_colors(np.full((2, 4, 4, 3), 9, np.uint8))[1] == (0.0039,) * 3  # 1/255, not 0
 
 
-def test_measures_are_of_the_training_images_alone(tmp_path):
+def test_mean_is_that_of_the_training_images_only(tmp_path):
     fill(tmp_path, train__a=2, train__b=2, test__a=1, test__b=1)
     folder = read(tmp_path)
     assert folder.spec.mean == measure_colors(folder.part("train")[0])[0]
@@ -131,18 +131,18 @@ def test_measures_are_of_the_training_images_alone(tmp_path):
 @pytest.mark.parametrize(
     ("side", "size"), [(20, 32), (32, 32), (56, 32), (57, 64), (64, 64), (199, 128), (500, 224)]
 )
-def test_the_image_size_enlarges_little(side, size):
+def test_image_size_hardly_enlarges_images(side, size):
     assert choose_image_size(side) == size
 
 
-def test_a_class_needs_an_image_on_each_side(tmp_path):
+def test_class_needs_an_image_in_each_part(tmp_path):
     fill(tmp_path, a=3, b=1)
     with pytest.raises(UserError, match=r'class "b" in .* has 1 readable training image but needs'):
         read(tmp_path)
     assert read(tmp_path, test_fraction=0).counts == (4, 0, 0)
 
 
-def test_too_many_broken_files_are_too_many(tmp_path):
+def test_too_many_unreadable_files_are_refused(tmp_path):
     fill(tmp_path, a=5, b=5)
     (tmp_path / "a" / "broken.jpg").write_text("x")
     with pytest.raises(UserError, match=r"1 of 11 files .*unreadable_fraction=0\.05 allows"):

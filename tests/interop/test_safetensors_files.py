@@ -1,4 +1,4 @@
-"""Exported weights: the bits that went in, the reference's names, and what damages them."""
+"""Exported weights: exact values, the reference's names, and detection of damage."""
 
 import json
 
@@ -30,7 +30,7 @@ def export(source, workdir) -> int:
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
-    """A stage folder and the folder that it was exported into."""
+    """A stage folder and the folder it was exported to."""
     folder = tmp_path_factory.mktemp("export")
     save_checkpoint(folder / "finetune")
     assert export(folder / "finetune", folder / "out") == 0
@@ -38,27 +38,27 @@ def exported(tmp_path_factory):
 
 
 @pytest.mark.parametrize("family", TINY)
-def test_every_bit_comes_back(family, tmp_path):
+def test_round_trip_is_bit_exact(family, tmp_path):
     save_checkpoint(tmp_path / "stage", family)
     assert export(tmp_path / "stage", tmp_path / "out") == 0
     assert convert(tmp_path / "out" / "model.safetensors", tmp_path / "back") == 0
-    (before, meta), (after, told) = (
+    (before, meta), (after, new_meta) = (
         read_params_and_meta(tmp_path / folder) for folder in ("stage", "back")
     )
     assert before.keys() == after.keys()
     for name, array in before.items():
         assert array.tobytes() == after[name].tobytes(), name
     kept = ("model", "dataset", "class_names", "mean", "std", "step")
-    assert {k: told[k] for k in kept} == {k: meta[k] for k in kept}
-    assert told["converted_from"].endswith("model.safetensors")
-    assert (told["class_names"], told["mean"], told["std"]) == (
+    assert {k: new_meta[k] for k in kept} == {k: meta[k] for k in kept}
+    assert new_meta["converted_from"].endswith("model.safetensors")
+    assert (new_meta["class_names"], new_meta["mean"], new_meta["std"]) == (
         list(CLASSES),
         list(MEAN),
         list(STD),
     )
 
 
-def test_the_file_has_the_references_names_and_layouts(exported):
+def test_file_has_the_reference_names_and_layouts(exported):
     stage, out = exported
     weights = load_file(out / "model.safetensors")
     expected = state_dict(load_checkpoint(stage))
@@ -68,10 +68,10 @@ def test_the_file_has_the_references_names_and_layouts(exported):
     for name, array in expected.items():
         np.testing.assert_array_equal(weights[name], array, err_msg=name)
     with safe_open(out / "model.safetensors", framework="numpy") as file:
-        assert file.metadata()["format"] == "pt"  # what other programs look for
+        assert file.metadata()["format"] == "pt"  # checked by other programs
 
 
-def test_an_exported_file_is_used_as_it_is(exported):
+def test_exported_file_loads_without_conversion(exported):
     stage, out = exported
     images = draw_images(3)
     expected = load_predictor(stage).predict(images)
@@ -81,15 +81,15 @@ def test_an_exported_file_is_used_as_it_is(exported):
         np.testing.assert_array_equal(arrays[name], array, err_msg=name)
 
 
-def test_weights_of_other_programs_are_told_by_their_shapes(tmp_path, capsys):
+def test_model_of_foreign_weights_is_inferred_from_shapes(tmp_path, capsys):
     weights = state_dict(create_model("vit", image_size=16, patch_size=2, width=24, num_classes=10))
-    save_file(weights, tmp_path / "theirs.safetensors")
-    assert convert(tmp_path / "theirs.safetensors", tmp_path / "out") == 0
+    save_file(weights, tmp_path / "foreign.safetensors")
+    assert convert(tmp_path / "foreign.safetensors", tmp_path / "out") == 0
     arrays = state_dict(load_checkpoint(tmp_path / "out"))
     assert all(np.array_equal(arrays[name], weights[name]) for name in weights)
     assert read_json(tmp_path / "out" / "result.json")["model"]["width"] == 24
     with pytest.raises(UserError, match="no description of their model; convert it to"):
-        load_predictor(tmp_path / "theirs.safetensors")
+        load_predictor(tmp_path / "foreign.safetensors")
 
 
 def test_half_precision_becomes_float32_and_nan_is_refused(tmp_path):
@@ -101,7 +101,7 @@ def test_half_precision_becomes_float32_and_nan_is_refused(tmp_path):
         read_file(tmp_path / "nan.safetensors")
 
 
-def test_damage_is_noticed(exported, tmp_path):
+def test_damaged_files_are_refused(exported, tmp_path):
     content = (exported[1] / "model.safetensors").read_bytes()
     flipped = bytearray(content)
     flipped[-100] ^= 1
@@ -123,15 +123,15 @@ def test_damage_is_noticed(exported, tmp_path):
         read_model(tmp_path / "none.safetensors")
 
 
-def test_the_card_says_what_the_checkpoint_knows(exported):
+def test_model_card_describes_the_checkpoint(exported):
     text = (exported[1] / "README.md").read_text(encoding="utf-8")
     assert text.startswith("---\nlibrary_name: smallvit_jax\npipeline_tag: image-classification\n")
     assert "Äpfel, pears, green, 東京" in text and "classifies images into 3 classes" in text
     assert "mean (0.5000, 0.4000, 0.3000)" in text and "| checkpoint step | 7 |" in text
-    assert "How well it performs" not in text  # no run is behind this checkpoint
+    assert "How well it performs" not in text  # this checkpoint is not from a run
 
 
-def test_the_card_of_a_run_has_its_figures(tiny_recipe, tmp_path):
+def test_model_card_of_a_run_has_its_results(tiny_recipe, tmp_path):
     assert export(tiny_recipe.folder / "finetune", tmp_path) == 0
     text = (tmp_path / "README.md").read_text(encoding="utf-8")
     evaluated = read_json(tiny_recipe.folder / "evaluate" / "result.json")

@@ -1,4 +1,4 @@
-"""Real files of torch.save, in and out. Skipped without PyTorch."""
+"""Reading and writing real torch.save files; skipped without PyTorch."""
 
 import argparse
 import json
@@ -25,7 +25,7 @@ def weights(golden):
 
 @pytest.fixture(scope="module")
 def files(weights, tmp_path_factory):
-    """The three kinds of file that the reference's scripts write, as they write them."""
+    """The three kinds of file that the reference's scripts write."""
     folder = tmp_path_factory.mktemp("pth")
     backbone = {k: v for k, v in weights.items() if not k.startswith("head.")}
     wrapped = {f"backbone.{k}": v for k, v in backbone.items()}
@@ -65,13 +65,13 @@ def test_each_kind_of_file_becomes_a_checkpoint(files, weights, tmp_path, kind):
     assert result["model"]["num_classes"] == (0 if kind == "pretrain" else 10)
 
 
-def test_the_student_can_be_taken_instead(files, weights):
+def test_student_can_be_read_instead(files, weights):
     student = read_file(files / "pretrain.pth", "student")
     np.testing.assert_array_equal(student["cls_token"], weights["cls_token"].numpy() + 1)
 
 
 @pytest.mark.parametrize("kind", ["pretrain", "finetune"])
-def test_a_checkpoint_becomes_a_file_in_the_references_order(files, weights, tmp_path, kind):
+def test_exported_file_keeps_the_reference_order(files, weights, tmp_path, kind):
     assert convert(files / f"{kind}.pth", tmp_path / "in") == 0
     assert convert(tmp_path / "in", tmp_path / "out") == 0
     content = torch.load(tmp_path / "out" / "model.pth", weights_only=True)
@@ -94,7 +94,7 @@ TINY = {
 
 
 @pytest.mark.parametrize("family", TINY)
-def test_the_model_is_found_from_the_weights(family):
+def test_model_is_inferred_from_the_weights(family):
     weights = state_dict(create_model(family, num_classes=7, **TINY[family]))
     found = infer_model(weights, "x.pth")
     options = resolve_options(**found)
@@ -104,7 +104,7 @@ def test_the_model_is_found_from_the_weights(family):
 
 
 @pytest.mark.parametrize("positions", ["learned", "sincos"])
-def test_a_vit_without_a_class_token_is_found_too(positions):
+def test_vit_without_class_token_is_inferred(positions):
     options = {"image_size": 32, "patch_size": 4, "pool": "mean", "pos_embed": positions}
     weights = state_dict(create_model("vit", width=24, depth=1, **options))
     found = infer_model(weights, "x.pth")
@@ -112,7 +112,7 @@ def test_a_vit_without_a_class_token_is_found_too(positions):
     load_state_dict(create_model(**found), weights)
 
 
-def test_weights_of_half_precision_become_float32(weights, tmp_path):
+def test_half_precision_becomes_float32(weights, tmp_path):
     torch.save({k: v.bfloat16() for k, v in weights.items()}, tmp_path / "half.pth")
     read = read_file(tmp_path / "half.pth")
     assert all(value.dtype == np.float32 for value in read.values())
@@ -130,8 +130,8 @@ def test_other_objects_are_refused(tmp_path):
         read_file(tmp_path / "x.pth")
 
 
-def test_what_is_no_weights_file_is_named(tmp_path, files):
-    (tmp_path / "text.pth").write_text("not a file of torch")
+def test_invalid_files_get_a_specific_error(tmp_path, files):
+    (tmp_path / "text.pth").write_text("not a torch file")
     (tmp_path / "short.pth").write_bytes((files / "bare.pth").read_bytes()[:5000])
     changed = bytearray((files / "bare.pth").read_bytes())
     changed[len(changed) // 2] ^= 1
@@ -166,7 +166,7 @@ def test_what_is_no_weights_file_is_named(tmp_path, files):
             read_file(tmp_path / f"{name}.pth")
 
 
-def test_all_that_does_not_fit_is_listed_together(files, weights, tmp_path, capsys):
+def test_mismatches_are_listed_together(files, weights, tmp_path, capsys):
     wrong = dict(weights)
     del wrong["norm.bias"]
     wrong["blocks.0.extra"] = torch.zeros(2)
@@ -178,7 +178,7 @@ def test_all_that_does_not_fit_is_listed_together(files, weights, tmp_path, caps
         assert words in message
 
 
-@pytest.mark.parametrize("change", ["missing", "another number of axes"])
+@pytest.mark.parametrize("change", ["missing", "wrong rank"])
 @pytest.mark.parametrize(
     ("family", "key"),
     [
@@ -188,8 +188,8 @@ def test_all_that_does_not_fit_is_listed_together(files, weights, tmp_path, caps
         ("swin", "layers.0.blocks.0.mlp.fc1.weight"),
     ],
 )
-def test_a_bad_weight_that_tells_an_option_is_named(family, key, change):
-    """The option is then the family's default, and loading lists what does not fit."""
+def test_error_names_bad_weights_that_determine_options(family, key, change):
+    """The option falls back to the family's default, and loading lists the mismatch."""
     weights = state_dict(create_model(family, **TINY[family]))
     weights[key] = np.zeros(5, np.float32)
     if change == "missing":
@@ -198,7 +198,7 @@ def test_a_bad_weight_that_tells_an_option_is_named(family, key, change):
         load_state_dict(create_model(**infer_model(weights, "x.pth")), weights)
 
 
-def test_another_number_of_classes_names_the_way_out(files, tmp_path, capsys):
+def test_convert_to_another_dataset_and_missing_source(files, tmp_path, capsys):
     torch.save({}, tmp_path / "unused.pth")
     source = files / "finetune.pth"
     flags = ["--config", "configs/convert.py:digits", "--workdir", str(tmp_path / "x")]

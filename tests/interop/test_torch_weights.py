@@ -26,7 +26,7 @@ def test_round_trip_is_exact_and_has_the_reference_names(weights):
         np.testing.assert_array_equal(back[key], weight, err_msg=key)
 
 
-def test_all_problems_are_named_together_and_nothing_changes(weights):
+def test_mismatches_are_listed_together_and_nothing_changes(weights):
     model = create_model("vit", num_classes=10)
     before = get_arrays(model)
     wrong = dict(weights)
@@ -46,8 +46,8 @@ def test_all_problems_are_named_together_and_nothing_changes(weights):
 @pytest.mark.parametrize(
     ("family", "norm"), [("vit", "batch"), ("swin", "batch"), ("cait", "layer")]
 )
-def test_a_convolutional_stem_has_pytorchs_layouts_and_comes_back(family, norm):
-    """The reference has none; names are those of its modules here."""
+def test_conv_stem_round_trips_in_pytorchs_layouts(family, norm):
+    """The reference has no such stem; names follow our modules."""
     options = SMALLEST[family] | {"image_size": 16, "patch_size": 4, "stem": "conv"}
     options |= {"stem_norm": norm, "width": 12, "heads": 3} | (
         {"depths": (1,)} if family == "swin" else {}
@@ -68,8 +68,8 @@ def test_a_convolutional_stem_has_pytorchs_layouts_and_comes_back(family, norm):
 
 
 @pytest.mark.parametrize("family", ["vit", "swin", "cait"])
-def test_locality_self_attention_comes_back(family):
-    """The reference has no temperatures; they tell that a model has it, and a vit's heads."""
+def test_locality_self_attention_is_inferred(family):
+    """Temperatures, absent in the reference, identify LSA and a ViT's number of heads."""
     options = SMALLEST[family] | {"image_size": 16, "lsa": True}
     model = create_model(family, **options)
     inferred = infer_model(state_dict(model), "x.pth")

@@ -1,4 +1,4 @@
-"""Convolutional networks through the jobs: what works with them, and what is refused."""
+"""Convolutional networks in jobs: what works with them, and what is refused."""
 
 import jax
 import numpy as np
@@ -20,7 +20,7 @@ from tests.support.tiny_jobs import (
     start_job,
 )
 
-# A ResNet of eight layers instead of the ViT, without the ViT's fields.
+# An eight-layer ResNet instead of the ViT, without the ViT's fields.
 TINY = {
     "model__name": "resnet56",
     "model__depth": 8,
@@ -44,7 +44,7 @@ def recipe(tmp_path_factory):
     return folder
 
 
-def test_a_recipe_pretrains_finetunes_evaluates_and_reports(recipe):
+def test_recipe_runs_every_stage_and_reports(recipe):
     result = read_json(recipe / "result.json")
     assert result["test_top1"] == result["stages"]["finetune"]["test_top1"]
     assert 0 <= result["linear_probe_top1"] <= 100
@@ -53,7 +53,7 @@ def test_a_recipe_pretrains_finetunes_evaluates_and_reports(recipe):
 
 
 @pytest.mark.parametrize("stage", ["pretrain", "finetune"])
-def test_running_statistics_are_trained_and_kept(recipe, stage):
+def test_running_statistics_are_updated_and_saved(recipe, stage):
     arrays, meta = read_checkpoint(recipe / stage, "params")
     assert meta["model"]["depth"] == 8 and meta["model"]["shortcut"] == "pad"
     for name in ("stem.norm.mean", "blocks.2.conv2.norm.var"):
@@ -66,11 +66,11 @@ def test_running_statistics_are_trained_and_kept(recipe, stage):
 @pytest.mark.parametrize(
     ("job", "fields", "sentence"),
     [
-        ("attention", {"attention.checkpoint": "finetune"}, "has no attention to draw"),
+        ("attention", {"attention.checkpoint": "finetune"}, "has no attention to return"),
         ("convert", {"convert.source": "finetune"}, "has no convolutional networks"),
     ],
 )
-def test_what_it_cannot_do_is_one_sentence(recipe, tmp_path, capsys, job, fields, sentence):
+def test_unsupported_jobs_get_one_sentence(recipe, tmp_path, capsys, job, fields, sentence):
     arguments = [
         f"--config=configs/{job}.py:digits",
         f"--workdir={tmp_path / job}",
@@ -86,7 +86,7 @@ def test_what_it_cannot_do_is_one_sentence(recipe, tmp_path, capsys, job, fields
     "model", [pytest.param("resnet18", marks=pytest.mark.slow), "efficientnet_b0"]
 )
 def test_training_from_scratch(model, tmp_path, monkeypatch):
-    # Of seven stages the first two, which are of both kinds.
+    # The first two of seven stages cover both kinds of block.
     monkeypatch.setattr(efficientnet, "GROUPS", efficientnet.GROUPS[:2])
     changes = TINY | {"model__name": model, "model__depth": "none", "model__width": 8}
     assert run_job("finetune", tmp_path / "run", **changes, finetune__epochs=1) == 0
@@ -100,16 +100,16 @@ def test_training_from_scratch(model, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("model", CONVNETS)
-def test_a_batch_in_parts_is_refused(model):
+def test_gradient_accumulation_is_refused(model):
     config = default_config()
     config.job, config.model.name, config.runtime.accumulate = "finetune", model, 2
     with pytest.raises(UserError, match=f"the batch norm of the {model}.* set accumulate to 1$"):
         validate(config)
 
 
-@pytest.mark.slow  # the batch norm itself is tested with the convolutional stem
+@pytest.mark.slow  # batch norm itself is tested with the convolutional stem
 @pytest.mark.multiprocess
-def test_statistics_are_those_of_the_batch_over_all_devices(tmp_path):
+def test_batch_statistics_span_all_devices(tmp_path):
     """Weights and running statistics after three steps on one device and on four."""
     changes = TINY | SGD | {"finetune__epochs": 1, "finetune__batch_size": 48}
     folders = {n: tmp_path / f"on_{n}" for n in (1, 4)}

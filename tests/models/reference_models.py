@@ -1,4 +1,4 @@
-"""Models with formula weights, compared with what is recorded of the reference."""
+"""Models with formula weights, compared with recordings of the reference."""
 
 import jax
 import jax.numpy as jnp
@@ -13,15 +13,15 @@ from tests.support.golden_formulas import fill, image_batch
 from tests.support.outputs import output
 from tests.support.reference_traces import fill_weights, l2, quick_jit, view_network
 
-# How far float32 may be from the recording; the tokens' norms relative.
+# Largest float32 differences from the recording; relative for the norms.
 OUTPUT_LIMITS = {
     "features": 1e-5,
     "logits": 1e-5,
     "norms of each layer's tokens": 1e-6,
     "first values of each layer's tokens": 2e-5,
 }
-TOLERANCE = 1e-5  # of features
-# Part of the golden file, image size, tag of its images.
+TOLERANCE = 1e-5  # for features
+# Part of the golden file, image size, tag of the images.
 RESOLUTIONS = [("full_res", 32, "img"), ("half_res", 16, "local")]
 
 
@@ -36,7 +36,7 @@ def recorded_images(count: int, size: int, tag: str) -> jax.Array:
 
 
 def features_of(model: nnx.Module, images: jax.Array, seed: int | None = None) -> np.ndarray:
-    """The model's features, in one program; `seed` switches drop path on."""
+    """Features from one compiled program; `seed` enables drop path."""
 
     @quick_jit
     def features(images):
@@ -48,7 +48,7 @@ def features_of(model: nnx.Module, images: jax.Array, seed: int | None = None) -
 def output_differences(
     model: nnx.Module, recorded, size: int, tag: str, jit=quick_jit
 ) -> Differences:
-    """Of features, logits and the tokens after each layer."""
+    """Compares features, logits and the tokens after each layer."""
 
     @jit
     def outputs(images):
@@ -68,7 +68,7 @@ def output_differences(
 
 
 def check_state_dict(model: nnx.Module, recorded) -> None:
-    """The reference's keys in its order, with its shapes and types; weights go in and out."""
+    """Keys, their order, shapes and types are the reference's; weights survive a round trip."""
     back = state_dict(model)
     found = [[key, list(weight.shape), str(weight.dtype)] for key, weight in back.items()]
     assert found == recorded["state_dict"]
@@ -81,7 +81,7 @@ def check_state_dict(model: nnx.Module, recorded) -> None:
 
 
 def check_parameter_counts(model: nnx.Module, recorded) -> None:
-    """Of the model with its 10 classes, and of the backbone alone."""
+    """Counts for the model with 10 classes and for the backbone alone."""
     sizes = {name: array.size for name, array in get_arrays(model).items()}
     head = sizes["head.kernel"] + sizes["head.bias"]
     counts = recorded["parameter_counts"]
@@ -90,7 +90,7 @@ def check_parameter_counts(model: nnx.Module, recorded) -> None:
 
 
 def check_epsilon(model: nnx.Module, recorded) -> None:
-    """Zero images and faint tokens, so that the LayerNorm epsilon decides."""
+    """Zero images and small embeddings make the LayerNorm epsilon matter."""
     weights = {k: fill(k, v.shape) for k, v in state_dict(model).items()}
     for key in weights.keys() & {"pos_embed", "cls_token"}:
         weights[key] = weights[key] * np.float32(0.01)
@@ -101,7 +101,7 @@ def check_epsilon(model: nnx.Module, recorded) -> None:
 
 
 def multi_crop_difference(name: str, recorded, jit=quick_jit) -> float:
-    """The largest, of two global and two local views through backbone and projection head."""
+    """Largest over two global and two local views, through backbone and projection head."""
     views = [
         jnp.stack([recorded_images(2, size, f"{letter}{i}") for i in (0, 1)], axis=1)
         for size, letter in ((32, "g"), (16, "l"))
@@ -111,10 +111,10 @@ def multi_crop_difference(name: str, recorded, jit=quick_jit) -> float:
     return float(np.abs(np.asarray(output).swapaxes(0, 1).ravel() - expected).max())
 
 
-def check_initialisation(weights: dict[str, np.ndarray], recorded) -> None:
-    """Mean within 5 standard errors, spread within 5 of its own; constants exactly.
+def check_initialization(weights: dict[str, np.ndarray], recorded) -> None:
+    """Means and deviations agree within 5 standard errors; constants are equal.
 
-    `recorded` may hold the first of several equal blocks alone.
+    `recorded` may hold only the first of several identical blocks.
     """
     for key, weight in weights.items():
         if weight.dtype != np.float32:
@@ -128,7 +128,7 @@ def check_initialisation(weights: dict[str, np.ndarray], recorded) -> None:
         if reference["std"] == 0:
             assert (weight == np.float32(reference["mean"])).all(), key
             continue
-        # Two samples are compared, so the variance of their difference is twice one's.
+        # Two samples are compared, so the variance of their difference is twice that of one.
         error = reference["std"] * np.sqrt(2 / weight.size)
         assert abs(weight.mean() - reference["mean"]) < 5 * error, key
         assert abs(weight.std() - reference["std"]) < 5 * error / np.sqrt(2), key

@@ -1,4 +1,4 @@
-"""What SPT_LSA_ViT's modules gave, and the same modules of ours with its weights."""
+"""Recorded outputs of SPT_LSA_ViT's modules, for our modules with the same weights."""
 
 import numpy as np
 import pytest
@@ -22,14 +22,14 @@ def read_case(name: str) -> tuple[dict[str, np.ndarray], np.ndarray]:
 
 
 def fill(module: nnx.Module, weights: dict[str, np.ndarray]) -> None:
-    """Sets what is given, by our names; the rest stays."""
+    """Sets the given arrays, by our names; the rest stay unchanged."""
     arrays = get_arrays(module)
     assert weights.keys() <= arrays.keys()
     set_arrays(module, arrays | weights)
 
 
 def check(case: str, tokens) -> None:
-    """The recorded values and moments of an output."""
+    """Compares an output with the recorded values and moments."""
     recorded, tokens = _CASES[case]["output"], np.asarray(tokens, np.float64)
     assert list(tokens.shape) == recorded["shape"]
     np.testing.assert_allclose(tokens.ravel()[:64], recorded["first64"], atol=TOLERANCE)
@@ -39,7 +39,7 @@ def check(case: str, tokens) -> None:
 
 
 def added_parameters(name: str, image_size: int = 32, **options) -> int:
-    """How many parameters options add to a family's default model."""
+    """Number of parameters that options add to a family's default model."""
     base, changed = (
         sum(a.size for a in get_arrays(abstract_model(name, image_size=image_size, **o)).values())
         for o in ({}, options)

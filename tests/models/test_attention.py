@@ -1,4 +1,4 @@
-"""Products written with a backward pass of their own, against plain differentiation."""
+"""Operations with a custom backward pass, against automatic differentiation."""
 
 import jax
 import jax.numpy as jnp
@@ -31,7 +31,7 @@ CASES = {
         plain_attend,
         (normal(2, 1, 3, 4), normal(2, 6, 3, 4), normal(2, 6, 3, 4)),
     ),
-    "masked for itself": (
+    "self masked": (
         lambda *args: attend(*args, True),
         lambda *args: plain_attend(*args, True),
         (normal(2, 3, 3, 4), normal(2, 5, 3, 4), normal(2, 5, 3, 4)),
@@ -42,7 +42,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_values_and_gradients_are_those_of_the_plain_form(case):
+def test_values_and_gradients_match_the_plain_form(case):
     ours, plain, arguments = CASES[case]
     weights = jnp.sin(jnp.arange(plain(*arguments).size)).reshape(plain(*arguments).shape)
     np.testing.assert_allclose(ours(*arguments), plain(*arguments), rtol=1e-5, atol=1e-6)
@@ -54,7 +54,7 @@ def test_values_and_gradients_are_those_of_the_plain_form(case):
 
 
 def test_scores_stay_float32_in_bfloat16():
-    # Scores of 64.0 and 64.1 are the same number in bfloat16.
+    # The scores are 64.0 and 64.5.
     q, k = jnp.full((1, 1, 1, 64), 8.0), jnp.stack([jnp.full(64, 1.0), jnp.full(64, 1.0)])
     k = (k * jnp.array([[1.0], [1.0078125]]))[None, :, None, :]
     v = jnp.array([0.0, 1.0]).reshape(1, 2, 1, 1)

@@ -1,4 +1,4 @@
-"""The attention that pictures show is the attention that the model computes with."""
+"""Attention maps show the weights that the model computes with."""
 
 import jax
 import jax.numpy as jnp
@@ -15,18 +15,18 @@ IMAGES = np.random.default_rng(0).normal(size=(2, 16, 16, 3)).astype(np.float32)
 
 
 def make(name, **options):
-    """A model whose attention is far from even."""
+    """A model whose attention is far from uniform."""
     model = smallvit_jax.create_model(name, image_size=16, init="fan_in", **options)
     state = nnx.state(model)
     return nnx.merge(nnx.graphdef(model), jax.tree.map(lambda x: 3 * x, state))
 
 
-def heads_apart(x, heads):
+def split_heads(x, heads):
     return x.reshape(*x.shape[:2], heads, -1)
 
 
 @pytest.mark.parametrize("block", [0, 1, -1])
-def test_a_vits_maps_are_the_class_tokens_weights(block):
+def test_vit_maps_are_class_token_weights(block):
     model = make("vit", width=8, depth=3, heads=2)
     layers = output(model, IMAGES, "layers")
     before = layers["block_input"] if block == 0 else layers[f"blocks.{block % 3 - 1}"]
@@ -38,14 +38,14 @@ def test_a_vits_maps_are_the_class_tokens_weights(block):
     np.testing.assert_allclose(found.reshape(2, 2, 64), weights[:, :, 0, 1:], atol=1e-5)
     assert np.ptp(found) > 0.01
 
-    values = heads_apart(chosen.attn.qkv(tokens)[..., 16:], 2)
+    values = split_heads(chosen.attn.qkv(tokens)[..., 16:], 2)
     mixed = jnp.einsum("bhqk,bkhd->bqhd", weights, values).reshape(2, 1, 8)
     expected = chosen.attn(tokens)[:, :1]
     np.testing.assert_allclose(chosen.attn.proj(mixed), expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("block", [0, -1])
-def test_a_caits_maps_are_the_class_tokens_weights(block):
+def test_cait_maps_are_class_token_weights(block):
     model = make("cait", width=8, depth=1, heads=2)
     layers = output(model, IMAGES, "layers")
     patches = layers["blocks.0"]
@@ -57,18 +57,18 @@ def test_a_caits_maps_are_the_class_tokens_weights(block):
     found = output(model, IMAGES, "attention", block=block)
     np.testing.assert_allclose(found.reshape(2, 2, 64), weights[:, :, 0, 1:], atol=1e-5)
 
-    values = heads_apart(chosen.attn.v(tokens), 2)
+    values = split_heads(chosen.attn.v(tokens), 2)
     mixed = jnp.einsum("bhqk,bkhd->bqhd", weights, values).reshape(2, 1, 8)
     expected = chosen.attn(tokens)
     np.testing.assert_allclose(chosen.attn.proj(mixed), expected, rtol=1e-4, atol=1e-4)
 
 
-def test_a_map_is_laid_out_as_the_image():
-    """The patch that all heads look at is the one whose key is unlike the others."""
+def test_map_has_the_layout_of_the_image():
+    """Changing one patch changes the attention most at that patch, in every head."""
     model = smallvit_jax.create_model(
         "vit", image_size=16, init="fan_in", width=8, depth=1, heads=2
     )
-    images = np.zeros((1, 16, 24, 3), np.float32)  # wider than high: 8 x 12 patches
+    images = np.zeros((1, 16, 24, 3), np.float32)  # wider than tall: 8 x 12 patches
     plain = np.asarray(output(model, images, "attention"))
     images[:, 4:6, 20:22] = 5.0  # row 2, column 10
     change = np.abs(np.asarray(output(model, images, "attention")) / plain - 1).reshape(2, 8, 12)
@@ -80,8 +80,8 @@ def test_a_map_is_laid_out_as_the_image():
 
 @pytest.mark.parametrize("shift", [0, 2])
 @pytest.mark.parametrize("size", [(8, 8), (8, 12), (6, 7)], ids=str)
-def test_what_a_swins_token_receives_stands_in_its_place(shift, size):
-    """Every query prefers one marked key, so its window's weight falls on it."""
+def test_swin_maps_place_attention_at_the_attended_token(shift, size):
+    """Every query prefers one marked key, which receives its window's attention."""
     attention = WindowAttention(
         4, 2, 4, shift, True, scheme=get_scheme("fan_in"), dtype=jnp.float32, rngs=nnx.Rngs(0)
     )
@@ -96,14 +96,14 @@ def test_what_a_swins_token_receives_stands_in_its_place(shift, size):
         assert np.unravel_index(head.argmax(), head.shape) == (4, 5)
         assert head[4, 5] > 5 * before[4, 5]
     tokens = (size[0] + -size[0] % 4) * (size[1] + -size[1] % 4)
-    # Where windows hold nothing but padding, that attends to itself; else padding gets nothing.
+    # Windows of padding alone attend to themselves; otherwise, padding receives nothing.
     total = 1 if shift == 0 or tokens == size[0] * size[1] else found.sum(axis=(2, 3)).max()
     np.testing.assert_allclose(found.sum(axis=(2, 3)), total, atol=1e-3)
     assert total < 1.0001
-    assert head[4, 5] <= 16 / tokens + 1e-5  # a window's queries, no more
+    assert head[4, 5] <= 16 / tokens + 1e-5  # at most the queries of one window
 
 
-def test_a_swins_weights_give_its_output():
+def test_swin_weights_give_the_attention_output():
     model = make("swin", width=4, heads=1, depths=(2, 1, 1))
     block = model.layers[0].blocks[1]
     assert block.attn.shift == 2

@@ -1,4 +1,4 @@
-"""What the linear probe sees, against the tokens of each layer."""
+"""Features for the linear probe, against the tokens of each layer."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -15,7 +15,7 @@ def make(name, **options):
 
 
 @pytest.mark.parametrize(("blocks", "expected"), [(1, [3]), (3, [1, 2, 3]), (9, [0, 1, 2, 3])])
-def test_a_vit_gives_the_class_tokens_of_its_last_blocks(blocks, expected):
+def test_vit_gives_class_tokens_of_its_last_blocks(blocks, expected):
     model = make("vit", width=8, depth=4, heads=2)
     layers = output(model, IMAGES, "layers")
     tokens = [model.norm(layers[f"blocks.{i}"])[:, 0] for i in expected]
@@ -25,7 +25,7 @@ def test_a_vit_gives_the_class_tokens_of_its_last_blocks(blocks, expected):
 
 
 @pytest.mark.parametrize(("blocks", "expected"), [(1, [1]), (4, [0, 1])])
-def test_a_cait_gives_its_class_blocks(blocks, expected):
+def test_cait_gives_class_tokens_of_its_class_blocks(blocks, expected):
     model = make("cait", width=8, depth=2, heads=2)
     layers = output(model, IMAGES, "layers")
     tokens = [model.norm(layers[f"blocks_token_only.{i}"])[:, 0] for i in expected]
@@ -33,7 +33,7 @@ def test_a_cait_gives_its_class_blocks(blocks, expected):
     np.testing.assert_allclose(found, jnp.concatenate(tokens, axis=1), atol=1e-5)
 
 
-def test_a_swin_gives_mean_tokens_of_blocks_of_different_width():
+def test_swin_gives_block_means_of_different_widths():
     model = make("swin", width=4, heads=1, depths=(1, 1, 2))
     layers = output(model, IMAGES, "layers")
     means = [

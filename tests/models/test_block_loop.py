@@ -1,4 +1,4 @@
-"""Blocks in a loop, against the same blocks one after another."""
+"""Looped blocks, against the same blocks called one after another."""
 
 import jax
 import jax.numpy as jnp
@@ -37,7 +37,7 @@ def outputs_and_gradients(looped, remat=False):
 
 
 @pytest.mark.parametrize("remat", [False, True])
-def test_a_loop_computes_what_the_blocks_compute(remat):
+def test_loop_matches_separate_blocks(remat):
     (value, gradients), (expected, expected_gradients) = (
         outputs_and_gradients(True, remat),
         outputs_and_gradients(False),
@@ -48,11 +48,11 @@ def test_a_loop_computes_what_the_blocks_compute(remat):
 
 
 def test_each_block_keeps_its_own_drop_path_rate():
-    """A block whose branches are dropped hands its input on: how often tells the rate."""
+    """A block with both branches dropped returns its input; how often reveals the rate."""
     model = create_model("vit", image_size=8, width=24, depth=2, heads=2, drop_path=0.9)
     x = jax.random.normal(jax.random.key(0), (4000, 1, 24))
     for rate, blocks in ((0.0, [model.blocks[0]]), (0.9, [model.blocks[1]])):
         out = apply_blocks(blocks, x, nnx.Rngs(3))
         unchanged = (out == x).all(axis=(1, 2)).mean()
-        assert unchanged == pytest.approx(rate**2, abs=0.025)  # both branches of the block
+        assert unchanged == pytest.approx(rate**2, abs=0.025)  # both branches dropped
     assert apply_blocks([], x, None) is x

@@ -13,7 +13,7 @@ from tests.models.reference_models import (
     RESOLUTIONS,
     TOLERANCE,
     check_epsilon,
-    check_initialisation,
+    check_initialization,
     check_parameter_counts,
     check_state_dict,
     features_of,
@@ -50,7 +50,7 @@ def test_layer_norm_epsilon_is_1e_6(cait, golden):
     check_epsilon(cait, golden("eps_probe")["cait"])
 
 
-def test_state_dict_is_the_references(cait, golden):
+def test_state_dict_matches_the_reference(cait, golden):
     check_state_dict(cait, golden("model_cait_32"))
 
 
@@ -58,16 +58,16 @@ def test_parameter_counts(fresh, golden):
     check_parameter_counts(fresh, golden("model_cait_32"))
 
 
-def test_initialisation_has_the_reference_statistics(fresh, golden):
-    check_initialisation(state_dict(fresh), golden("init_stats_cait_32"))
+def test_initialization_has_the_reference_statistics(fresh, golden):
+    check_initialization(state_dict(fresh), golden("init_stats_cait_32"))
 
 
 def test_drop_path_is_the_same_in_every_block(fresh):
     assert [block.drop_path_rate for block in fresh.blocks] == [0.1] * 24
 
 
-def test_every_branch_of_every_block_is_dropped_by_itself():
-    """Two blocks of two branches: with and without each of them makes 16 outputs."""
+def test_branches_are_dropped_independently():
+    """Two blocks of two branches, each kept or dropped, give 16 outputs."""
     model = create_model("cait", **TINY, drop_path=0.5, init="fan_in")
     images = jnp.tile(recorded_images(1, 32, "img"), (256, 1, 1, 1))
     arrays = get_arrays(model)
@@ -77,7 +77,7 @@ def test_every_branch_of_every_block_is_dropped_by_itself():
 
 
 def test_interpolated_positions():
-    """At full size nothing changes; at half size much does, and a larger image is possible."""
+    """Changes nothing at full size and much at half size, and allows larger images."""
     sliced, resized = (
         filled_model("cait", **TINY, num_classes=10, position_resize=resize)
         for resize in ("slice", "interpolate")
@@ -91,8 +91,8 @@ def test_interpolated_positions():
     assert np.isfinite(features_of(resized, jnp.zeros((1, 40, 24, 3)))).all()
 
 
-def test_smaller_images_take_the_first_positions():
-    """4 x 2 patches: whatever stands behind the eighth position has no influence."""
+def test_smaller_images_use_the_first_positions():
+    """With 4 x 2 patches, positions after the eighth have no influence."""
     model = create_model("cait", **TINY, init="fan_in")
     images = jnp.asarray(recorded_images(2, 16, "img")[:, :, :8])
     before = features_of(model, images)
@@ -106,13 +106,13 @@ def test_smaller_images_take_the_first_positions():
 
 def test_images_with_more_patches_than_positions_are_refused():
     model = create_model("cait", **TINY)
-    assert features_of(model, jnp.zeros((1, 16, 64, 3))).shape == (1, 16)  # 64 patches still
+    assert features_of(model, jnp.zeros((1, 16, 64, 3))).shape == (1, 16)  # still 64 patches
     with pytest.raises(UserError, match="built for 64 patches, but images of 32 x 36 pixels"):
         features_of(model, jnp.zeros((1, 32, 36, 3)))
 
 
-def test_64_pixels_are_the_same_with_patches_twice_as_large():
-    """Each pixel repeated 2 x 2, each weight of a patch a quarter: the same tokens."""
+def test_doubling_image_and_patch_size_keeps_features():
+    """Repeating pixels 2 x 2 and quartering the patch weights gives the same tokens."""
     small, large = (create_model("cait", image_size=size, **TINY) for size in (32, 64))
     weights = get_arrays(small)
     kernel = weights["patch_embed.linear.kernel"].reshape(4, 4, 3, -1) / 4

@@ -20,8 +20,8 @@ from tests.support.outputs import output
 MODE = {"train": False, "record": False}
 
 
-# Parameters with 10, 100, 200 and 1000 classes. Those of ResNet-18 and EfficientNet-B0 for 1000 are
-# torchvision's, those of ResNet-56 and 110 the paper's (.85 and 1.7 million, option A).
+# Parameters with 10, 100, 200 and 1000 classes. ResNet-18 and EfficientNet-B0 with 1000 classes
+# match torchvision, ResNet-56 and ResNet-110 their paper (0.85 and 1.7 million, option A).
 COUNTS = {
     ("resnet56",): (853_018, 858_868, 865_368, 917_368),
     ("resnet56", ("shortcut", "projection")): (855_770, 861_620, 868_120, 920_120),
@@ -45,7 +45,7 @@ def test_parameter_counts(case):
 
 
 def filled(module: nnx.Module) -> dict[str, np.ndarray]:
-    """Fills a module with random numbers, its variances positive, and returns them by name."""
+    """Fills a module with random values, positive for variances, and returns them by name."""
     rng = np.random.default_rng(0)
     state = nnx.state(module, nnx.Not(nnx.RngState))
     for path, variable in nnx.to_flat_state(state):
@@ -56,7 +56,7 @@ def filled(module: nnx.Module) -> dict[str, np.ndarray]:
 
 
 def convolve(x, kernel, stride=1):
-    """Padded to keep the size; a kernel with one input for several channels is depthwise."""
+    """Padded to keep the size; depthwise if the kernel has fewer inputs than `x`."""
     pad = len(kernel) // 2
     x = np.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
     windows = np.lib.stride_tricks.sliding_window_view(x, kernel.shape[:2], axis=(1, 2))
@@ -94,24 +94,24 @@ INIT = nnx.initializers.lecun_normal()
 @pytest.mark.parametrize(
     ("outputs", "stride", "shortcut"), [(4, 1, "pad"), (8, 2, "pad"), (8, 2, "projection")]
 )
-def test_a_basic_block(outputs, stride, shortcut):
+def test_basic_block(outputs, stride, shortcut):
     shared = {"kernel_init": INIT, "dtype": jnp.float32, "rngs": nnx.Rngs(0)}
     block = BasicBlock(4, outputs, stride, shortcut, 0.0, **shared)
     weights = filled(block)
     inner = np.maximum(conv_norm(IMAGES, weights, "conv1", stride), 0)
     branch = conv_norm(inner, weights, "conv2")
     if shortcut == "projection":
-        beside = conv_norm(IMAGES, weights, "projection", stride)
+        skip = conv_norm(IMAGES, weights, "projection", stride)
     else:
-        beside = np.zeros((*branch.shape[:3], outputs))
+        skip = np.zeros((*branch.shape[:3], outputs))
         added = (outputs - 4) // 2
-        beside[..., added : added + 4] = IMAGES[:, ::stride, ::stride]
+        skip[..., added : added + 4] = IMAGES[:, ::stride, ::stride]
     found = output_of(block)
-    np.testing.assert_allclose(found, np.maximum(branch + beside, 0), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(found, np.maximum(branch + skip, 0), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(("outputs", "expansion", "side", "stride"), [(4, 6, 5, 1), (8, 1, 3, 2)])
-def test_an_inverted_block(outputs, expansion, side, stride):
+def test_inverted_block(outputs, expansion, side, stride):
     block = InvertedBlock(
         *(4, outputs, expansion, side, stride, 0.0), dtype=jnp.float32, rngs=nnx.Rngs(0)
     )
@@ -119,10 +119,10 @@ def test_an_inverted_block(outputs, expansion, side, stride):
     x = silu(conv_norm(IMAGES, weights, "expand")) if expansion > 1 else IMAGES
     x = silu(conv_norm(x, weights, "filter", stride))
     squeezed = x.mean(axis=(1, 2)) @ weights["excitation.reduce.kernel"]
-    assert squeezed.shape == (2, 1)  # a quarter of the block's inputs, not of the expanded ones
+    assert squeezed.shape == (2, 1)  # a quarter of the block's inputs, not of the expanded channels
     squeezed = silu(squeezed + weights["excitation.reduce.bias"])
-    weighed = squeezed @ weights["excitation.expand.kernel"] + weights["excitation.expand.bias"]
-    x = conv_norm(x * sigmoid(weighed)[:, None, None], weights, "project")
+    gate = squeezed @ weights["excitation.expand.kernel"] + weights["excitation.expand.bias"]
+    x = conv_norm(x * sigmoid(gate)[:, None, None], weights, "project")
     expected = x + IMAGES if outputs == 4 else x
     np.testing.assert_allclose(output_of(block), expected, rtol=1e-5, atol=1e-5)
 
@@ -142,7 +142,7 @@ def images(count=6, size=16):
 
 @functools.cache
 def step(remat: bool, size: int = 16):
-    """Gradients of some loss and the new buffers, in training mode with drop path."""
+    """Gradients of a loss and the new buffers, in training mode with drop path."""
     model = Functional(create_model("resnet56", **TINY, drop_path=0.5, remat=remat))
 
     @jax.jit
@@ -157,7 +157,7 @@ def step(remat: bool, size: int = 16):
     return run(model.trainable, model.buffers, images(size=size)), model
 
 
-def test_recomputing_activations_changes_nothing():
+def test_remat_gives_the_same_gradients():
     (plain, _), (recomputed, _) = step(False), step(True)
     assert max(float(jnp.abs(g).max()) for g in plain[0].values()) > 1e-3
     jax.tree.map(
@@ -165,8 +165,8 @@ def test_recomputing_activations_changes_nothing():
     )
 
 
-def test_running_statistics_are_of_the_models_own_image_size():
-    """Those of smaller crops are not recorded, and evaluation sees the running ones."""
+def test_running_statistics_ignore_smaller_crops():
+    """Only full-size images update them; evaluation uses them."""
     (_, recorded), model = step(False)
     (_, untouched), _ = step(False, 8)
     for name, before in model.buffers.items():
@@ -175,14 +175,14 @@ def test_running_statistics_are_of_the_models_own_image_size():
     evaluate = jax.jit(lambda b, x: model(model.trainable, b, x, method="features"))
     features, after = evaluate(recorded, images())
     one, _ = evaluate(recorded, images()[:1])
-    np.testing.assert_allclose(features[:1], one, atol=1e-5)  # no matter what is beside it
+    np.testing.assert_allclose(features[:1], one, atol=1e-5)  # regardless of the rest of the batch
     assert not np.allclose(features, evaluate(model.buffers, images())[0], atol=1e-3)
     for name, value in after.items():
         np.testing.assert_array_equal(value, recorded[name])
 
 
 @pytest.mark.parametrize("blocks", [1, 2, 9])
-def test_block_features_are_the_means_of_the_last_blocks(blocks):
+def test_block_features_are_means_of_the_last_blocks(blocks):
     model = tiny()
 
     @nnx.jit
@@ -198,11 +198,11 @@ def test_block_features_are_the_means_of_the_last_blocks(blocks):
         np.testing.assert_allclose(found[:, :4], first, atol=1e-5)
 
 
-def test_drop_path_and_dropout_act_only_with_random_numbers(monkeypatch):
+def test_drop_path_and_dropout_need_rngs(monkeypatch):
     same = jnp.tile(images(1), (8, 1, 1, 1))
 
     def spread(model, rngs=None):
-        """How far apart the outputs for the same image are."""
+        """Range of the outputs for copies of one image."""
         outputs = nnx.jit(lambda m: m(same, rngs=rngs and nnx.Rngs(0)))(model)
         return float(np.ptp(outputs, axis=0).max())
 
@@ -210,11 +210,11 @@ def test_drop_path_and_dropout_act_only_with_random_numbers(monkeypatch):
     assert spread(model) < 1e-4 < 1e-2 < spread(model, rngs=True)
     model = tiny()
     assert spread(model, rngs=True) < 1e-4
-    monkeypatch.setattr(type(model), "DROPOUT", 0.2)  # an EfficientNet's
+    monkeypatch.setattr(type(model), "DROPOUT", 0.2)  # as in EfficientNet
     assert spread(model) < 1e-4 < 1e-2 < spread(model, rngs=True)
 
 
-def test_kernels_start_with_the_size_of_their_papers():
+def test_initial_kernels_have_the_papers_deviations():
     for mode, fan in (("fan_in", 64 * 9), ("fan_out", 128 * 9)):
         kernel = he_normal(mode)(jax.random.key(0), (3, 3, 64, 128))
         assert float(kernel.std()) == pytest.approx((2 / fan) ** 0.5, rel=0.02)
@@ -224,7 +224,7 @@ def test_kernels_start_with_the_size_of_their_papers():
 
 
 @pytest.mark.parametrize(
-    ("name", "stem", "image_size", "begin", "end"),
+    ("name", "stem", "image_size", "first_side", "last_side"),
     [
         ("resnet18", "imagenet", 32, 8, 1),
         ("resnet18", "cifar", 32, 32, 4),
@@ -233,8 +233,8 @@ def test_kernels_start_with_the_size_of_their_papers():
         ("resnet18", "imagenet", 224, 56, 7),
     ],
 )
-def test_what_the_stems_leave_of_an_image(name, stem, image_size, begin, end):
-    """Positions per side in front of the first block and behind the last."""
+def test_feature_map_sizes(name, stem, image_size, first_side, last_side):
+    """Positions per side before the first block and after the last."""
     width = {"width": 8, "image_size": image_size, "stem": stem}
     shape = jax.ShapeDtypeStruct((1, image_size, image_size, 3), jnp.float32)
     model = abstract_model(name, **width)
@@ -246,7 +246,8 @@ def test_what_the_stems_leave_of_an_image(name, stem, image_size, begin, end):
         return first, x
 
     first, last = nnx.eval_shape(sides, model, shape)
-    assert first.shape[1:3] == (begin, begin) and last.shape[1:3] == (end, end)
+    assert first.shape[1:3] == (first_side, first_side)
+    assert last.shape[1:3] == (last_side, last_side)
 
 
 @pytest.mark.parametrize(
@@ -261,13 +262,20 @@ def test_what_the_stems_leave_of_an_image(name, stem, image_size, begin, end):
         ({"name": "efficientnet_b0", "width": 12}, "multiples of 8"),
     ],
 )
-def test_what_makes_no_sense_is_refused(options, sentence):
+def test_invalid_options_are_refused(options, sentence):
     with pytest.raises(UserError, match=sentence):
         resolve_options(**options)
 
 
-def test_the_stem_follows_the_image_size():
+def test_stem_follows_the_image_size():
     for name in ("resnet18", "efficientnet_b0"):
         assert resolve_options(name, image_size=64)["stem"] == "cifar"
         assert resolve_options(name, image_size=224)["stem"] == "imagenet"
         assert resolve_options(name, image_size=32, stem="imagenet")["stem"] == "imagenet"
+
+
+@pytest.mark.parametrize("name", ["attention", "grid", "layers"])
+def test_outputs_of_transformers_are_refused(name):
+    model = create_model("resnet56", num_classes=2)
+    with pytest.raises(UserError, match=f"no {name} to return; choose a vit, swin or cait"):
+        model.outputs(np.zeros((1, 8, 8, 3), np.float32), name)

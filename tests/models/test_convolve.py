@@ -1,4 +1,4 @@
-"""Convolutions written out, against XLA's own."""
+"""Our CPU convolutions against XLA's."""
 
 import jax
 import numpy as np
@@ -9,7 +9,7 @@ from smallvit_jax.models.convolve import convolve
 
 @pytest.mark.parametrize(("side", "stride"), [(3, 1), (3, 2), (5, 2)])
 @pytest.mark.parametrize("groups", [1, 4])
-def test_values_and_gradients_are_those_of_xla(side, stride, groups):
+def test_values_and_gradients_match_xla(side, stride, groups):
     draw = np.random.default_rng(0).normal
     x = draw(size=(2, 9, 8, 4)).astype(np.float32)
     kernel = draw(size=(side, side, 4 // groups, 8 if groups == 1 else 4)).astype(np.float32)
@@ -26,5 +26,5 @@ def test_values_and_gradients_are_those_of_xla(side, stride, groups):
         found, pull_found = jax.vjp(lambda x, k: convolve(x, k, **settings), x, kernel)
         np.testing.assert_allclose(found, expected, atol=1e-4)
         weights = draw(size=expected.shape).astype(np.float32)
-        for mine, theirs in zip(pull_found(weights), pull_expected(weights), strict=True):
-            np.testing.assert_allclose(mine, theirs, atol=2e-4)
+        for ours, xla in zip(pull_found(weights), pull_expected(weights), strict=True):
+            np.testing.assert_allclose(ours, xla, atol=2e-4)

@@ -26,7 +26,7 @@ def test_outputs_equal_the_reference(golden, features, out_dim):
     output = np.asarray(head(jnp.asarray(array(f"head_in:{features}", (4, features), 2.0))))
     recorded = expected["output"]
     values = recorded.get("values", recorded.get("first"))
-    # "first" of a [4, out_dim] array: the first values in row-major order.
+    # "first" holds the first values of a [4, out_dim] array in row-major order.
     assert np.abs(output.ravel()[: len(values)] - values).max() < 1e-5
     kernel = np.asarray(head.last_layer.kernel()).T
     weight = expected["effective_last_layer_weight"]
@@ -53,7 +53,7 @@ def test_gradients_equal_the_reference(golden):
     assert "last_layer.weight_g" not in by_weight
 
 
-def test_parameter_count_and_initialisation(golden):
+def test_parameter_count_and_initialization(golden):
     counts = golden("model_vit_32")["parameter_counts"]
     network = Functional(ProjectionHead(192, rngs=nnx.Rngs(0)))
     trainable = sum(a.size for a in network.trainable.values())
@@ -80,7 +80,7 @@ def test_multi_crop_network_equals_the_reference(golden):
     assert np.abs(np.asarray(output).swapaxes(0, 1).ravel() - expected).max() < 1e-5
 
 
-def test_batch_norm_head_has_the_reference_keys_and_moves_its_statistics(golden):
+def test_batch_norm_head_keys_and_running_statistics(golden):
     head = ProjectionHead(192, out_dim=64, batch_norm=True, rngs=nnx.Rngs(0))
     expected = {k: tuple(s) for k, s in golden("projection_head")["use_bn_state_dict"]}
     found = {k: v.shape for k, v in state_dict(head).items()}

@@ -1,7 +1,7 @@
-"""Impulse initialisation against statistics of the authors' code.
+"""Impulse initialization against statistics of the authors' code.
 
-Those of osiriszjq/structured_init at 48b59c3, run on a CPU with the offsets given here, and the
-bands within which that code and a second one written from its description lay, over seeds.
+The values are from osiriszjq/structured_init at 48b59c3, run on a CPU with the offsets given here.
+The bands cover that code and a second implementation of its description, over several seeds.
 """
 
 from typing import NamedTuple
@@ -18,14 +18,14 @@ PUBLISHED_STEPS = 10_000
 
 class Bands(NamedTuple):
     loss: tuple[float, float]
-    mass: tuple[float, float]  # of a head's attention on its target, mean over patches that have it
-    hits: float  # least part of the patches that attend most to their target
-    queries: tuple[float, float]  # Frobenius norm of a head's factor, mean over heads
+    mass: tuple[float, float]  # a head's attention on its target, mean over patches that have one
+    hits: float  # smallest share of patches that attend most to their target
+    queries: tuple[float, float]  # Frobenius norm of a head's factor, averaged over heads
     keys: tuple[float, float]
 
 
-# By width, heads, grid and filter size. Those of the norms, which depend on the drawn start a
-# little, are 2 % wider than what was seen.
+# By width, heads, grid and filter size. Bands of the norms, which depend slightly on the random
+# start, are 2 % wider than observed.
 BANDS = {
     (64, 4, 4, 3): Bands((0.020, 0.029), (0.33, 0.43), 1, (2.48, 2.68), (4.75, 5.05)),
     (192, 3, 8, 3): Bands((0.0026, 0.0032), (0.58, 0.73), 1, (5.25, 5.55), (8.7, 9.1)),
@@ -35,7 +35,7 @@ BANDS = {
     (192, 3, 16, 3): Bands((0.0019, 0.0026), (0.24, 0.30), 0.92, (5.25, 5.65), (8.65, 9.05)),
     (192, 3, 16, 5): Bands((0.0017, 0.0023), (0.26, 0.33), 0.92, (5.25, 5.65), (8.65, 9.05)),
 }
-# What the authors' code reached, by geometry and the heads' places in the filter, row by row.
+# Mass reached by the authors' code, by geometry and the heads' row-major filter positions.
 REACHED = [
     ((64, 4, 4, 3), (8, 0, 2, 6), (0.401, 0.370, 0.376, 0.401)),
     ((192, 3, 8, 3), (4, 5, 0), (0.617, 0.634, 0.657)),
@@ -57,7 +57,7 @@ SMALL = (64, 4, 4, 3)
 SMALL_OFFSETS = np.array([[1, 1], [-1, -1], [-1, 1], [1, -1]])
 
 
-class Figures(NamedTuple):
+class Stats(NamedTuple):
     loss: float
     mass: np.ndarray
     hits: np.ndarray
@@ -65,8 +65,8 @@ class Figures(NamedTuple):
     keys: float
 
 
-def measure(queries, keys, offsets, grid) -> Figures:
-    """Computed apart from the code under test: from softmax to norms, in float64."""
+def measure(queries, keys, offsets, grid) -> Stats:
+    """Computed independently of the code under test, from softmax to norms, in float64."""
     queries, keys = (np.asarray(a, np.float64) for a in (queries, keys))
     _, width, head_width = queries.shape
     z = np.asarray(impulse.positions_seen(grid, width), np.float64)
@@ -75,52 +75,52 @@ def measure(queries, keys, offsets, grid) -> Figures:
         logits = z @ a @ b @ z.T / np.sqrt(head_width)
         found = np.exp(logits - logits.max(axis=1, keepdims=True))
         found /= found.sum(axis=1, keepdims=True)
-        wanted = impulse.targets(grid, tuple(offset))
-        rows = wanted.sum(axis=1) > 0
-        losses.append(((found - wanted) ** 2).mean())
-        mass.append((found * wanted).sum(axis=1)[rows].mean())
-        hits.append((found.argmax(axis=1) == wanted.argmax(axis=1))[rows].mean())
+        target = impulse.targets(grid, tuple(offset))
+        rows = target.sum(axis=1) > 0
+        losses.append(((found - target) ** 2).mean())
+        mass.append((found * target).sum(axis=1)[rows].mean())
+        hits.append((found.argmax(axis=1) == target.argmax(axis=1))[rows].mean())
     norms = (np.linalg.norm(factor, axis=(1, 2)).mean() for factor in (queries, keys))
-    return Figures(np.mean(losses), np.array(mass), np.array(hits), *norms)
+    return Stats(np.mean(losses), np.array(mass), np.array(hits), *norms)
 
 
-def outside(figures: Figures, bands: Bands) -> list[str]:
-    """The figures that leave their band."""
-    wrong = [] if np.min(figures.hits) >= bands.hits else ["hits"]
+def outside(stats: Stats, bands: Bands) -> list[str]:
+    """Names of the statistics outside their band."""
+    wrong = [] if np.min(stats.hits) >= bands.hits else ["hits"]
     for name in ("loss", "mass", "queries", "keys"):
         low, high = getattr(bands, name)
-        if not (low <= np.min(getattr(figures, name)) and np.max(getattr(figures, name)) <= high):
+        if not (low <= np.min(getattr(stats, name)) and np.max(getattr(stats, name)) <= high):
             wrong.append(name)
     return wrong
 
 
 def fit(geometry, offsets, steps, **options):
     width, _, grid, _ = geometry
-    return impulse.optimise(jax.random.key(0), offsets, width, grid, steps, **options)
+    return impulse.optimize(jax.random.key(0), offsets, width, grid, steps, **options)
 
 
 @pytest.mark.parametrize(
-    ("geometry", "places", "reached"),
+    ("geometry", "positions", "reached"),
     [
         pytest.param(*case, id=str(case[0]), marks=[] if case[0] == SMALL else pytest.mark.slow)
         for case in REACHED
     ],
 )
-def test_the_maps_are_the_authors(geometry, places, reached):
+def test_maps_match_the_authors_code(geometry, positions, reached):
     _, _, grid, filter_size = geometry
     offsets = [
-        (k // filter_size - filter_size // 2, k % filter_size - filter_size // 2) for k in places
+        (k // filter_size - filter_size // 2, k % filter_size - filter_size // 2) for k in positions
     ]
-    figures = measure(*fit(geometry, offsets, PUBLISHED_STEPS), offsets, grid)
-    assert outside(figures, BANDS[geometry]) == [], figures
-    np.testing.assert_allclose(figures.mass, reached, atol=0.045)  # another random start
+    stats = measure(*fit(geometry, offsets, PUBLISHED_STEPS), offsets, grid)
+    assert outside(stats, BANDS[geometry]) == [], stats
+    np.testing.assert_allclose(stats.mass, reached, atol=0.045)  # the random start differs
 
 
 @pytest.mark.parametrize("geometry", [SMALL, pytest.param((192, 3, 16, 3), marks=pytest.mark.slow)])
-def test_fewer_steps_give_nearly_the_same(geometry):
+def test_fewer_steps_stay_within_the_bands(geometry):
     offsets = SMALL_OFFSETS[: geometry[1]]
-    figures = measure(*fit(geometry, offsets, impulse.STEPS), offsets, geometry[2])
-    assert outside(figures, BANDS[geometry]) == [], figures
+    stats = measure(*fit(geometry, offsets, impulse.STEPS), offsets, geometry[2])
+    assert outside(stats, BANDS[geometry]) == [], stats
 
 
 def without_rescaling(queries, keys, norm):
@@ -134,31 +134,31 @@ def along_the_wrong_axis(queries, keys, norm):
 
 @pytest.mark.parametrize("geometry", [SMALL, pytest.param((192, 3, 16, 3), marks=pytest.mark.slow)])
 @pytest.mark.parametrize("rescale", [without_rescaling, along_the_wrong_axis])
-def test_another_procedure_leaves_the_bands(geometry, rescale):
+def test_wrong_rescaling_leaves_the_bands(geometry, rescale):
     offsets = SMALL_OFFSETS[: geometry[1]]
-    figures = measure(*fit(geometry, offsets, impulse.STEPS, rescale=rescale), offsets, geometry[2])
-    assert {"mass", "keys"} & set(outside(figures, BANDS[geometry])), figures
-    # By what is wrong: the keys grow without end, or end with the queries' norm.
+    stats = measure(*fit(geometry, offsets, impulse.STEPS, rescale=rescale), offsets, geometry[2])
+    assert {"mass", "keys"} & set(outside(stats, BANDS[geometry])), stats
+    # The keys grow without bound, or end up with the queries' norm.
     if geometry == SMALL:
-        grown = figures.keys > BANDS[SMALL].keys[1]
-        assert grown if rescale is without_rescaling else figures.keys < 2.8, figures.keys
+        grown = stats.keys > BANDS[SMALL].keys[1]
+        assert grown if rescale is without_rescaling else stats.keys < 2.8, stats.keys
 
 
-def test_a_target_is_the_patch_at_the_offset_and_none_beyond_the_edge():
-    wanted = impulse.targets(3, (1, -1))
+def test_targets_are_neighbors_inside_the_image():
+    target = impulse.targets(3, (1, -1))
     expected = np.zeros((9, 9))
     expected[1, 3] = expected[2, 4] = expected[4, 6] = expected[5, 7] = 1
-    np.testing.assert_array_equal(wanted, expected)
+    np.testing.assert_array_equal(target, expected)
     np.testing.assert_array_equal(impulse.targets(4, (0, 0)), np.eye(16))
 
 
-def test_what_is_fitted_has_mean_0_and_variance_1():
+def test_fitted_positions_have_mean_0_and_variance_1():
     z = impulse.positions_seen(4, 64).astype(np.float64)
     np.testing.assert_allclose(z.mean(axis=1), 0, atol=1e-6)
     np.testing.assert_allclose(z.var(axis=1), 1, atol=1e-4)
 
 
-def test_rescaling_leaves_the_norms_that_were_published():
+def test_rescaling_gives_the_published_norms():
     keys = jax.random.split(jax.random.key(0))
     q, k = impulse.rescale(
         jax.random.normal(keys[0], (2, 12, 3)), jax.random.normal(keys[1], (2, 3, 12)), 0.5
@@ -169,7 +169,7 @@ def test_rescaling_leaves_the_norms_that_were_published():
 
 
 @pytest.mark.parametrize("size", [3, 5])
-def test_every_place_of_the_filter_is_as_likely(size):
+def test_filter_positions_are_equally_likely(size):
     drawn = impulse.draw_offsets(jax.random.key(0), 1000 * size**2, size)
     reach = range(-(size // 2), size // 2 + 1)
     for offset in [(y, x) for y in reach for x in reach]:
@@ -180,9 +180,9 @@ def test_every_place_of_the_filter_is_as_likely(size):
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    monkeypatch.setattr(impulse, "CACHE", tmp_path / "kept")
+    monkeypatch.setattr(impulse, "CACHE", tmp_path / "cache")
     impulse._solve_once.cache_clear()
-    yield tmp_path / "kept"
+    yield tmp_path / "cache"
     impulse._solve_once.cache_clear()
 
 
@@ -190,31 +190,31 @@ def solve(seed=0):
     return impulse.solve(16, 2, 3, 3, seed=seed, steps=100)
 
 
-def test_a_solution_is_a_function_of_its_seed(folder):
+def test_seed_determines_the_solution(folder):
     first, other = solve(), solve(seed=1)
-    assert solve() is first  # kept in the process
+    assert solve() is first  # cached in the process
     (folder / next(folder.iterdir())).unlink()
     impulse._solve_once.cache_clear()
     jax.tree.map(np.testing.assert_array_equal, solve(), first)
     assert not (first.queries == other.queries).any()
 
 
-def test_a_solution_is_kept_on_the_disk(folder, monkeypatch):
+def test_solutions_are_cached_on_disk(folder, monkeypatch):
     first = solve()
     impulse._solve_once.cache_clear()
-    monkeypatch.delattr(impulse, "optimise")
+    monkeypatch.delattr(impulse, "optimize")
     jax.tree.map(np.testing.assert_array_equal, solve(), first)
     assert len(list(folder.iterdir())) == 1
 
 
-@pytest.mark.parametrize("damage", ["cut", "flipped", "another"])
-def test_a_damaged_file_is_made_again(folder, damage):
+@pytest.mark.parametrize("damage", ["truncated", "flipped bit", "other shapes"])
+def test_damaged_cache_files_are_recreated(folder, damage):
     first = solve()
     (file,) = folder.iterdir()
     content = bytearray(file.read_bytes())
-    if damage == "cut":
+    if damage == "truncated":
         file.write_bytes(content[:-100])
-    elif damage == "flipped":
+    elif damage == "flipped bit":
         content[len(content) // 3] ^= 1
         file.write_bytes(content)
     else:
@@ -226,6 +226,6 @@ def test_a_damaged_file_is_made_again(folder, damage):
     assert file.stat().st_size == len(content)
 
 
-def test_a_folder_that_cannot_be_written_to_does_no_harm(folder):
+def test_unwritable_cache_folder_is_ignored(folder):
     folder.write_text("a file where the folder should be")
     assert solve().queries.shape == (2, 16, 8)

@@ -23,7 +23,7 @@ def shared() -> dict:
 
 
 @pytest.mark.parametrize("case", ["vit_attn_base", "vit_attn_lsa_initscale", "vit_attn_lsa"])
-def test_attention_of_the_vit_equals_the_published_code(case):
+def test_vit_attention_equals_the_published_code(case):
     weights, tokens = read_case(case)
     module = Attention(192, 12, lsa="lsa" in case, **shared())
     names = {
@@ -47,11 +47,11 @@ def test_window_attention_equals_the_published_code():
 
 
 @pytest.mark.parametrize("case", ["swin_block_shift_base", "swin_block_shift_lsa"])
-def test_block_with_shifted_windows_equals_the_published_code(case):
+def test_shifted_window_block_equals_the_published_code(case):
     weights, tokens = read_case(case)
     lsa = case.endswith("lsa")
     block = SwinBlock(96, 3, 4, 2, 2.0, 0.0, mask_padding=False, lsa=lsa, **shared())
-    block.norm1.epsilon = block.norm2.epsilon = 1e-5  # theirs
+    block.norm1.epsilon = block.norm2.epsilon = 1e-5  # as published
     fill(block, {_swin_name(name): _swin_layout(name, w) for name, w in weights.items()})
     check(case, block(tokens.reshape(2, 8, 8, 96)).reshape(2, 64, 96))
 
@@ -67,7 +67,7 @@ def _swin_layout(name: str, weight: np.ndarray) -> np.ndarray:
 
 
 def talking_heads(weights: dict[str, np.ndarray], lsa: bool, lsa_mask: str) -> TalkingHeads:
-    """Theirs: heads of 64 whatever the width, no biases but the last."""
+    """As published: heads of width 64 at any model width, and no bias except the output's."""
     module = TalkingHeads(192, 4, lsa=lsa, lsa_mask=lsa_mask, **shared())
     if lsa:
         module.temperature[...] = jnp.full(4, 64**-0.5)
@@ -86,8 +86,8 @@ def test_talking_heads_equal_the_published_code(case):
     check(case, talking_heads(weights, "lsa" in case, "released")(tokens))
 
 
-def test_talking_heads_mask_behind_the_mixing():
-    """Written out in numpy."""
+def test_talking_heads_are_masked_after_mixing():
+    """Against plain NumPy."""
     weights, tokens = read_case("cait_attn_lsa_initscale")
     found = talking_heads(weights, True, "masked")(tokens)
     heads = {
@@ -111,21 +111,21 @@ def test_talking_heads_mask_behind_the_mixing():
     assert np.abs(released - expected).max() > 10 * TOLERANCE
 
 
-def test_no_token_of_a_window_sees_itself_unless_it_sees_nothing_else():
-    """A grid of 7 x 7, padded to 8 and shifted by 2: its last token is the only one of its part of
-    the fourth window when padding is hidden."""
-    shown, hidden = (
+def test_tokens_attend_to_themselves_only_when_alone():
+    """In a 7 x 7 grid, padded to 8 and shifted by 2, the last token is alone in its part of the
+    fourth window if padding is masked."""
+    unmasked, masked = (
         np.diagonal(window_mask(7, 7, 4, 2, mask_padding, mask_self=True), axis1=1, axis2=2)
         for mask_padding in (False, True)
     )
-    assert (shown < -1e8).all()
-    assert np.argwhere(hidden > -1e8).tolist() == [[3, 0]] and hidden[3, 0] == 0
+    assert (unmasked < -1e8).all()
+    assert np.argwhere(masked > -1e8).tolist() == [[3, 0]] and masked[3, 0] == 0
     assert window_mask(1, 1, 1, 0, False, mask_self=True) == 0
 
 
 @pytest.mark.parametrize(("name", "added"), [("vit", 9 * 12), ("swin", 90), ("cait", 26 * 4)])
-def test_parameters_that_it_adds(name, added):
-    """A temperature per head: 9 blocks of 12 heads; 2 of 3, 6 of 6 and 4 of 12; 26 of 4."""
+def test_added_parameters(name, added):
+    """One temperature per head: 9 blocks of 12 heads; 2 of 3, 6 of 6 and 4 of 12; 26 of 4."""
     assert added_parameters(name, lsa=True) == added
 
 
@@ -137,8 +137,8 @@ TINY = {
 
 
 @pytest.mark.parametrize("name", TINY)
-def test_every_temperature_learns(name):
-    """On views of half the size: the windows of a swin are padded, the last one is one token."""
+def test_every_temperature_gets_a_gradient(name):
+    """On half-size views, for which Swin pads a window."""
     model = create_model(name, image_size=16, patch_size=2, init="fan_in", lsa=True, **TINY[name])
     graph, weights = nnx.split(model)
     images = jnp.asarray(hashed("images", (2, 8, 8, 3), 1.0))

@@ -1,4 +1,4 @@
-"""Fixed positions against timm's sums (version 0.5.4, float32)."""
+"""Fixed positions against sums from timm 0.5.4 (float32)."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ import pytest
 from smallvit_jax.models.positions import sincos_positions
 
 
-def test_sums_are_timms():
+def test_sums_match_timm():
     table = sincos_positions(16, 16, 192).astype(np.float64)
     assert table.shape == (256, 192)
     assert table[0].sum() == pytest.approx(96, abs=1e-5)
@@ -16,7 +16,7 @@ def test_sums_are_timms():
     assert table.std() == pytest.approx(0.54328, abs=1e-5)
 
 
-def test_a_patchs_waves_are_those_of_its_row_and_column():
+def test_waves_encode_row_and_column():
     y, x = 2, 3
     row = sincos_positions(4, 6, 8)[y * 6 + x]
     waves = np.array([1, 1 / 100])  # 10000^0 and 10000^(-1/2)

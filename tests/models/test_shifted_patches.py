@@ -50,8 +50,8 @@ def test_merging_equals_the_published_code():
     check("spt_merge", merged.reshape(2, 16, 192))
 
 
-def test_where_eight_copies_look():
-    """Left, right, up, down, then the diagonals; inside a border of zeros that is a roll."""
+def test_directions_of_the_eight_copies():
+    """Left, right, up, down, then the diagonals; with a border of zeros, a shift is a roll."""
     image = np.zeros((1, 12, 12, 2), np.float32)
     image[:, 2:-2, 2:-2] = hashed("image", (1, 8, 8, 2), 1.0)
     found = np.asarray(shifted_copies(jnp.asarray(image), 2, 8))
@@ -64,7 +64,7 @@ def test_where_eight_copies_look():
 @pytest.mark.parametrize(
     ("name", "size", "directions", "added"),
     [
-        # The published models with SPT and LSA, less those without, less the temperatures.
+        # Published models with SPT and LSA, minus those without, minus the temperatures.
         ("vit", 32, 4, 2_729_878 - 2_692_426 - 108),
         ("vit", 64, 4, 2_906_228 - 2_756_744 - 108),
         ("cait", 32, 4, 9_058_066 - 9_020_618 - 104),
@@ -72,13 +72,13 @@ def test_where_eight_copies_look():
         ("swin", 32, 8, 10_050_646 - 7_073_188 - 90),
     ],
 )
-def test_parameters_that_it_adds(name, size, directions, added):
+def test_added_parameters(name, size, directions, added):
     assert added_parameters(name, size, stem="spt", spt_directions=directions) == added
 
 
 @pytest.mark.parametrize("name", TINY)
-def test_models_at_both_sizes_of_views(name):
-    """With LSA; a smaller crop has a grid of its own, odd where a swin merges it."""
+def test_models_accept_both_view_sizes(name):
+    """With LSA; the smaller crop gives an odd grid, which Swin has to merge."""
     options = {"image_size": 16, "patch_size": 2, "stem": "spt", "lsa": True} | TINY[name]
     model = create_model(name, **options, init="fan_in")
     features = quick_jit(lambda images: model.features(images))

@@ -1,4 +1,4 @@
-"""The convolutional stem against recorded outputs, its rule, and its place in the families."""
+"""The convolutional stem: recorded outputs, default layers, and its use in each family."""
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +27,7 @@ def never():
 
 
 def stem_of(case: dict, **options) -> nnx.Module:
-    """A stem as recorded, with its hashed weights."""
+    """A recorded stem, with its hashed weights."""
     *channels, width = case["dims"]
     *strides, _ = case["strides"]
     patch = int(np.prod(strides))
@@ -48,7 +48,7 @@ def stem_of(case: dict, **options) -> nnx.Module:
 
 
 def hashed_array(name: str, shape: tuple[int, ...]) -> np.ndarray:
-    """By our name; the recorded model's are cstem0_conv.weight, ..., cstem_last_conv.bias."""
+    """Takes our name; the recorded ones are cstem0_conv.weight, ..., cstem_last_conv.bias."""
     if name.endswith((".mean", ".var")):
         return np.full(shape, name.endswith(".var"), np.float32)
     kind, *rest = name.split(".")
@@ -64,8 +64,8 @@ def hashed_array(name: str, shape: tuple[int, ...]) -> np.ndarray:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_outputs_equal_the_recorded(name):
-    """With running statistics 0 and 1, and with the batch's."""
+def test_outputs_equal_the_recording(name):
+    """With running statistics of 0 and 1, and with batch statistics."""
     stem = stem_of(CASES[name])
     weights = [v for k, v in get_arrays(stem).items() if not k.endswith((".mean", ".var"))]
     assert sum(w.size for w in weights) == CASES[name]["params"]
@@ -94,8 +94,8 @@ def test_outputs_equal_the_recorded(name):
         (32, 192, (12, 24, 48, 96, 192), (2, 2, 2, 2, 2)),
     ],
 )
-def test_the_rule_halves_the_image_and_doubles_the_channels(patch_size, width, channels, strides):
-    """At 16 pixels the paper's stems of 1GF and 4GF, at 2 to 8 those for small images."""
+def test_stem_halves_the_image_and_doubles_the_channels(patch_size, width, channels, strides):
+    """Patches of 16 give the paper's 1GF and 4GF stems, 2 to 8 those for small images."""
     assert conv_stack(patch_size, width) == ConvStack(channels, strides)
 
 
@@ -114,14 +114,14 @@ def test_the_rule_halves_the_image_and_doubles_the_channels(patch_size, width, c
         ({"stem": "conv", "width": 6, "heads": 2}, "choose a multiple of 4"),
     ],
 )
-def test_what_makes_no_stem_is_refused_in_one_sentence(options, words):
+def test_invalid_stems_get_one_sentence(options, words):
     for build in (resolve_options, create_model):
         with pytest.raises(UserError, match=words) as caught:
             build("vit", **({"image_size": 32} | options))
         assert "\n" not in str(caught.value)
 
 
-def test_a_fresh_stem_has_the_papers_deviations():
+def test_initial_stem_has_the_papers_deviations():
     model = create_model("vit", stem="conv", depth=1)
     weights = {k: np.asarray(v) for k, v in get_arrays(model).items() if "patch_embed" in k}
     for i, channels in enumerate((48, 96, 192)):
@@ -132,12 +132,12 @@ def test_a_fresh_stem_has_the_papers_deviations():
 
 
 def parameters(name: str, **options) -> int:
-    """How many the model has, without allocating them."""
+    """Number of parameters, counted without allocating them."""
     weights = nnx.state(abstract_model(name, **options), nnx.Param)
     return sum(leaf.size for leaf in jax.tree.leaves(weights))
 
 
-def test_a_block_less_unless_the_depth_is_given():
+def test_conv_stem_replaces_one_block_by_default():
     assert resolve_options("vit")["depth"] == 9
     assert resolve_options("vit", stem="conv")["depth"] == 8
     assert resolve_options("vit", stem="conv", depth=9)["depth"] == 9
@@ -148,8 +148,8 @@ def test_a_block_less_unless_the_depth_is_given():
 
 
 @pytest.mark.parametrize("family", ["vit", "swin", "cait"])
-def test_crops_of_half_the_size_leave_the_running_statistics(family):
-    """They give half the grid, normalised by their own statistics."""
+def test_half_size_crops_leave_running_statistics(family):
+    """Their grid has half the side and is normalized by its own statistics."""
     model = Functional(create_model(family, **TINY[family]))
 
     @jax.jit
@@ -166,8 +166,8 @@ def test_crops_of_half_the_size_leave_the_running_statistics(family):
 
 @pytest.mark.parametrize("norm", ["batch", "layer"])
 @pytest.mark.parametrize("family", ["vit", "swin", "cait"])
-def test_every_view_of_a_model_agrees(family, norm):
-    """Features, block features, attention and layers, from tokens of the same stem."""
+def test_model_outputs_agree(family, norm):
+    """Features, block features, attention and layers, with tokens from the conv stem."""
     model = create_model(family, **TINY[family], stem_norm=norm)
     features = np.asarray(model.features(IMAGES))
     layers = output(model, IMAGES, "layers")
@@ -183,7 +183,7 @@ def test_every_view_of_a_model_agrees(family, norm):
         assert not Functional(model).buffers
 
 
-def test_a_swin_keeps_the_norm_behind_its_tokens():
+def test_swin_keeps_the_norm_after_patch_embedding():
     model = create_model("swin", **TINY["swin"])
     model.patch_embed.norm.bias[...] = jnp.full(4, 3.0)
     tokens = model.patch_embed(IMAGES)

@@ -1,6 +1,6 @@
-"""Structured initialisation in a model, against statistics of the authors' code.
+"""Structured initialization in a model, against statistics of the authors' code.
 
-Those of osiriszjq/structured_init at 48b59c3, run on a CPU.
+The values are from osiriszjq/structured_init at 48b59c3, run on a CPU.
 """
 
 import functools
@@ -28,14 +28,14 @@ def model(init, **options):
 
 
 @pytest.fixture(autouse=True, scope="module")
-def _no_home(tmp_path_factory):
+def _temporary_cache(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(impulse, "CACHE", tmp_path_factory.mktemp("impulse"))
         yield
 
 
 def kernels(block):
-    """Queries, keys and values as [width, width], and the projection, float64."""
+    """Kernels of queries, keys, values and projection, each [width, width], float64."""
     qkv = np.asarray(block.attn.qkv.kernel[...], np.float64)
     return *np.split(qkv, 3, axis=1), np.asarray(block.attn.proj.kernel[...], np.float64)
 
@@ -45,14 +45,14 @@ def by_head(kernel, heads=4):
     return kernel.reshape(width, heads, width // heads).transpose(1, 0, 2)
 
 
-def test_an_impulse_models_queries_and_keys_give_the_maps():
+def test_impulse_queries_and_keys_give_the_maps():
     queries, keys = (by_head(k) for k in kernels(model("impulse3").blocks[0])[:2])
     offsets = impulse.solve(64, 4, 4, 3).offsets
-    figures = measure(queries, keys.transpose(0, 2, 1), offsets, 4)
-    assert outside(figures, BANDS[SMALL]) == [], figures
+    stats = measure(queries, keys.transpose(0, 2, 1), offsets, 4)
+    assert outside(stats, BANDS[SMALL]) == [], stats
 
 
-def test_all_blocks_start_with_the_same_queries_and_keys_alone():
+def test_blocks_share_only_initial_queries_and_keys():
     first, second = (kernels(block) for block in model("impulse3").blocks)
     for a, b in zip(first[:2], second[:2], strict=True):
         np.testing.assert_array_equal(a, b)
@@ -61,8 +61,8 @@ def test_all_blocks_start_with_the_same_queries_and_keys_alone():
 
 
 @pytest.mark.parametrize(("images", "mass"), [("black", 0.35), ("noise", 0.129)])
-def test_the_first_block_looks_there_on_images_too(images, mass):
-    """With the random biases of queries, keys and patches; authors' code, mean over heads."""
+def test_first_block_attends_to_targets_on_images(images, mass):
+    """With random biases of queries, keys and patches; the authors' mean over heads."""
     network = model("impulse3")
     shape = (16, 16, 16, 3)
     pixels = np.random.default_rng(0).normal(size=shape) if images == "noise" else np.zeros(shape)
@@ -71,23 +71,23 @@ def test_the_first_block_looks_there_on_images_too(images, mass):
     weights = np.asarray(block.attn.weights(tokens, queries=16)).mean(axis=0)
     found = []
     for head, offset in zip(weights, impulse.solve(64, 4, 4, 3).offsets, strict=True):
-        wanted = impulse.targets(4, tuple(offset))
-        found.append((head * wanted).sum() / wanted.sum())
-    assert np.mean(found) == pytest.approx(mass, rel=0.2)  # 1/16 were even
+        target = impulse.targets(4, tuple(offset))
+        found.append((head * target).sum() / target.sum())
+    assert np.mean(found) == pytest.approx(mass, rel=0.2)  # uniform attention has 1/16
 
 
 @pytest.mark.parametrize("init", ["impulse3", "mimetic"])
-def test_all_else_starts_as_in_pytorch(init):
-    """Uniform within ±1/sqrt(inputs), biases too; norms at 1 and 0."""
+def test_other_weights_start_as_in_pytorch(init):
+    """Weights and biases are uniform within ±1/sqrt(inputs); norms start at 1 and 0."""
     arrays = get_arrays(model(init))
     inputs = {"patch_embed.proj": 48, "head": 64, "attn.proj": 64, "fc1": 64, "fc2": 128}
-    set_here = ("qkv", "attn.proj.kernel") if init == "mimetic" else ("qkv",)
+    structured = ("qkv", "attn.proj.kernel") if init == "mimetic" else ("qkv",)
     for name, array in arrays.items():
         if "norm" in name:
             assert (array == (1 if name.endswith("scale") else 0)).all(), name
         elif name.endswith("qkv.bias"):
             _check_uniform(array, 64, name)
-        elif not any(part in name for part in set_here):
+        elif not any(part in name for part in structured):
             (fan_in,) = [n for part, n in inputs.items() if f"{part}." in f"{name}."]
             _check_uniform(array, fan_in, name)
     if init == "impulse3":
@@ -97,12 +97,12 @@ def test_all_else_starts_as_in_pytorch(init):
 def _check_uniform(array, inputs, name):
     bound, count = inputs**-0.5, np.size(array)
     assert np.abs(array).max() <= bound, name
-    if count >= 64:  # five standard errors of the spread of a uniform distribution
+    if count >= 64:  # five standard errors of a uniform distribution's deviation
         assert np.std(array) == pytest.approx(bound / 3**0.5, rel=2.3 / count**0.5), name
 
 
 def test_mimetic_queries_and_keys_have_the_authors_statistics():
-    """Of G = W_qᵀ W_k and of W_q, by head; the products of two blocks, heads of one differ."""
+    """Of G = W_qᵀ W_k and W_q, by head; they differ between heads and between blocks."""
     for block in model("mimetic").blocks:
         queries, keys = (by_head(k) for k in kernels(block)[:2])
         products = queries @ keys.transpose(0, 2, 1)
@@ -121,10 +121,8 @@ def test_mimetic_queries_and_keys_have_the_authors_statistics():
     ("init", "diagonal_spread", "other_spread"),
     [("mimetic", 0.0277, 0.0289), ("mimetic_released", 0.238, 0.0200)],
 )
-def test_the_order_of_a_mimetic_value_and_projection_is_as_named(
-    init, diagonal_spread, other_spread
-):
-    """Of the map that a token takes through both, at width 192."""
+def test_mimetic_product_of_values_and_projection(init, diagonal_spread, other_spread):
+    """The order of the factors differs between paper and released code; width 192."""
     _, _, value, projection = kernels(model(init, width=192, heads=3, depth=1).blocks[0])
     product = value @ projection
     diagonal = np.diagonal(product)
@@ -135,15 +133,15 @@ def test_the_order_of_a_mimetic_value_and_projection_is_as_named(
         assert kernel.std() == pytest.approx(0.0510, rel=0.02)
 
 
-def test_a_mimetic_patch_looks_at_itself():
-    """The authors' code: .123 of the attention between 16 positions, mean over seeds and heads."""
+def test_mimetic_patches_attend_to_themselves():
+    """With 16 positions, the authors' code gives 0.123, averaged over seeds and heads."""
     network = model("mimetic")
     queries, keys = (by_head(k) for k in kernels(network.blocks[0])[:2])
-    figures = measure(queries, keys.transpose(0, 2, 1), [(0, 0)] * 4, 4)
-    assert figures.mass.mean() == pytest.approx(0.123, abs=0.02)
+    stats = measure(queries, keys.transpose(0, 2, 1), [(0, 0)] * 4, 4)
+    assert stats.mass.mean() == pytest.approx(0.123, abs=0.02)
 
 
-def test_a_seed_gives_the_same_again_and_another_seed_others():
+def test_seed_determines_the_weights():
     def arrays(init, seed):
         return get_arrays(create_model("vit", init=init, seed=seed, depth=1, **GEOMETRY))
 
@@ -154,13 +152,13 @@ def test_a_seed_gives_the_same_again_and_another_seed_others():
         assert not (a[name] == c[name]).any()
 
 
-def test_shapes_alone_are_not_fitted(monkeypatch):
+def test_abstract_models_skip_the_fit(monkeypatch):
     monkeypatch.delattr(impulse, "solve")
     abstract = abstract_model("vit", init="impulse3", depth=1, **GEOMETRY)
     assert abstract.blocks[0].attn.qkv.kernel.shape == (64, 192)
 
 
-def test_the_projection_head_starts_as_in_pytorch():
+def test_projection_head_starts_as_in_pytorch():
     head = ProjectionHead(64, init="impulse3", hidden_dim=128, rngs=nnx.Rngs(0))
     for linear, inputs in zip(head.linears, (64, 128, 128), strict=True):
         _check_uniform(linear.kernel[...], inputs, "kernel")
@@ -179,7 +177,7 @@ def test_the_projection_head_starts_as_in_pytorch():
     ],
 )
 @pytest.mark.parametrize("init", ["impulse3", "mimetic"])
-def test_a_model_that_cannot_start_so_is_told_what_to_set(init, options, words):
+def test_error_names_the_options_to_set(init, options, words):
     with pytest.raises(UserError, match=words):
         resolve_options(init=init, **options)
 
@@ -191,5 +189,5 @@ def test_too_few_patches_are_refused():
         resolve_options(init="impulse5", **options)
 
 
-def test_the_config_knows_every_scheme():
+def test_config_lists_every_scheme():
     assert set(INITS) == set(SCHEMES)

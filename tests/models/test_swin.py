@@ -14,7 +14,7 @@ from tests.models.reference_models import (
     RESOLUTIONS,
     TOLERANCE,
     check_epsilon,
-    check_initialisation,
+    check_initialization,
     check_parameter_counts,
     check_state_dict,
     features_of,
@@ -51,7 +51,7 @@ def test_layer_norm_epsilon_is_1e_6(swin, golden):
     check_epsilon(swin, golden("eps_probe")["swin"])
 
 
-def test_state_dict_is_the_references(swin, golden):
+def test_state_dict_matches_the_reference(swin, golden):
     check_state_dict(swin, golden("model_swin_32"))
 
 
@@ -59,8 +59,8 @@ def test_parameter_counts(fresh, golden):
     check_parameter_counts(fresh, golden("model_swin_32"))
 
 
-def test_initialisation_has_the_reference_statistics(fresh, golden):
-    check_initialisation(state_dict(fresh), golden("init_stats_swin_32"))
+def test_initialization_has_the_reference_statistics(fresh, golden):
+    check_initialization(state_dict(fresh), golden("init_stats_swin_32"))
 
 
 def test_drop_path_rises_over_all_blocks(fresh):
@@ -68,15 +68,15 @@ def test_drop_path_rises_over_all_blocks(fresh):
     assert rates == pytest.approx(list(np.arange(12) * 0.1 / 11))
 
 
-def test_drop_path_acts_only_with_random_numbers():
+def test_drop_path_needs_rngs():
     model = create_model("swin", **TINY, drop_path=0.9, init="fan_in")
     images = jnp.tile(recorded_images(1, 32, "img"), (8, 1, 1, 1))
     assert len(np.unique(features_of(model, images), axis=0)) == 1
     assert len(np.unique(features_of(model, images, seed=0), axis=0)) > 1
 
 
-def test_masked_padding_changes_small_crops_by_the_recorded_amount(swin, golden):
-    """2.43880415 is how far the reference moves when its padded tokens are masked out."""
+def test_masked_padding_changes_small_crops_as_recorded(swin, golden):
+    """The reference's features change by 2.43880415 when its padding is masked."""
     masked = filled_model("swin", num_classes=10, window_padding="masked")
     for part, size, tag in RESOLUTIONS:
         recorded = np.asarray(golden("model_swin_32")[part]["features"]["values"])
@@ -85,18 +85,18 @@ def test_masked_padding_changes_small_crops_by_the_recorded_amount(swin, golden)
         assert change == pytest.approx(0 if size == 32 else 2.43880415, abs=1e-5)
 
 
-def test_mask_separates_what_rolling_brings_together():
+def test_mask_separates_tokens_joined_by_rolling():
     """One window of 4 x 4, shifted by 2: its four quadrants come from four corners."""
     (mask,) = window_mask(4, 4, window=4, shift=2, mask_padding=False, mask_self=False)
     quadrant = np.array([0, 0, 1, 1] * 2 + [2, 2, 3, 3] * 2)
     np.testing.assert_array_equal(mask == 0, quadrant[:, None] == quadrant)
     assert set(np.unique(mask)) == {0, MASKED}
-    # Of 2 x 2 windows only the first has no border inside.
+    # Of 2 x 2 windows, only the first has no border inside.
     mask = window_mask(8, 8, window=4, shift=2, mask_padding=False, mask_self=False)
     assert [len(np.unique(m, axis=0)) for m in mask] == [1, 2, 2, 4]
 
 
-def test_mask_of_padding():
+def test_padding_mask():
     assert window_mask(2, 2, window=4, shift=0, mask_padding=False, mask_self=False) is None
     assert window_mask(4, 8, window=4, shift=0, mask_padding=True, mask_self=False) is None
     (mask,) = window_mask(2, 3, window=4, shift=0, mask_padding=True, mask_self=False)
@@ -104,8 +104,8 @@ def test_mask_of_padding():
     assert np.flatnonzero(mask[0] == 0).tolist() == [0, 1, 2, 4, 5, 6]
 
 
-def test_64_pixels_are_the_same_with_patches_twice_as_large():
-    """Each pixel repeated 2 x 2, each weight of a patch a quarter: the same tokens."""
+def test_doubling_image_and_patch_size_keeps_features():
+    """Repeating pixels 2 x 2 and quartering the patch weights gives the same tokens."""
     small, large = (create_model("swin", image_size=size, **TINY) for size in (32, 64))
     weights = get_arrays(small)
     kernel = weights["patch_embed.proj.kernel"].reshape(2, 2, 3, -1) / 4
@@ -121,7 +121,7 @@ def test_64_pixels_are_the_same_with_patches_twice_as_large():
 
 @pytest.mark.parametrize("padding", ["unmasked", "masked"])
 @pytest.mark.parametrize("shape", [(24, 24), (16, 32), (40, 12)])
-def test_other_sizes_work(shape, padding):
+def test_other_image_sizes_work(shape, padding):
     model = create_model("swin", **TINY, window_padding=padding)
     features = features_of(model, jnp.ones((1, *shape, 3)))
     assert features.shape == (1, 48) and np.isfinite(features).all()

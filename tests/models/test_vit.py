@@ -26,7 +26,7 @@ def nhwc(images):
     return jnp.asarray(images.transpose(0, 2, 3, 1))
 
 
-def test_formulas_are_the_recorded_ones(golden):
+def test_formulas_match_the_recording(golden):
     recorded = golden("formula_selftest")
     for key, expected in recorded["fill"].items():
         values = fill(key, tuple(expected["shape"]))
@@ -73,7 +73,7 @@ def test_layer_norm_epsilon_is_1e_6(golden):
     assert np.abs(features - golden("eps_probe")["vit"]["values"]).max() < TOLERANCE
 
 
-def test_features_of_the_shortcut_equal_the_full_last_block(vit):
+def test_class_token_shortcut_equals_the_full_last_block(vit):
     images = nhwc(image_batch(4, 32, "img"))
     full = output(vit, images, "layers")["norm"][:, 0]
     np.testing.assert_allclose(vit.features(images), full, atol=5e-6)
@@ -86,8 +86,8 @@ def test_parameter_counts(golden):
         assert sum(a.size for a in arrays.values()) == counts[key]
 
 
-def test_initialisation_has_the_reference_statistics(golden):
-    """Mean within 5 standard errors, spread within 5 of its own; constants exactly."""
+def test_initialization_has_the_reference_statistics(golden):
+    """Means and deviations agree within 5 standard errors; constants are equal."""
     expected = golden("init_stats_vit_32")
     model = create_model("vit", num_classes=10)
     for key, weight in state_dict(model).items():
@@ -97,7 +97,7 @@ def test_initialisation_has_the_reference_statistics(golden):
         if reference["std"] == 0:
             assert (weight == reference["mean"]).all(), key
             continue
-        # Two samples are compared, so the variance of their difference is twice one's.
+        # Two samples are compared, so the variance of their difference is twice that of one.
         error = reference["std"] * np.sqrt(2 / weight.size)
         assert abs(weight.mean() - reference["mean"]) < 5 * error, key
         assert abs(weight.std() - reference["std"]) < 5 * error / np.sqrt(2), key
@@ -105,7 +105,7 @@ def test_initialisation_has_the_reference_statistics(golden):
         assert np.abs(weight).max() < 1.6 * bound, key
 
 
-def test_same_seed_same_weights_other_seed_others():
+def test_seed_determines_the_weights():
     a, b, c = (get_arrays(create_model("vit", depth=1, seed=s)) for s in (0, 0, 1))
     assert all((a[k] == b[k]).all() for k in a)
     assert not (a["blocks.0.mlp.fc1.kernel"] == c["blocks.0.mlp.fc1.kernel"]).any()
@@ -121,7 +121,7 @@ def test_bfloat16_stays_near_float32(golden):
 
 
 def test_position_embedding_equals_the_reference(golden):
-    """The reference's embedding of a 16 px image: all 16 positions, channels 0 to 3."""
+    """For a 16 px image: all 16 positions, channels 0 to 3."""
     grid = jnp.asarray(fill("pos_embed", (1, 65, 192))[0, 1:].reshape(8, 8, 192))
     resized = resize_position_embedding(grid, 4, 4).reshape(16, 192)[:, :4]
     recorded = golden("vit32_pos_embed_interp")["size_16"]["first"]

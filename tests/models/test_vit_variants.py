@@ -18,7 +18,7 @@ TINY = {"image_size": 16, "width": 8, "depth": 3, "heads": 2, "init": "fan_in"}
 
 def make(pool="mean", pos_embed="sincos", **options):
     model = create_model("vit", pool=pool, pos_embed=pos_embed, **TINY | options)
-    scale = 1 + jnp.arange(8) / 8  # a last norm that does not commute with the mean
+    scale = 1 + jnp.arange(8) / 8  # a final norm that does not commute with the mean
     model.norm.scale[...], model.norm.bias[...] = scale, scale - 1
     return model
 
@@ -29,8 +29,8 @@ def normed(tokens, model):
     return x * np.asarray(model.norm.scale[...]) + np.asarray(model.norm.bias[...])
 
 
-def test_the_parameters_of_timms_tiny_vit():
-    """12 blocks of 444,864 values; a patch embedding of 12 · 192 + 192; the last norm."""
+def test_parameter_count_of_timms_tiny_vit():
+    """12 blocks of 444,864 parameters, a patch embedding of 12 · 192 + 192, the final norm."""
     options = {"patch_size": 2, "depth": 12, "heads": 3, "mlp_ratio": 4.0}
     arrays = get_arrays(create_model("vit", **options, pool="mean", pos_embed="sincos"))
     assert sum(a.size for a in arrays.values()) == 12 * 444_864 + 2_496 + 384
@@ -39,7 +39,7 @@ def test_the_parameters_of_timms_tiny_vit():
     assert sum(a.size for a in arrays.values()) == 5_341_248 + 192 * (1 + 257) + 1_930
 
 
-def test_the_mean_is_taken_before_the_norm():
+def test_mean_is_taken_before_the_norm():
     model = make()
     layers = output(model, IMAGES, "layers")
     expected = normed(layers["blocks.2"].mean(axis=1), model)
@@ -48,7 +48,7 @@ def test_the_mean_is_taken_before_the_norm():
     assert np.abs(normed(layers["blocks.2"], model).mean(axis=1) - expected).max() > 0.01
 
 
-def test_the_probe_sees_the_mean_of_each_block():
+def test_block_features_are_block_means():
     model = make()
     layers = output(model, IMAGES, "layers")
     expected = [normed(layers[f"blocks.{i}"].mean(axis=1), model) for i in (1, 2)]
@@ -58,7 +58,7 @@ def test_the_probe_sees_the_mean_of_each_block():
 
 @pytest.mark.parametrize("size", [16, 8, 24])
 @pytest.mark.parametrize("pool", ["mean", "cls"])
-def test_fixed_positions_are_those_of_each_grid(pool, size):
+def test_fixed_positions_follow_the_grid(pool, size):
     model = make(pool)
     images = np.random.default_rng(1).normal(size=(2, size, size, 3)).astype(np.float32)
     layers = output(model, images, "layers")
@@ -78,7 +78,7 @@ def test_learned_positions_without_a_class_token_are_resized():
     np.testing.assert_allclose(layers["block_input"] - layers["patch_embed"], 3, atol=1e-5)
 
 
-def test_without_a_class_token_a_map_is_what_patches_receive():
+def test_maps_without_class_token_show_received_attention():
     model = make()
     layers = output(model, IMAGES, "layers")
     block = model.blocks[1]
@@ -91,7 +91,7 @@ def test_without_a_class_token_a_map_is_what_patches_receive():
 @pytest.mark.parametrize(
     ("pool", "pos_embed"), itertools.product(["cls", "mean"], ["learned", "sincos"])
 )
-def test_parameters_are_those_that_the_options_need(pool, pos_embed):
+def test_options_determine_the_parameters(pool, pos_embed):
     names = set(get_arrays(make(pool, pos_embed)))
     assert ("cls_token" in names) == (pool == "cls")
     assert ("pos_embed" in names) == (pos_embed == "learned")

@@ -60,9 +60,9 @@ def information_of(probabilities):
         (0.0, 2.47, "one constant distribution"),
     ],
 )
-def test_collapse_is_named_by_its_kind(information, entropy, words):
+def test_collapse_is_reported_by_kind(information, entropy, words):
     assert words in objective.describe_collapse(information, entropy, 64)
 
 
-def test_a_healthy_run_is_not_called_collapsed():
+def test_healthy_run_is_not_reported_as_collapsed():
     assert objective.describe_collapse(2.36 - 0.67, 0.67, 64) is None

@@ -1,4 +1,4 @@
-"""Steps that need less memory, in parts or with activations computed twice: the same steps."""
+"""Gradient accumulation and remat save memory without changing the training step."""
 
 import functools
 
@@ -36,7 +36,7 @@ def images(*shape):
 
 
 def pretrained(parts: int):
-    """State and metrics after some steps on the same views, with SGD and a teacher that moves."""
+    """Initial state, and state and metrics after SGD steps with a moving teacher."""
     backbone = create_model("vit", **TINY)
     sizes = {"out_dim": OUT_DIM, "hidden_dim": 16, "bottleneck_dim": 8}
     head = ProjectionHead(backbone.num_features, **sizes, rngs=nnx.Rngs(1))
@@ -82,29 +82,29 @@ def take_steps(step, state):
 
 
 @pytest.mark.parametrize("train", [pretrained, finetuned])
-def test_a_batch_in_parts_gives_the_step_of_the_whole(train):
-    """Weights, momentum, centre and buffers, against how far they move; all metrics."""
+def test_accumulated_step_equals_the_whole_batch(train):
+    """Compares weights, momentum, center and buffers relative to their change; all metrics."""
     start, (whole, metrics) = train(1)
     _, (parts, metrics_in_parts) = train(3)
     for name, values in metrics.items():
         np.testing.assert_allclose(metrics_in_parts[name], values, 2e-5, 1e-6, err_msg=name)
-    begin, expected, found = (
+    initial, expected, found = (
         np.concatenate([np.ravel(x) for x in jax.tree.leaves(state)])
         for state in (start, whole, parts)
     )
-    moved = np.linalg.norm(expected - begin)
-    assert moved > 0.02 * np.linalg.norm(begin)
+    moved = np.linalg.norm(expected - initial)
+    assert moved > 0.02 * np.linalg.norm(initial)
     assert np.linalg.norm(found - expected) < 2e-6 * moved
 
 
-def test_parts_and_statistics_of_the_whole_batch_exclude_each_other():
+def test_accumulation_excludes_batch_norm_in_the_head():
     config = default_config()
     config.runtime.accumulate, config.pretrain.head.batch_norm = 2, True
     with pytest.raises(UserError, match="accumulate to 1 or batch_norm to false"):
         validate(config)
 
 
-def test_each_part_has_its_rows_and_a_key_of_its_own():
+def test_each_part_gets_its_own_rows_and_key():
     def function(part, key):
         return (part.mean(), jax.random.uniform(key)), part
 
@@ -123,8 +123,8 @@ DEEP = {
 
 
 @pytest.mark.parametrize("family", ["vit", "swin", pytest.param("cait", marks=pytest.mark.slow)])
-def test_activations_computed_twice_give_the_same_gradients(family):
-    """With drop path, which both must draw alike; the backward pass is handed less."""
+def test_remat_gives_the_same_gradients(family):
+    """Drop path must draw the same values in both; remat saves less for the backward pass."""
     labels = jnp.arange(BATCH) % 5
 
     def gradients(remat):
@@ -138,8 +138,8 @@ def test_activations_computed_twice_give_the_same_gradients(family):
             )
             return finetune_step.smoothed_cross_entropy(logits, labels, 0.1).mean()
 
-        kept = jax.eval_shape(lambda params: jax.vjp(loss_of, params)[1], model.trainable)
-        size = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(kept) if x.ndim)
+        saved = jax.eval_shape(lambda params: jax.vjp(loss_of, params)[1], model.trainable)
+        size = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(saved) if x.ndim)
         return quick_jit(jax.value_and_grad(loss_of))(model.trainable), size
 
     (expected, size), (found, smaller_size) = gradients(False), gradients(True)

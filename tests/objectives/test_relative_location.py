@@ -1,4 +1,4 @@
-"""Dense relative localisation against the published code, and as a part of fine-tuning."""
+"""Dense relative localization against the published code, and as part of fine-tuning."""
 
 import shutil
 
@@ -56,16 +56,16 @@ def test_predictions_targets_and_losses_equal_the_published_code(name):
     head = recorded_head(None if loss == "l1" else 8 if absolute else 15)
     assert sum(array.size for array in get_arrays(head).values()) == case["nparams"]
     predicted = head(drloc.tokens_at(grid, first), drloc.tokens_at(grid, second))
-    wanted = drloc.relative_locations(first, second, 8, absolute, normalize)
-    for found, expected in ((predicted, case["pred"]), (wanted, case["target"])):
+    target = drloc.relative_locations(first, second, 8, absolute, normalize)
+    for found, expected in ((predicted, case["pred"]), (target, case["target"])):
         found = np.asarray(found, np.float64)
         np.testing.assert_allclose(found.ravel()[:64], expected["first64"], atol=1e-5)
         assert np.linalg.norm(found) == pytest.approx(expected["l2"], rel=1e-6)
-    assert float(drloc.LOSSES[loss](predicted, wanted)) == pytest.approx(case["loss"], rel=2e-6)
+    assert float(drloc.LOSSES[loss](predicted, target)) == pytest.approx(case["loss"], rel=2e-6)
 
 
 def test_pairs_are_uniform_and_independent():
-    """Of 40,000 points on a grid of 4 x 4 each cell has a sixteenth, within 5 standard errors."""
+    """Each cell of a 4 x 4 grid has 1/16 of 40,000 points, within 5 standard errors."""
     points = np.stack(drloc.draw_pairs(jax.random.key(0), 200, 100, 4))
     assert points.shape == (2, 200, 100, 2)
     cells = np.bincount((points[..., 0] * 4 + points[..., 1]).ravel(), minlength=16)
@@ -74,7 +74,7 @@ def test_pairs_are_uniform_and_independent():
     assert same == pytest.approx(1 / 16, abs=5 * np.sqrt(15 / 256 / 20_000))
 
 
-def test_the_weight_rises_for_20_epochs_and_falls_to_the_end():
+def test_weight_rises_for_20_epochs_then_falls():
     weights = drloc.weight_schedule(0.5, 100, 3)
     assert len(weights) == 300
     by_epoch = {0: 0, 1: 0.025, 10: 0.25, 20: 0.5, 60: 0.25, 99: 0.00625}
@@ -93,7 +93,7 @@ TINY = {
 
 @pytest.mark.parametrize("case", TINY)
 def test_logits_and_grid_in_one_pass(case):
-    """Logits are those of a plain call; the grid is the last block's output in its layout."""
+    """Logits equal those of a plain call; the grid is the last block's output in 2D."""
     name = "vit" if case == "mean" else case
     options = {"image_size": 16, "patch_size": 2, "num_classes": 3, "init": "fan_in"} | TINY[case]
     model = create_model(name, **options)
@@ -113,8 +113,8 @@ def test_logits_and_grid_in_one_pass(case):
     np.testing.assert_allclose(grid.reshape(2, side * side, -1), patches, atol=1e-5)
 
 
-def test_an_update_is_that_of_both_losses():
-    """The step's loss is cross-entropy plus the weighted loss, and both reach the weights."""
+def test_update_follows_both_losses():
+    """The loss is cross-entropy plus the weighted location loss; both move the weights."""
     options = {"image_size": 8, "patch_size": 2, "num_classes": 3} | TINY["vit"]
     model = Functional(create_model("vit", **options, init="fan_in"))
     key = jax.random.key(1)
@@ -143,9 +143,9 @@ def test_an_update_is_that_of_both_losses():
     moved = {name: float(jnp.abs(state.params[name] - before).max()) for name, before in
              (model.trainable | term.params).items()}  # fmt: skip
     assert all(moved[name] > 0 for name in term.params)
-    still = {name: float(jnp.abs(without.params[name] - before).max()) for name, before in
+    unmoved = {name: float(jnp.abs(without.params[name] - before).max()) for name, before in
              term.params.items()}  # fmt: skip
-    assert set(still.values()) == {0}
+    assert set(unmoved.values()) == {0}
     qkv = "blocks.1.attn.qkv.kernel"
     assert jnp.abs(state.params[qkv] - without.params[qkv]).max() > 0
 
@@ -156,13 +156,13 @@ RECIPE = {"model__stem": "spt", "model__lsa": True, "runtime__checkpoint_every":
 
 @pytest.fixture(scope="module")
 def tuned(tmp_path_factory):
-    """A ViT with shifted patches and locality self-attention, both stages, with drloc."""
+    """A finished recipe with drloc, of a ViT with shifted patches and locality self-attention."""
     folder = tmp_path_factory.mktemp("drloc") / "run"
     assert run_job("recipe", folder, **RECIPE) == 0
     return folder
 
 
-def test_a_recipe_logs_it_and_its_checkpoint_is_the_model_alone(tuned):
+def test_recipe_logs_drloc_but_saves_it_outside_params(tuned):
     rows = read_metrics(tuned / "finetune", "train")
     assert all(np.isfinite(row["drloc"]) for row in rows)
     assert {row["drloc_weight"] for row in rows} == {0.0, 0.025}
@@ -176,15 +176,15 @@ def test_a_recipe_logs_it_and_its_checkpoint_is_the_model_alone(tuned):
     assert read_json(tuned / "finetune" / "result.json")["steps"] == rows[-1]["step"]
 
 
-def test_a_run_that_lost_its_last_epoch_ends_with_the_same_bits(tuned, tmp_path):
-    """Of 12 steps it goes on after the sixth; the head moves in the second epoch alone."""
-    again = tmp_path / "run"
-    shutil.copytree(tuned, again)
-    shutil.rmtree(again / "finetune" / "checkpoints" / "12")
-    for result in (again / "result.json", again / "finetune" / "result.json"):
+def test_resumed_last_epoch_is_bit_exact(tuned, tmp_path):
+    """Resumes after step 6 of 12; the head changes only in the second epoch."""
+    copy = tmp_path / "run"
+    shutil.copytree(tuned, copy)
+    shutil.rmtree(copy / "finetune" / "checkpoints" / "12")
+    for result in (copy / "result.json", copy / "finetune" / "result.json"):
         result.unlink()
-    assert run_job("recipe", again, **RECIPE) == 0
-    (whole, _), (resumed, _) = (read_checkpoint(run / "finetune") for run in (tuned, again))
+    assert run_job("recipe", copy, **RECIPE) == 0
+    (whole, _), (resumed, _) = (read_checkpoint(run / "finetune") for run in (tuned, copy))
     assert whole.keys() == resumed.keys()
     for name, array in whole.items():
         np.testing.assert_array_equal(resumed[name], array, err_msg=name)
@@ -192,7 +192,7 @@ def test_a_run_that_lost_its_last_epoch_ends_with_the_same_bits(tuned, tmp_path)
 
 @pytest.mark.slow
 @pytest.mark.parametrize("family", ["swin", "cait"])
-def test_other_families_with_everything(family, tmp_path):
+def test_other_families_with_all_options(family, tmp_path):
     command = preset_command(
         "recipe", family, "digits", tmp_path, tmp_path, dataset__train_fraction=0.1,
         model__stem="spt", model__lsa=True, finetune__drloc__loss="cbr", **FIELDS,

@@ -1,4 +1,4 @@
-"""One step of pre-training against the reference, step for step."""
+"""Pre-training against the reference, step by step."""
 
 import jax
 import jax.numpy as jnp
@@ -32,7 +32,7 @@ def test_steps_equal_the_reference(golden, network, step, name):
     found.check(PRETRAINING_LIMITS)
 
 
-def test_clipping_stands_before_the_rule_in_both_groups():
+def test_clipping_precedes_the_update_in_both_groups():
     params = {"a": jnp.zeros((2, 2)), "projection.last_layer.weight_v": jnp.zeros((2, 2))}
     optimizer = make_optimizer("sgd", clip=3.0, freezable=pretrain_step.is_last_layer)
     updates, _ = optimizer.update(

@@ -1,4 +1,4 @@
-"""Pre-training and fine-tuning of Swin and CaiT against the reference, step for step."""
+"""Pre-training and fine-tuning of Swin and CaiT against the reference, step by step."""
 
 import pytest
 
@@ -27,5 +27,5 @@ def test_pretraining_equals_the_reference(golden, family):
 def test_finetuning_equals_the_reference(golden, family):
     network = create_model(family, num_classes=10)
     found = finetuning_differences(golden(f"trace_finetune_{family}"), network)
-    # Swin's recorded float32 loss is 7.5e-6 off its float64 one, ours 3.9e-6 to the other side.
+    # Swin's recorded float32 loss is 7.5e-6 off its float64 loss, ours 3.9e-6 the other way.
     found.check(FINETUNING_LIMITS | ({"loss": 2e-5} if family == "swin" else {}))

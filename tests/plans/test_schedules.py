@@ -1,4 +1,4 @@
-"""Schedules made from the config's defaults, against the reference's recorded values."""
+"""Schedules of the default config against the reference's recorded values."""
 
 import pytest
 

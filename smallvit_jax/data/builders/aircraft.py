@@ -1,6 +1,7 @@
 """FGVC-Aircraft (Maji et al. 2013, arXiv:1306.5151): photographs of 100 aircraft variants."""
 
 import re
+from collections.abc import Mapping
 
 from smallvit_jax.data.builders.base import Labels, OriginalBuilder, square_jpeg
 from smallvit_jax.data.builders.original import Original, OriginalLayout
@@ -12,7 +13,7 @@ _FILE = re.compile(
 )
 
 
-def _recognise(path: str) -> str | None:
+def _recognize(path: str) -> str | None:
     match = _FILE.search(path)
     return match[1] if match else None
 
@@ -33,16 +34,16 @@ class FgvcAircraft(OriginalBuilder):
         archives=("fgvc-aircraft-2013b*.tar.gz", "fgvc-aircraft-2013b*.zip"),
         contents=("data",),
         signs=("data/variants.txt", "data/images_variant_test.txt"),
-        recognise=_recognise,
+        recognize=_recognize,
     )
     HOMEPAGE = "https://www.robots.ox.ac.uk/~vgg/data/fgvc-aircraft/"
     DESCRIPTION = "FGVC-Aircraft 2013b, 100 variants, without banner, scaled to 256x256 pixels."
 
-    def read_labels(self, original: Original) -> tuple[list[str], dict[str, Labels]]:
+    def read_labels(self, original: Original) -> tuple[list[str], Mapping[str, Labels]]:
         """See the base class."""
         names = [line.strip() for line in original.read_text("variants.txt").splitlines()]
         names = [name for name in names if name]
-        splits = {}
+        splits: dict[str, dict[str, int]] = {}
         for split in self.COUNTS:
             file = f"images_variant_{split}.txt"
             splits[split] = labels = {}

@@ -18,7 +18,8 @@ _IMAGES_AT_ONCE = 256
 Labels = Mapping[str, int]  # key of an image file → label
 
 
-class OriginalBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+# Its base class declares the argument, but TFDS imports that lazily, which hides it from mypy.
+class OriginalBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
     """A TFDS dataset of square images, with features "image", "label" and "id".
 
     `original` is the archive or folder; without it, the dataset can be read but not prepared.
@@ -38,7 +39,7 @@ class OriginalBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         super().__init__(**tfds_arguments)
 
     @abc.abstractmethod
-    def read_labels(self, original: Original) -> tuple[list[str], dict[str, Labels]]:
+    def read_labels(self, original: Original) -> tuple[list[str], Mapping[str, Labels]]:
         """Returns the class names in label order, and the labels of each split's images."""
 
     def store(self, content: bytes) -> bytes:

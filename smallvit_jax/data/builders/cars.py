@@ -5,6 +5,7 @@ TFDS has a builder (cars196), but its download is no longer online.
 
 import io
 import re
+from collections.abc import Mapping
 
 from smallvit_jax.data.builders.base import Labels, OriginalBuilder, square_jpeg
 from smallvit_jax.data.builders.original import Original, OriginalLayout
@@ -17,7 +18,7 @@ _PHOTOGRAPH = re.compile(r"(?:^|/)(cars_(?:train|test)/\d+\.jpg)$")
 _IN_CLASS_FOLDER = re.compile(r"(?:^|/)((?:train|test)/[^/]+/[^/]+\.jpg)$")
 
 
-def _recognise(path: str) -> str | None:
+def _recognize(path: str) -> str | None:
     name = path.rsplit("/", 1)[-1]
     if name in _MATLAB:
         return name
@@ -46,12 +47,12 @@ class StanfordCars(OriginalBuilder):
         ),
         contents=("cars_train", "cars_test", "devkit", "train", "test", *_MATLAB),
         signs=("cars_train", "train/Acura RL Sedan 2012", f"devkit/{_META}", *_MATLAB),
-        recognise=_recognise,
+        recognize=_recognize,
     )
     HOMEPAGE = "https://www.kaggle.com/datasets/jutrera/stanford-car-dataset-by-classes-folder"
     DESCRIPTION = "Stanford Cars, 196 models, scaled to 256x256 pixels."
 
-    def read_labels(self, original: Original) -> tuple[list[str], dict[str, Labels]]:
+    def read_labels(self, original: Original) -> tuple[list[str], Mapping[str, Labels]]:
         """See the base class."""
         if any(_PHOTOGRAPH.search(key) for key in original.files):
             files = {split: _read_annotations(original, split) for split in self.COUNTS}

@@ -1,6 +1,7 @@
 """CINIC-10 (Darlow et al. 2018): CIFAR-10's classes from CIFAR-10 and downsampled ImageNet."""
 
 import re
+from collections.abc import Mapping
 
 from smallvit_jax.data.builders.base import Labels, OriginalBuilder
 from smallvit_jax.data.builders.original import Original, OriginalLayout
@@ -12,7 +13,7 @@ _NAMES = (
 _FILE = re.compile(rf"(?:^|/)((train|valid|test)/({'|'.join(_NAMES)})/[^/]+\.png)$")
 
 
-def _recognise(path: str) -> str | None:
+def _recognize(path: str) -> str | None:
     match = _FILE.search(path)
     return match[1] if match else None
 
@@ -28,14 +29,14 @@ class Cinic10(OriginalBuilder):
         archives=("CINIC-10*.tar.gz", "CINIC-10*.tgz", "CINIC-10*.zip"),
         contents=("train", "valid", "test"),
         signs=("valid/airplane",),
-        recognise=_recognise,
+        recognize=_recognize,
     )
     HOMEPAGE = "https://datashare.ed.ac.uk/handle/10283/3192"
     DESCRIPTION = "CINIC-10: the ten classes of CIFAR-10, 32x32 pixels (arXiv:1810.03505)."
 
-    def read_labels(self, original: Original) -> tuple[list[str], dict[str, Labels]]:
+    def read_labels(self, original: Original) -> tuple[list[str], Mapping[str, Labels]]:
         """See the base class."""
-        splits = {split: {} for split in self.COUNTS}
+        splits: dict[str, dict[str, int]] = {split: {} for split in self.COUNTS}
         for key in original.files:
             split, name, _file = key.split("/")
             splits[split][key] = _NAMES.index(name)

@@ -16,7 +16,7 @@ from smallvit_jax.process.terminal import progress
 class OriginalLayout:
     """How to recognize an original.
 
-    A folder that contains any of the paths in `signs` is an unpacked original. `recognise` maps the
+    A folder that contains any of the paths in `signs` is an unpacked original. `recognize` maps the
     path of a file that belongs to the dataset to its key ("train/cat/1.png"), others to None.
     """
 
@@ -24,7 +24,7 @@ class OriginalLayout:
     archives: tuple[str, ...]  # patterns of the archives' names
     contents: tuple[str, ...]  # files and folders in the unpacked original
     signs: tuple[str, ...]
-    recognise: Callable[[str], str | None]
+    recognize: Callable[[str], str | None]
 
 
 class Original:
@@ -42,7 +42,7 @@ class Original:
         with progress("listing files", None) as advance:
             for number, source in enumerate(self._sources):
                 for name in _guarded(source, source.names()):
-                    key = None if _is_hidden(name) else layout.recognise(name)
+                    key = None if _is_hidden(name) else layout.recognize(name)
                     if key is not None:
                         self._where.setdefault(key, (number, name))
                     advance(1)
@@ -117,7 +117,8 @@ class _Tar:
             for member in archive:
                 if member.isfile():
                     yield member.name
-                archive.members = []  # else tarfile keeps them all in memory
+                # Else tarfile keeps them all in memory. Its stub lacks the attribute.
+                archive.members = []  # type: ignore[attr-defined]
 
     def read(self, names: Collection[str]) -> Iterator[tuple[str, bytes]]:
         left = set(names)
@@ -125,10 +126,12 @@ class _Tar:
             for member in archive:
                 if member.isfile() and member.name in left:
                     left.remove(member.name)
-                    yield member.name, archive.extractfile(member).read()
+                    file = archive.extractfile(member)
+                    assert file is not None  # only what is not a file has no content
+                    yield member.name, file.read()
                 if not left:
                     return
-                archive.members = []
+                archive.members = []  # type: ignore[attr-defined]
 
 
 def _find_sources(path: Path, layout: OriginalLayout) -> list:

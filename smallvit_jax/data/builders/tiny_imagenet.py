@@ -1,6 +1,7 @@
 """Tiny-ImageNet (Stanford CS231n): 200 ImageNet classes at 64 pixels."""
 
 import re
+from collections.abc import Mapping
 
 from smallvit_jax.data.builders.base import Labels, OriginalBuilder
 from smallvit_jax.data.builders.original import Original, OriginalLayout
@@ -12,7 +13,7 @@ _FILE = re.compile(
 )
 
 
-def _recognise(path: str) -> str | None:
+def _recognize(path: str) -> str | None:
     match = _FILE.search(path)
     return match[1] if match else None
 
@@ -32,12 +33,12 @@ class TinyImagenet(OriginalBuilder):
         archives=("tiny-imagenet-200*.zip", "tiny-imagenet-200*.tar*"),
         contents=("train", "val", "wnids.txt", "words.txt"),
         signs=("wnids.txt", "val/val_annotations.txt"),
-        recognise=_recognise,
+        recognize=_recognize,
     )
     HOMEPAGE = "http://cs231n.stanford.edu/"
     DESCRIPTION = "Tiny-ImageNet: 200 classes of ImageNet, 64x64 pixels."
 
-    def read_labels(self, original: Original) -> tuple[list[str], dict[str, Labels]]:
+    def read_labels(self, original: Original) -> tuple[list[str], Mapping[str, Labels]]:
         """See the base class."""
         ids = sorted(set(original.read_text("wnids.txt").split()))
         label_of = {wordnet_id: label for label, wordnet_id in enumerate(ids)}

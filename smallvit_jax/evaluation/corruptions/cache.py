@@ -30,8 +30,8 @@ class CorruptionCache:
         write: bool = True,
     ):
         digest = hashlib.sha256(repr((_FORMAT, images.shape)).encode())
-        digest.update(np.ascontiguousarray(images))
-        digest.update(np.ascontiguousarray(indices, np.int64))
+        digest.update(np.ascontiguousarray(images).data)
+        digest.update(np.ascontiguousarray(indices, np.int64).data)
         self._shape = images.shape
         self._folder = Path(folder).expanduser() / f"{name}-{digest.hexdigest()[:16]}"
         self._write = write

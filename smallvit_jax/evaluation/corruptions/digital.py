@@ -65,7 +65,7 @@ def elastic_transform(
     return np.clip(bilinear_at(warped, y + down, x + right, fold_at_edges), 0, 1) * 255
 
 
-def _affine_source(draws: Draws, reach: float, size: int):
+def _affine_source(draws: Draws, reach: float, size: int) -> tuple[np.ndarray, np.ndarray]:
     """Source (y, x) of each pixel, as three points near the center move by up to `reach` pixels."""
     center, arm = size // 2, size // 3
     points = center + arm * np.array([[1, 1], [1, -1], [-1, -1]])  # x, y

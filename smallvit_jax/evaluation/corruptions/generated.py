@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 
@@ -17,6 +17,8 @@ from jaxtyping import Int, UInt8
 from smallvit_jax.errors import UserError
 from smallvit_jax.evaluation.corruptions import corrupt
 from smallvit_jax.evaluation.corruptions.cache import CorruptionCache
+
+Part = Callable[[], UInt8[np.ndarray, "part size size 3"]]
 
 _IMAGES_AT_ONCE = 100
 _SETTINGS_AHEAD = 2  # prepared while one is in use; each takes the memory of a split
@@ -41,7 +43,7 @@ def corrupted_splits(
     processes = min(processes or _usable_cores(), parts * len(settings))
     with contextlib.ExitStack() as stack:
         pool = None
-        pending: deque = deque()
+        pending: deque[tuple[str, int, np.ndarray | None, list[Part] | None]] = deque()
         for kind, severity in settings:
             kept = cache.read(kind, severity) if cache else None
             if kept is None and processes > 1 and pool is None:
@@ -54,9 +56,9 @@ def corrupted_splits(
             yield _finish(*pending.popleft(), cache)
 
 
-def _start(pool: Executor | None, images, indices, kind: str, severity: int) -> list:
+def _start(pool: Executor | None, images, indices, kind: str, severity: int) -> list[Part]:
     """Returns functions that return the parts of a split; without a pool, they do the work too."""
-    work = []
+    work: list[Part] = []
     for start in range(0, len(images), _IMAGES_AT_ONCE):
         part = slice(start, start + _IMAGES_AT_ONCE)
         arguments = (images[part], kind, severity, indices[part])
