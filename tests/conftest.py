@@ -14,12 +14,12 @@ import pytest
 
 from tests.support.golden_formulas import read_golden
 
-# Ignored where tests are started in the background of a script; the programs that tests start and
-# interrupt would inherit that.
+# A shell script ignores SIGINT in its background jobs, and programs that tests start and interrupt
+# would inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# A folder of real images as prepared TFDS datasets; some tests need one, and are skipped without.
+# A folder of real images, prepared as TFDS datasets; tests that need it are skipped without it.
 REAL_IMAGES = Path(os.environ.get("SMALLVIT_REAL_IMAGES") or "no folder of real images")
 
 jax.config.update("jax_default_matmul_precision", "highest")
@@ -27,7 +27,7 @@ jax.config.update("jax_default_matmul_precision", "highest")
 
 @pytest.fixture(scope="session")
 def golden():
-    """Returns a reader of `tests/golden/NAME.json`."""
+    """A function that reads `tests/golden/NAME.json`."""
     return read_golden
 
 

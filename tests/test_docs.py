@@ -1,4 +1,4 @@
-"""The tables of docs/coming_from_the_reference.md against the config that they describe."""
+"""The tables in docs/coming_from_the_reference.md agree with the config."""
 
 import pathlib
 import re
@@ -16,7 +16,7 @@ TEXT = pathlib.Path(__file__).parents[1] / "docs" / "coming_from_the_reference.m
 
 
 def tables() -> list[list[dict[str, str]]]:
-    """Each table as a list of rows, a row as its cells by the column's title."""
+    """Each table as a list of rows; a row maps column titles to cells."""
     found, lines = [], []
     for line in [*TEXT.read_text(encoding="utf-8").splitlines(), ""]:
         if line.startswith("|"):
@@ -37,8 +37,8 @@ def numbers(cell: str) -> tuple[float, ...]:
     return tuple(float(part) for part in cell.split(","))
 
 
-def shown(cell: str, value: object) -> bool:
-    """Whether a cell stands for a field's value."""
+def shows_value(cell: str, value: object) -> bool:
+    """Whether a cell shows a field's value."""
     if value is None:
         return cell in ("by model", "by dataset")
     if isinstance(value, bool):
@@ -49,14 +49,14 @@ def shown(cell: str, value: object) -> bool:
 
 
 def options(model: str, dataset: str, **fields) -> dict:
-    """The preset's model."""
+    """The model options of a preset."""
     config = default_config()
     config.model.name, config.dataset.name = model, dataset
     config.model.update(fields)
     return model_options(config, DATASETS[dataset])
 
 
-def test_every_field_stands_there_once_with_its_value():
+def test_every_field_is_listed_once_with_its_default():
     values = DEFAULTS
     rows = [row for table in tables() for row in table if "field here" in row]
     named = {}
@@ -65,11 +65,11 @@ def test_every_field_stands_there_once_with_its_value():
         assert field not in named, field
         named[field] = row["value here"]
     assert set(named) == set(values)
-    wrong = {field: cell for field, cell in named.items() if not shown(cell, values[field])}
+    wrong = {field: cell for field, cell in named.items() if not shows_value(cell, values[field])}
     assert not wrong
 
 
-def test_fields_that_differ_have_a_row_or_column():
+def test_per_model_and_per_dataset_fields_are_tabulated():
     rows = [row for table in tables() for row in table if "field here" in row]
     by_model = {
         row["field"].split("`")[1]
@@ -84,7 +84,7 @@ def test_fields_that_differ_have_a_row_or_column():
 
 
 @pytest.mark.parametrize("model", TRANSFORMERS)
-def test_values_of_models_are_those_of_the_presets(model):
+def test_transformer_values_match_presets(model):
     resolved = options(model, "cifar10")
     cells = {row["field"].replace("`", ""): row[model] for row in table_with("vit")}
     sides = {32: "cifar10", 64: "tiny_imagenet", 224: "cars"}
@@ -104,14 +104,14 @@ def test_values_of_models_are_those_of_the_presets(model):
     assert cells["blocks for the class token"] == str(resolved.get("class_depth", "none"))
 
 
-def test_the_page_on_comparisons_names_every_part():
+def test_comparison_page_lists_every_variant_part():
     lines = (TEXT.parent / "comparing.md").read_text(encoding="utf-8").splitlines()
     for name, part in PARTS.items():
         assert f"| `{name}` | {part.about} |" in lines
 
 
 @pytest.mark.parametrize("model", CONVNETS)
-def test_values_of_convolutional_networks_are_those_of_the_presets(model):
+def test_convnet_values_match_presets(model):
     rows = table_with("resnet18")
     assert list(rows[0]) == ["field", *CONVNETS]
     cells = {row["field"].replace("`", ""): row[model] for row in rows}
@@ -126,7 +126,7 @@ def test_values_of_convolutional_networks_are_those_of_the_presets(model):
     assert (cells["model.shortcut"] or None) == resolved.get("shortcut")
 
 
-def test_values_of_datasets_are_those_of_the_table():
+def test_dataset_values_match_the_dataset_table():
     rows = {row["dataset"]: row for row in table_with("dataset")}
     assert list(rows) == list(DATASETS)
     for name, spec in DATASETS.items():

@@ -1,4 +1,4 @@
-"""Imports between the rooms of the package run one way."""
+"""Imports between subpackages go one way."""
 
 import ast
 from pathlib import Path
@@ -9,8 +9,8 @@ import smallvit_jax
 
 PACKAGE = Path(smallvit_jax.__path__[0])
 ROOT_FILES = {"__init__", "main", "errors", "version"}
-# What each room may import from, besides itself and the files at the root. Rooms are listed from
-# the bottom up, and none may name one below it.
+# What each subpackage may import from, besides itself and the files at the root. They are listed
+# from the bottom up, and none may import from a later one.
 ALLOWED = {
     "process": "",
     "data": "process",
@@ -33,8 +33,8 @@ ALLOWED = {
 }
 
 
-def imported_rooms(file: Path) -> set[str]:
-    """The rooms, and files at the root, that a file imports from, wherever in it."""
+def imported_subpackages(file: Path) -> set[str]:
+    """The subpackages and root files that a file imports from, also inside functions."""
     names = set()
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
@@ -46,26 +46,28 @@ def imported_rooms(file: Path) -> set[str]:
     return {parts[1] for parts in ours if len(parts) > 1}
 
 
-def test_the_table_names_every_room_and_only_the_four_files_stand_at_the_root():
-    rooms = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
-    assert rooms == set(ALLOWED)
+def test_table_lists_every_subpackage_and_root_file():
+    subpackages = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
+    assert subpackages == set(ALLOWED)
     assert {path.stem for path in PACKAGE.glob("*.py")} == ROOT_FILES
 
 
-def test_the_table_itself_runs_one_way():
-    rooms = list(ALLOWED)
-    for room, allowed in ALLOWED.items():
-        assert set(allowed.split()) <= set(rooms[: rooms.index(room)]), room
+def test_allowed_imports_go_one_way():
+    subpackages = list(ALLOWED)
+    for subpackage, allowed in ALLOWED.items():
+        assert set(allowed.split()) <= set(subpackages[: subpackages.index(subpackage)]), subpackage
 
 
-@pytest.mark.parametrize("room", ALLOWED)
-def test_a_room_imports_only_from_rooms_below_it(room):
-    allowed = {room, *ALLOWED[room].split(), "errors", "version"}
-    for file in (PACKAGE / room).rglob("*.py"):
-        assert imported_rooms(file) <= allowed, file
+@pytest.mark.parametrize("subpackage", ALLOWED)
+def test_subpackage_imports_only_what_is_allowed(subpackage):
+    allowed = {subpackage, *ALLOWED[subpackage].split(), "errors", "version"}
+    for file in (PACKAGE / subpackage).rglob("*.py"):
+        assert imported_subpackages(file) <= allowed, file
 
 
-def test_every_allowed_direction_is_used():
-    for room, allowed in ALLOWED.items():
-        used = set().union(*(imported_rooms(file) for file in (PACKAGE / room).rglob("*.py")))
-        assert set(allowed.split()) <= used, room
+def test_every_allowed_import_is_used():
+    for subpackage, allowed in ALLOWED.items():
+        used = set().union(
+            *(imported_subpackages(file) for file in (PACKAGE / subpackage).rglob("*.py"))
+        )
+        assert set(allowed.split()) <= used, subpackage

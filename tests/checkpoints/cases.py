@@ -1,4 +1,4 @@
-"""A training state of every kind of leaf, and ways to damage what was saved of it."""
+"""A training state with every kind of leaf, and ways to damage its checkpoints."""
 
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -70,5 +70,5 @@ def flip_bit(file: Path, offset: int) -> None:
 
 
 def flip_stored_array(folder: Path) -> None:
-    """Flips a bit of an array's own bytes: those of compressed chunks come first in a data file."""
+    """Flips a bit in an array's own bytes: compressed chunks come first in a data file."""
     flip_bit(largest_file(folder), 60)

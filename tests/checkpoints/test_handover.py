@@ -1,4 +1,4 @@
-"""What fine-tuning takes from a checkpoint: the backbone, fitted to another image size."""
+"""What fine-tuning loads from a checkpoint: the backbone, adapted to another image size."""
 
 import numpy as np
 import pytest
@@ -34,7 +34,7 @@ BICUBIC = {
 
 
 def options_of(family, **sizes):
-    """Those of a tiny model, as fine-tuning makes them from the config."""
+    """Options of a tiny model, as fine-tuning derives them from the config."""
     return resolve_options(family, **SMALLEST[family], init="fan_in", **sizes)
 
 
@@ -42,29 +42,29 @@ def options_of(family, **sizes):
 def hand_over(tmp_path):
     """Saves a backbone and loads it into a classifier: (before, after, sentence)."""
 
-    def save_and_load(theirs, ours, **changed):
-        arrays = {k: np.asarray(v) for k, v in get_arrays(create_model(**theirs, seed=1)).items()}
+    def save_and_load(saved, target, **changed):
+        arrays = {k: np.asarray(v) for k, v in get_arrays(create_model(**saved, seed=1)).items()}
         arrays |= changed
-        meta = {"model": theirs, "dataset": "", "class_names": [], "mean": [], "std": []}
+        meta = {"model": saved, "dataset": "", "class_names": [], "mean": [], "std": []}
         with CheckpointStore(tmp_path / "checkpoints", keep_best=False) as store:
             store.save(1, {"step": 1}, arrays, meta)
-        model = create_model(**(ours | {"num_classes": 3}))
-        sentence = load_backbone(model, tmp_path, ours)
+        model = create_model(**(target | {"num_classes": 3}))
+        sentence = load_backbone(model, tmp_path, target)
         return arrays, get_arrays(model), sentence
 
     return save_and_load
 
 
 @pytest.mark.parametrize("size", BICUBIC)
-def test_a_grid_is_resized_as_pytorch_does_it(size):
+def test_grid_resize_matches_pytorch(size):
     resized = resize_position_embedding(GRID[..., None], size, size, surplus=0.0)
     np.testing.assert_allclose(resized[..., 0], BICUBIC[size], atol=3e-6)
 
 
 @pytest.mark.parametrize("size", BICUBIC)
 @pytest.mark.parametrize("family", ["vit", "cait"])
-def test_positions_fit_another_image_size(hand_over, family, size):
-    """The class token's position, where it has one, and all other arrays stay."""
+def test_positions_are_resized_to_another_image_size(hand_over, family, size):
+    """The class token's position, if it has one, and all other arrays are unchanged."""
     class_token = np.full((1 if family == "vit" else 0, 1), 7, np.float32)
     tokens = np.concatenate([class_token, GRID.reshape(9, 1)])
     before, after, sentence = hand_over(
@@ -81,7 +81,7 @@ def test_positions_fit_another_image_size(hand_over, family, size):
 
 
 @pytest.mark.parametrize("family", SMALLEST)
-def test_an_equal_grid_changes_nothing(hand_over, family):
+def test_same_grid_changes_nothing(hand_over, family):
     options = options_of(family, image_size=32)
     before, after, sentence = hand_over(options, options)
     for name in before:
@@ -90,7 +90,7 @@ def test_an_equal_grid_changes_nothing(hand_over, family):
     assert sentence.endswith("newly initialized: head.bias, head.kernel")
 
 
-def test_fixed_positions_are_made_for_the_new_grid(hand_over):
+def test_fixed_positions_are_recomputed_for_the_new_grid(hand_over):
     variant = {"pool": "mean", "pos_embed": "sincos"}
     small, large = (options_of("vit", image_size=s, patch_size=4, **variant) for s in (16, 32))
     before, after, sentence = hand_over(small, large)
@@ -99,19 +99,21 @@ def test_fixed_positions_are_made_for_the_new_grid(hand_over):
     assert "from 4 x 4 to 8 x 8 patches, fixed position embeddings recomputed" in sentence
 
 
-@pytest.mark.parametrize("young", ["pool", "pos_embed"])
-def test_a_checkpoint_from_before_an_option_has_its_default(hand_over, young):
-    ours = options_of("vit", image_size=32)
-    theirs = {name: value for name, value in ours.items() if name != young}
-    before, after, _ = hand_over(theirs, ours)
+@pytest.mark.parametrize("option", ["pool", "pos_embed"])
+def test_option_missing_from_old_checkpoint_has_its_default(hand_over, option):
+    target = options_of("vit", image_size=32)
+    saved = {name: value for name, value in target.items() if name != option}
+    before, after, _ = hand_over(saved, target)
     assert before.keys() < after.keys()
-    other = {"pool": "mean", "pos_embed": "sincos"}[young]
-    with pytest.raises(UserError, match=f"model.{young} is {ours[young]} there but {other} here"):
-        check_same_model(theirs, ours | {young: other}, "x")
+    other = {"pool": "mean", "pos_embed": "sincos"}[option]
+    with pytest.raises(
+        UserError, match=f"model.{option} is {target[option]} there but {other} here"
+    ):
+        check_same_model(saved, target | {option: other}, "x")
 
 
-def test_a_swin_fits_where_its_windows_stay(hand_over):
-    """Its grids of 16, 8 and 4 patches become twice as large; windows are 4 x 4 in all of them."""
+def test_swin_loads_if_its_windows_stay_the_same(hand_over):
+    """Grids of 16, 8 and 4 patches double in size; windows are 4 x 4 in all of them."""
     small, large = (options_of("swin", image_size=size, patch_size=2) for size in (32, 64))
     before, after, sentence = hand_over(small, large)
     for name in before:
@@ -119,7 +121,7 @@ def test_a_swin_fits_where_its_windows_stay(hand_over):
     assert "grid changed from 16 x 16 to 32 x 32 patches, window position biases kept" in sentence
 
 
-def test_a_swin_whose_windows_shrink_is_refused(hand_over):
+def test_swin_with_smaller_windows_is_refused(hand_over):
     large, small = (options_of("swin", image_size=size, patch_size=4) for size in (64, 32))
     with pytest.raises(UserError) as caught:
         hand_over(large, small)
@@ -138,8 +140,8 @@ def test_another_patch_size_is_refused(hand_over, family):
     assert f"({sizes}, so the patch embedding does not fit)" in str(caught.value)
 
 
-def test_a_convolutional_stem_goes_to_another_image_size_with_its_statistics(hand_over):
-    """It belongs to the patch size; the running statistics start from those of the old size."""
+def test_conv_stem_statistics_load_at_another_image_size(hand_over):
+    """The stem depends only on the patch size; its running statistics are kept."""
     statistics = {f"patch_embed.norms.1.{k}": np.full(4, 3, np.float32) for k in ("mean", "var")}
     sizes = ({"image_size": 12, "patch_size": 4}, {"image_size": 24, "patch_size": 4})
     before, after, sentence = hand_over(

@@ -1,4 +1,4 @@
-"""Checkpoints as a user meets them: a path in, a ready model out."""
+"""Loading checkpoints as a user does: a path in, a ready model out."""
 
 import numpy as np
 import pytest
@@ -12,12 +12,12 @@ from tests.support.tiny_jobs import read_checkpoint, read_json, read_metrics
 
 @pytest.fixture(scope="module")
 def digits():
-    """The test split, normalised by hand, with its labels."""
+    """The test split, normalized by hand, with its labels."""
     images, labels, info = load_split("digits", "test")
     return ((images / 255 - np.array(info.mean)) / np.array(info.std)).astype(np.float32), labels
 
 
-def figures(logits, labels):
+def top1_and_loss(logits, labels):
     """Top-1 in percent and cross-entropy, in float64."""
     logits = np.asarray(logits, np.float64)
     log_sum = np.log(np.exp(logits).sum(axis=1))
@@ -25,7 +25,7 @@ def figures(logits, labels):
     return (logits.argmax(axis=1) == labels).mean() * 100, loss
 
 
-def test_after_pretraining_it_is_the_teachers_backbone(tiny_recipe, digits):
+def test_pretraining_checkpoint_is_the_teachers_backbone(tiny_recipe, digits):
     folder = tiny_recipe.folder / "pretrain"
     model = smallvit_jax.load_checkpoint(folder)
     features = np.asarray(model(digits[0][:50]))
@@ -43,20 +43,20 @@ def test_after_pretraining_it_is_the_teachers_backbone(tiny_recipe, digits):
 
 
 @pytest.mark.parametrize("stage", ["finetune", "scratch"])
-def test_after_finetuning_its_logits_give_the_reported_accuracy(tiny_recipe, digits, stage):
+def test_finetuning_checkpoint_gives_the_reported_accuracy(tiny_recipe, digits, stage):
     folder = tiny_recipe.folder / stage
     images, labels = digits
     result = read_json(folder / "result.json")
     for path in (folder, folder / "checkpoints", folder / "checkpoints" / "27"):
-        top1, loss = figures(smallvit_jax.load_checkpoint(path)(images), labels)
+        top1, loss = top1_and_loss(smallvit_jax.load_checkpoint(path)(images), labels)
         assert top1 == pytest.approx(result["test_top1"])
         assert loss == pytest.approx(result["test_loss"], rel=1e-5)
 
 
-def test_the_best_is_the_best_on_the_validation_part(tiny_recipe, digits):
+def test_best_checkpoint_is_best_on_validation(tiny_recipe, digits):
     folder = tiny_recipe.folder / "finetune"
     result = read_json(folder / "result.json")
-    top1, loss = figures(smallvit_jax.load_checkpoint(folder, "best")(digits[0]), digits[1])
+    top1, loss = top1_and_loss(smallvit_jax.load_checkpoint(folder, "best")(digits[0]), digits[1])
     assert top1 == pytest.approx(result["test_top1_at_best_validation"])
     rows = {row["epoch"]: row for row in read_metrics(folder, "test")}
     assert loss == pytest.approx(rows[result["best_on_validation_epoch"]]["loss"], rel=1e-5)
@@ -72,7 +72,7 @@ def test_the_best_is_the_best_on_the_validation_part(tiny_recipe, digits):
         ("finetune", "first", '"latest" or "best"'),
     ],
 )
-def test_a_path_without_a_checkpoint_is_named_in_one_sentence(tiny_recipe, path, which, words):
+def test_path_without_checkpoint_gets_one_sentence(tiny_recipe, path, which, words):
     with pytest.raises(smallvit_jax.UserError, match=words) as caught:
         smallvit_jax.load_checkpoint(tiny_recipe.folder / path, which)
     assert "\n" not in str(caught.value)

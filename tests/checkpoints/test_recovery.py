@@ -1,4 +1,4 @@
-"""Checkpoints after damage, kills and full disks, and on other numbers of devices."""
+"""Checkpoints after damage, kills and full disks, and on another number of devices."""
 
 import os
 import shutil
@@ -43,7 +43,7 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize("kind", DAMAGE)
-def test_damage_falls_back_with_one_sentence(tmp_path, kind, capfd):
+def test_damaged_step_falls_back_with_one_sentence(tmp_path, kind, capfd):
     save_steps(tmp_path, (1, 2))
     DAMAGE[kind](tmp_path / "2")
     with CheckpointStore(tmp_path, keep_best=False) as store:
@@ -51,9 +51,9 @@ def test_damage_falls_back_with_one_sentence(tmp_path, kind, capfd):
         assert step == 1 and bits(restored) == bits(make_state(1, seed=1))
         assert store.latest_step() == 1
         state = make_state(2, seed=99)
-        store.save(2, state, params_of(state), {})  # really saves again
+        store.save(2, state, params_of(state), {})  # saves the step again
     assert sorted(p.name for p in tmp_path.iterdir()) == ["1", "2", "2.corrupt"]
-    time.sleep(0.05)  # late threads of a failed read
+    time.sleep(0.05)  # for late threads of a failed read
     out, err = capfd.readouterr()
     assert out == "" and len(err.splitlines()) == 1, err
     assert err.startswith(f"warning: {tmp_path}/2 is damaged (its") or "is corrupted" in err
@@ -62,10 +62,10 @@ def test_damage_falls_back_with_one_sentence(tmp_path, kind, capfd):
     assert step == 2 and bits(restored) == bits(state)
 
 
-def test_every_flipped_bit_is_found(tmp_path):
-    """Bits all over the array file: none is restored wrong in silence."""
+def test_every_flipped_bit_is_detected(tmp_path):
+    """Bits all over the array file: no wrong value is silently restored."""
     save_steps(tmp_path, (1, 2))
-    sound = bits(make_state(2, seed=2))
+    intact = bits(make_state(2, seed=2))
     file = largest_file(tmp_path / "2/state")
     original = file.read_bytes()
     found = 0
@@ -73,8 +73,8 @@ def test_every_flipped_bit_is_found(tmp_path):
         flip_bit(file, offset)
         with CheckpointStore(tmp_path, keep_best=False, warn=lambda text: None) as store:
             step, restored = store.restore(make_state())
-        if step == 2:  # bytes that nothing refers to
-            assert bits(restored) == sound
+        if step == 2:  # unreferenced bytes
+            assert bits(restored) == intact
         else:
             found += 1
             (tmp_path / "2.corrupt").rename(tmp_path / "2")
@@ -96,7 +96,7 @@ def make_foreign(folder, kind):
     ("kind", "cause"),
     [("another program's", "it holds default"), ("another model's", "step is missing")],
 )
-def test_a_foreign_checkpoint_is_set_aside(tmp_path, kind, cause, capfd):
+def test_foreign_checkpoint_is_set_aside(tmp_path, kind, cause, capfd):
     save_steps(tmp_path, (1, 2))
     make_foreign(tmp_path / "2", kind)
     with CheckpointStore(tmp_path, keep_best=False) as store:
@@ -108,7 +108,7 @@ def test_a_foreign_checkpoint_is_set_aside(tmp_path, kind, cause, capfd):
     assert err.endswith("renamed to 2.corrupt, resuming from step 1\n") and err.count("\n") == 1
 
 
-def test_only_foreign_checkpoints_are_refused_where_they_are(tmp_path):
+def test_only_foreign_checkpoints_are_refused_in_place(tmp_path):
     save_steps(tmp_path, (2,))
     make_foreign(tmp_path / "2", "another program's")
     store = CheckpointStore(tmp_path, keep_best=False)
@@ -117,7 +117,7 @@ def test_only_foreign_checkpoints_are_refused_where_they_are(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["2"]
 
 
-def test_never_begins_anew_in_silence(tmp_path):
+def test_never_silently_starts_over(tmp_path):
     save_steps(tmp_path, (1, 2))
     for step in ("1", "2"):
         shutil.rmtree(tmp_path / step / "state")
@@ -174,7 +174,7 @@ SHARDED = """
 
 
 @pytest.mark.parametrize(("before", "after"), [(1, 8), (8, 1)])
-def test_another_device_count(tmp_path, before, after):
+def test_restores_on_another_device_count(tmp_path, before, after):
     for first, devices in ((True, before), (False, after)):
         header = f"FOLDER, FIRST = {str(tmp_path)!r}, {first}\n"
         out = in_subprocess(header + textwrap.dedent(SHARDED), devices)
@@ -220,7 +220,7 @@ TWO_PROCESSES = """
 
 
 @pytest.mark.multiprocess
-def test_two_processes_save_agree_on_damage_and_restore(tmp_path):
+def test_two_processes_agree_on_damage_and_restore(tmp_path):
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
         port = probe.getsockname()[1]
@@ -238,7 +238,7 @@ def test_two_processes_save_agree_on_damage_and_restore(tmp_path):
         for child in children:
             child.kill()
     assert [child.returncode for child in children] == [0, 0], errors[0][-2000:] + errors[1][-2000:]
-    assert [error.count("is damaged") for error in errors] == [1, 0]  # said once
+    assert [error.count("is damaged") for error in errors] == [1, 0]  # reported once
 
 
 SAVE_FOREVER = """
@@ -255,7 +255,7 @@ SAVE_FOREVER = """
 """
 
 
-def test_kill_during_saves_leaves_a_sound_step(tmp_path):
+def test_kill_during_save_leaves_an_intact_step(tmp_path):
     rng = np.random.default_rng(0)
     reached = 0
     for _ in range(3):
@@ -271,11 +271,11 @@ def test_kill_during_saves_leaves_a_sound_step(tmp_path):
         child.stdout.close()
         with CheckpointStore(tmp_path, keep_best=False, warn=pytest.fail) as store:
             step, restored = store.restore({"w": np.zeros(300_000), "step": 0})
-        # A save returns once the one before it is finished.
+        # A save returns once the previous one has finished.
         assert step >= printed - 1 > reached
         assert restored["step"] == step and (restored["w"] == step).all()
         reached = printed - 1
-    with CheckpointStore(tmp_path, keep_best=False) as store:  # tidies up what was half written
+    with CheckpointStore(tmp_path, keep_best=False) as store:  # removes half-written steps
         store.save(step + 1, restored, {}, {})
     assert sorted(int(p.name) for p in tmp_path.iterdir()) == [step, step + 1]
 
@@ -305,8 +305,8 @@ FULL_DISK = """
 """
 
 
-def test_a_full_disk_is_one_sentence_and_the_last_step_stays(tmp_path):
-    """On a small file system of its own, in a user namespace."""
+def test_full_disk_gets_one_sentence_and_keeps_the_last_step(tmp_path):
+    """Runs on its own small file system, in a user namespace."""
     probe = ["unshare", "-rm", "mount", "-t", "tmpfs", "-o", "size=7m", "none", str(tmp_path)]
     if shutil.which("unshare") is None or subprocess.run(probe, capture_output=True).returncode:
         pytest.skip("this machine does not let a test mount a file system")

@@ -1,4 +1,4 @@
-"""Checkpoints: bit-exact round trips, what is kept, which path means which step."""
+"""Checkpoints: bit-exact round trips, which steps are kept, which path means which step."""
 
 import json
 import shutil
@@ -63,24 +63,24 @@ def test_shape_dtype_structs_are_enough(tmp_path):
     assert bits(restored) == bits(state)
 
 
-def test_buffers_may_be_donated_once_save_returns(tmp_path):
+def test_buffers_can_be_donated_once_save_returns(tmp_path):
     wipe = jax.jit(lambda x: x * 0 - 1, donate_argnums=0)
     state = {"w": jnp.arange(2_000_000, dtype=jnp.float32)}
     before = np.array(state["w"])
     with CheckpointStore(tmp_path, keep_best=False) as store:
         store.save(1, state, {}, {})
-        for _ in range(3):  # while the background write is under way
+        for _ in range(3):  # while the background write is in progress
             state = {"w": wipe(state["w"])}
         jax.block_until_ready(state)
         _, restored = store.restore(state)
         np.testing.assert_array_equal(restored["w"], before)
-        moved = wipe(restored["w"])  # what was restored may be donated as well
+        moved = wipe(restored["w"])  # restored buffers can be donated as well
         _, again = store.restore(state)
     np.testing.assert_array_equal(again["w"], before)
     np.testing.assert_array_equal(moved, -np.ones_like(before))
 
 
-def test_keeps_the_newest_and_the_best(tmp_path):
+def test_keeps_the_newest_and_best_steps(tmp_path):
     weights = {"w": jnp.ones(3)}
     accuracy = {1: 0.5, 2: 0.8, 3: float("nan"), 4: 0.1}
     with CheckpointStore(tmp_path, keep_best=True) as store:
@@ -95,14 +95,14 @@ def test_keeps_the_newest_and_the_best(tmp_path):
     assert read_params_and_meta(tmp_path, "latest")[1]["step"] == 6
 
 
-def test_keeps_two_without_a_metric(tmp_path):
+def test_keeps_two_steps_without_a_metric(tmp_path):
     save_steps(tmp_path, (1, 2, 3, 4))
     assert sorted(p.name for p in tmp_path.iterdir()) == ["3", "4"]
     with pytest.raises(UserError, match="held-out accuracy"):
         read_params_and_meta(tmp_path, "best")
 
 
-def test_a_template_that_does_not_fit_is_named_and_nothing_is_moved(tmp_path):
+def test_mismatched_template_is_refused_without_renaming(tmp_path):
     save_steps(tmp_path, (1,))
     state = make_state()
     other = state._replace(
@@ -124,7 +124,7 @@ def test_a_template_that_does_not_fit_is_named_and_nothing_is_moved(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["1"]
 
 
-def test_saving_the_newest_step_again_changes_nothing_and_an_older_one_is_refused(tmp_path):
+def test_resaving_a_step_is_a_no_op_and_older_steps_are_refused(tmp_path):
     with CheckpointStore(tmp_path, keep_best=False) as store:
         store.save(5, {"w": np.ones(2)}, {}, {})
         store.save(5, {"w": np.zeros(2)}, {}, {})
@@ -133,7 +133,7 @@ def test_saving_the_newest_step_again_changes_nothing_and_an_older_one_is_refuse
             store.save(4, {}, {}, {})
 
 
-def test_what_cannot_be_kept_is_refused_before_anything_is_written(tmp_path):
+def test_unsupported_leaves_are_refused_before_writing(tmp_path):
     with CheckpointStore(tmp_path, keep_best=False) as store:
         with pytest.raises(ValueError, match="'key' is a typed PRNG key; store"):
             store.save(1, {"key": jax.random.key(0)}, {}, {})
@@ -149,7 +149,7 @@ def test_what_cannot_be_kept_is_refused_before_anything_is_written(tmp_path):
         assert store.restore({"step": 0}) == (1, {"step": 7})
 
 
-def test_paths_without_a_checkpoint(tmp_path):
+def test_paths_without_a_checkpoint_get_one_sentence(tmp_path):
     def message(path, **options):
         with pytest.raises(UserError) as error:
             read_params_and_meta(path, **options)
@@ -172,7 +172,7 @@ def test_paths_without_a_checkpoint(tmp_path):
     assert read_params_and_meta(tmp_path / "run/pretrain/checkpoints/1")[1]["step"] == 1
 
 
-def test_a_later_format_is_refused_not_set_aside(tmp_path):
+def test_newer_format_is_refused_but_not_set_aside(tmp_path):
     from smallvit_jax.checkpoints import format as checkpoint_format
 
     save_steps(tmp_path, (1,))

@@ -7,7 +7,7 @@ from smallvit_jax.models import create_model
 from smallvit_jax.models.parameters import get_arrays
 
 
-def test_equal_blocks_share_a_row_and_the_total_is_of_all():
+def test_equal_blocks_share_a_row_but_all_count_in_the_total():
     arrays = get_arrays(create_model("vit", num_classes=10))
     lines = parameter_table(arrays).splitlines()
     (row,) = [line for line in lines if "mlp.fc1.bias" in line]
@@ -16,7 +16,7 @@ def test_equal_blocks_share_a_row_and_the_total_is_of_all():
     assert lines[-1].startswith(f"Total: {sum(a.size for a in arrays.values()):,} ")
 
 
-def test_blocks_of_different_shapes_keep_their_rows():
+def test_blocks_of_different_shapes_have_their_own_rows():
     arrays = {f"blocks.{i}.kernel": np.zeros((i + 1, 2)) for i in range(3)}
     arrays |= {"layers.0.blocks.0.bias": np.zeros(4), "layers.0.blocks.1.bias": np.zeros(4)}
     table = parameter_table(arrays)
@@ -24,7 +24,7 @@ def test_blocks_of_different_shapes_keep_their_rows():
     assert "| layers.0.blocks.*.bias | (2, 4)" in table
 
 
-def test_a_long_table_is_cut_but_not_its_total():
+def test_long_table_is_truncated_but_its_total_is_complete():
     arrays = {f"weight_{i}": np.zeros(2) for i in range(50)}
     table = parameter_table(arrays, most_lines=10)
     assert len(table.splitlines()) < 15 and "Total: 100 " in table

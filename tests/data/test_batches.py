@@ -14,13 +14,13 @@ def orders(draw):
     return BatchOrder(num_examples, batch_size, draw(st.integers(0, 99)), draw(st.integers(1, 4)))
 
 
-def test_the_reference_epoch_has_585_steps():
+def test_reference_epoch_has_585_steps():
     assert BatchOrder(50_000, 256, seed=0, passes=3).steps_per_epoch == 585
     assert BatchOrder(50_000, 512, seed=0).steps_per_epoch == 97
 
 
 @given(orders(), st.integers(0, 5))
-def test_an_epoch_is_its_passes_less_one_rest(order, epoch):
+def test_epoch_is_its_passes_without_the_last_partial_batch(order, epoch):
     first = epoch * order.steps_per_epoch
     used = order.block(first, order.steps_per_epoch).ravel()
     total = order.num_examples * order.passes
@@ -32,17 +32,17 @@ def test_an_epoch_is_its_passes_less_one_rest(order, epoch):
 
 
 @given(orders(), st.integers(0, 200), st.integers(1, 20))
-def test_a_block_is_its_steps_across_epochs(order, step, count):
+def test_block_equals_its_single_steps_across_epochs(order, step, count):
     block = order.block(step, count)
     fresh = BatchOrder(order.num_examples, order.batch_size, order.seed, order.passes)
     assert block.shape == (count, order.batch_size)
-    for row in reversed(range(count)):  # asked for in another order, of another object
+    for row in reversed(range(count)):  # in another order, from another object
         assert np.array_equal(block[row], fresh.indices(step + row))
 
 
 @settings(max_examples=20)
 @given(st.integers(0, 1000), st.integers(0, 50))
-def test_epochs_passes_and_seeds_differ(seed, epoch):
+def test_epochs_passes_and_seeds_have_different_orders(seed, epoch):
     order = BatchOrder(200, 200, seed, passes=2)
     batches = [*order.block(2 * epoch, 4), BatchOrder(200, 200, seed + 1).indices(0)]
     for i, batch in enumerate(batches):
@@ -56,7 +56,7 @@ def test_callers_cannot_change_the_cached_order():
         order.indices(0)[0] = 3
 
 
-def test_too_large_a_batch_names_field_and_sizes():
+def test_too_large_batch_error_names_field_and_sizes():
     with pytest.raises(UserError, match=r"finetune.batch_size=256 is larger than the 100 training"):
         BatchOrder(100, 256, seed=0, field="finetune.batch_size")
     with pytest.raises(UserError, match=r"batch_size=0"):

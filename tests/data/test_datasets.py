@@ -6,7 +6,7 @@ from smallvit_jax.errors import UserError
 
 
 @pytest.mark.parametrize("spec", DATASETS.values(), ids=DATASETS)
-def test_figures_of_every_row_are_in_range(spec):
+def test_values_of_every_row_are_in_range(spec):
     assert DATASETS[spec.name] is get_dataset(spec.name) is spec
     assert spec.num_classes > 1
     assert spec.image_size % 8 == 0
@@ -53,7 +53,7 @@ IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
         ("cars", 196, (224, 256), IMAGENET, TINY_SCALES, "imagenet", ("train", "test")),
     ],
 )
-def test_rows_have_the_reference_figures(name, classes, sizes, colors, scales, policy, splits):
+def test_rows_match_the_reference(name, classes, sizes, colors, scales, policy, splits):
     spec = get_dataset(name)
     assert spec.num_classes == classes
     assert (spec.image_size, spec.stored_size) == sizes
@@ -73,6 +73,6 @@ def test_own_builders_agree_with_the_table(name):
     assert {spec.train_split, spec.test_split} <= set(builder.COUNTS)
 
 
-def test_unknown_dataset_names_the_closest():
+def test_unknown_dataset_suggests_the_closest():
     with pytest.raises(UserError, match=r'dataset.name="cifar-10".*did you mean "cifar10"'):
         get_dataset("cifar-10")

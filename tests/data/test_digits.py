@@ -23,16 +23,16 @@ def test_split_sizes_and_types(digits):
         assert info.class_names == tuple("0123456789")
 
 
-def test_split_is_stratified_and_always_the_same(digits):
+def test_split_is_stratified_and_deterministic(digits):
     train, test = (np.bincount(digits[split][1]) for split in ("train", "test"))
     np.testing.assert_allclose(test, (train + test) * 360 / 1797, atol=1)
-    # The order of the labels fixes the split; recorded when it was made.
+    # Recorded checksum: the order of the labels identifies the split.
     assert zlib.crc32(digits["test"][1].tobytes()) == 1488704784
     again, _, _ = load_split("digits", "test")
     assert np.array_equal(again, digits["test"][0])
 
 
-def test_train_and_test_are_all_of_the_originals(digits):
+def test_train_and_test_cover_all_originals(digits):
     from sklearn.datasets import load_digits
 
     labels = np.concatenate([digits["train"][1], digits["test"][1]])
@@ -40,7 +40,7 @@ def test_train_and_test_are_all_of_the_originals(digits):
 
 
 def test_enlarged_images_keep_the_original_pixels(digits):
-    """The mean of each 2x2 cell is near the pixel it came from: the images are the right way up."""
+    """The mean of each 2x2 cell is close to its original pixel, so images are the right way up."""
     from sklearn.datasets import load_digits
 
     images, labels, _ = digits["train"]
@@ -51,12 +51,12 @@ def test_enlarged_images_keep_the_original_pixels(digits):
     assert nearest < 1  # of 16 levels; another image of the class is more than 2 away
 
 
-def test_mean_and_std_of_the_table_are_those_of_the_training_images(digits):
+def test_mean_and_std_match_the_training_images(digits):
     images, _, info = digits["train"]
     np.testing.assert_allclose((images / 255).mean((0, 1, 2)), info.mean, atol=2e-4)
     np.testing.assert_allclose((images / 255).std((0, 1, 2)), info.std, atol=2e-4)
 
 
-def test_unknown_split():
+def test_unknown_split_suggests_the_closest():
     with pytest.raises(UserError, match=r'digits has no split "tests" \(did you mean "test"'):
         load_split("digits", "tests")

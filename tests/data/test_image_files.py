@@ -1,4 +1,4 @@
-"""Image files of every kind: what is found, what is read, and what is wrong with the others."""
+"""Image files of every kind: which are found and read, and what is wrong with the others."""
 
 import numpy as np
 import pytest
@@ -21,17 +21,17 @@ def read_one(path, size: int = 8) -> np.ndarray:
     return files.images[0]
 
 
-def test_a_wide_image_is_cut_or_squeezed(tmp_path):
+def test_wide_image_is_cropped_or_squeezed(tmp_path):
     wide = np.zeros((8, 16, 3), np.uint8)
     wide[:, 4:12] = 200  # the middle half, which is a square
     Image.fromarray(wide).save(tmp_path / "wide.png")
-    (cut,) = decode_images([tmp_path / "wide.png"], 8).images
+    (cropped,) = decode_images([tmp_path / "wide.png"], 8).images
     (squeezed,) = decode_images([tmp_path / "wide.png"], 8, squeeze=True).images
-    assert (cut[:, 1:-1] == 200).all()
+    assert (cropped[:, 1:-1] == 200).all()
     assert (squeezed[:, [0, -1]] < 10).all() and (squeezed[:, 3:5] > 190).all()
 
 
-def test_every_mode_becomes_rgb(tmp_path):
+def test_every_mode_is_converted_to_rgb(tmp_path):
     gray = half(0, 255)
     rgb = np.repeat(gray[..., None], 3, axis=2)
     alpha = np.dstack([rgb, half(255, 0)])  # the right half is transparent
@@ -52,12 +52,12 @@ def test_every_mode_becomes_rgb(tmp_path):
         np.testing.assert_allclose(read_one(tmp_path / name), rgb, atol=1, err_msg=name)
     Image.fromarray(alpha).save(tmp_path / "alpha.png")
     expected = rgb.copy()
-    expected[:, 4:] = 255  # over white
+    expected[:, 4:] = 255  # on white
     np.testing.assert_array_equal(read_one(tmp_path / "alpha.png"), expected)
 
 
 @pytest.mark.parametrize(
-    ("orientation", "turn"),
+    ("orientation", "transform"),
     [
         (1, lambda x: x),
         (2, np.fliplr),
@@ -69,15 +69,15 @@ def test_every_mode_becomes_rgb(tmp_path):
         (8, np.rot90),
     ],
 )
-def test_images_are_turned_as_exif_says(tmp_path, orientation, turn):
+def test_exif_orientation_is_applied(tmp_path, orientation, transform):
     image = np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8)
     exif = Image.Exif()
     exif[274] = orientation
     Image.fromarray(image).save(tmp_path / "a.png", exif=exif)
-    np.testing.assert_array_equal(read_one(tmp_path / "a.png"), turn(image))
+    np.testing.assert_array_equal(read_one(tmp_path / "a.png"), transform(image))
 
 
-def test_the_middle_is_kept_and_scaled(tmp_path):
+def test_center_crop_is_kept_and_scaled(tmp_path):
     image = np.zeros((20, 60, 3), np.uint8)
     image[:, 20:40] = 200
     Image.fromarray(image).save(tmp_path / "wide.png")
@@ -85,10 +85,10 @@ def test_the_middle_is_kept_and_scaled(tmp_path):
     for name in ("wide.png", "tall.png"):
         read = read_one(tmp_path / name, 10)
         assert read.shape == (10, 10, 3)
-        assert (read[2:-2, 2:-2] == 200).all() and (read > 180).all()  # the filter sees its edges
+        assert (read[2:-2, 2:-2] == 200).all() and (read > 180).all()  # the filter blurs its edges
 
 
-def test_what_is_wrong_with_each_file_is_said(tmp_path):
+def test_each_unreadable_file_gets_a_reason(tmp_path):
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)).save(
         tmp_path / "whole.jpg"
     )
@@ -112,7 +112,7 @@ def test_what_is_wrong_with_each_file_is_said(tmp_path):
         read_images(paths, 8, unreadable_fraction=0.8, what="my photos")
 
 
-def test_folders_are_searched_but_for_hidden_files(tmp_path):
+def test_folders_are_searched_except_for_hidden_files(tmp_path):
     for name in ("b/ö.png", "a.jpg", "b/c/d.txt", ".git/x.png", "Thumbs.db", "__MACOSX/a.jpg"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("x")

@@ -1,4 +1,4 @@
-"""The command that prepares datasets, from its words to its exit code."""
+"""The command that prepares datasets, from its arguments to its exit code."""
 
 import os
 import signal
@@ -44,7 +44,7 @@ def folder_contents(folder):
     return {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
 
 
-def test_prepares_once(run, tiny_imagenet, tmp_path):
+def test_second_preparation_changes_nothing(run, tiny_imagenet, tmp_path):
     data_dir = tmp_path / "data"
     words = ("tiny_imagenet", "--manual_dir", tiny_imagenet, "--data_dir", data_dir)
     code, out, err = run(*words)
@@ -59,7 +59,7 @@ def test_prepares_once(run, tiny_imagenet, tmp_path):
     assert load_split("tiny_imagenet", "train", data_dir)[0].shape == (12, 64, 64, 3)
 
 
-def test_preparing_twice_gives_the_same_bytes(run, tiny_imagenet, tmp_path):
+def test_preparation_is_deterministic(run, tiny_imagenet, tmp_path):
     contents = []
     for data_dir in (tmp_path / "a", tmp_path / "b"):
         run("tiny_imagenet", "--manual_dir", tiny_imagenet, "--data_dir", data_dir)
@@ -68,7 +68,7 @@ def test_preparing_twice_gives_the_same_bytes(run, tiny_imagenet, tmp_path):
     assert contents[0] == contents[1] and len(contents[0]) == 2
 
 
-def test_default_folder_is_the_environments(run, tiny_imagenet, tmp_path, monkeypatch):
+def test_default_folder_comes_from_the_environment(run, tiny_imagenet, tmp_path, monkeypatch):
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "environment"))
     assert run("tiny_imagenet", "--manual_dir", tiny_imagenet)[0] == 0
     assert len(load_split("tiny_imagenet", "test")[0]) == 5
@@ -92,11 +92,11 @@ def test_mistakes_get_one_sentence(run, tmp_path, words, sentence):
     assert not (tmp_path / "data/cinic10").exists()
 
 
-def test_datasets_without_preparation(run):
+def test_digits_need_no_preparation(run):
     assert run("digits") == (0, "digits needs no preparation: it comes with scikit-learn\n", "")
 
 
-def test_without_tensorflow(run, tmp_path, monkeypatch):
+def test_missing_tensorflow_is_reported(run, tmp_path, monkeypatch):
     monkeypatch.setattr("smallvit_jax.data.prepare._has_tensorflow", lambda: False)
     code, _, err = run("svhn", "--data_dir", tmp_path)
     assert code == 2
@@ -105,7 +105,7 @@ def test_without_tensorflow(run, tmp_path, monkeypatch):
     )
 
 
-def test_without_a_network(run, tmp_path, monkeypatch):
+def test_missing_network_is_reported_quickly(run, tmp_path, monkeypatch):
     def refuse(*_, **__):
         raise socket.gaierror(-2, "Name or service not known")
 
@@ -113,7 +113,7 @@ def test_without_a_network(run, tmp_path, monkeypatch):
     monkeypatch.setattr("smallvit_jax.data.prepare._has_tensorflow", lambda: True)
     start = time.perf_counter()
     code, _, err = run("cifar100", "--data_dir", tmp_path)
-    assert time.perf_counter() - start < 60  # not minutes of trying again
+    assert time.perf_counter() - start < 60  # not minutes of retries
     assert code == 2
     assert err.startswith(
         "error: cifar100 could not be downloaded (ConnectionError for https://www.cs.toronto.edu/"
@@ -122,7 +122,7 @@ def test_without_a_network(run, tmp_path, monkeypatch):
 
 
 def test_cifar100_through_tensorflow(run, tmp_path, monkeypatch):
-    """All but the download itself, where TensorFlow is installed."""
+    """Everything except the download, if TensorFlow is installed."""
     pytest.importorskip("tensorflow")
     from tensorflow_datasets.core.download.download_manager import DownloadManager
 
@@ -149,7 +149,7 @@ def test_cifar100_through_tensorflow(run, tmp_path, monkeypatch):
     assert info.class_names[99] == "fine 99"
 
 
-def test_dataset_of_tfds_that_is_there(run, tmp_path):
+def test_existing_tfds_dataset_is_checked(run, tmp_path):
     images, labels = tiny_images(7)
     examples = [(encode(image), label) for image, label in zip(images, labels, strict=True)]
     folder = write_tfds(tmp_path, {"train": examples})
@@ -165,7 +165,7 @@ def _megabytes(folder):
     return f"{sum(file.stat().st_size for file in folder.iterdir()) / 1e6:,.0f}"
 
 
-def test_a_folder_that_may_not_be_written(run, tiny_imagenet, tmp_path):
+def test_unwritable_folder_is_refused(run, tiny_imagenet, tmp_path):
     (tmp_path / "file").write_text("in the way")
     if os.geteuid():
         (tmp_path / "closed").mkdir(mode=0o500)
@@ -178,18 +178,18 @@ def test_a_folder_that_may_not_be_written(run, tiny_imagenet, tmp_path):
     assert "a file is in the way" in err and "choose another folder" in err
 
 
-def test_remains_of_a_killed_preparation_are_cleared(run, tiny_imagenet, tmp_path):
-    remains = tmp_path / "data/tiny_imagenet/incomplete.ABC123_1.0.0"
-    remains.mkdir(parents=True)
-    (remains / "dataset_info.json").write_text("{}")
+def test_leftovers_of_a_killed_preparation_are_removed(run, tiny_imagenet, tmp_path):
+    leftovers = tmp_path / "data/tiny_imagenet/incomplete.ABC123_1.0.0"
+    leftovers.mkdir(parents=True)
+    (leftovers / "dataset_info.json").write_text("{}")
     words = ("--manual_dir", tiny_imagenet, "--data_dir", tmp_path / "data")
     assert run("tiny_imagenet", *words)[0] == 0
-    assert [path.name for path in remains.parent.iterdir()] == ["1.0.0"]
+    assert [path.name for path in leftovers.parent.iterdir()] == ["1.0.0"]
 
 
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_stopped_preparation_is_no_dataset(tmp_path, stop):
-    """Stopped while it reads the original, which is a pipe that never ends."""
+def test_stopped_preparation_leaves_no_dataset(tmp_path, stop):
+    """Stopped while it reads the original, a pipe that never ends."""
     original = tmp_path / "CINIC-10"
     originals.cinic10(original)
     image = next((original / "train/cat").iterdir())
@@ -209,7 +209,7 @@ def test_stopped_preparation_is_no_dataset(tmp_path, stop):
     until = time.monotonic() + 60
     while not list(folder.glob("incomplete.*")) and time.monotonic() < until:
         time.sleep(0.02)
-    second = main(words)  # while the first is at work
+    second = main(words)  # while the first is running
     process.send_signal(stop)
     _, err = process.communicate(timeout=30)
     assert second == 2

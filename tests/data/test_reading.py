@@ -18,7 +18,7 @@ def test_unknown_names_suggest_the_closest():
 
 
 def test_import_stays_light():
-    """`--help` imports the dataset table, so nothing slow may come with it."""
+    """`--help` imports the dataset table, which must not import anything slow."""
     heavy = "jax sklearn tensorflow tensorflow_datasets PIL rich"
     code = f"import smallvit_jax.data, sys; print(*set({heavy.split()}) & set(sys.modules))"
     run = subprocess.run(

@@ -9,14 +9,14 @@ from smallvit_jax.errors import UserError
 BALANCED = np.random.default_rng(0).permutation(np.repeat(np.arange(10), 500))
 
 
-def test_everything_by_default():
+def test_all_images_are_used_by_default():
     subsets = split_training_set(BALANCED)
     assert np.array_equal(subsets.unlabeled, np.arange(5000))
     assert np.array_equal(subsets.labeled, np.arange(5000))
     assert len(subsets.validation) == 0
 
 
-def test_exact_shares_of_balanced_classes():
+def test_balanced_classes_get_exact_shares():
     subsets = split_training_set(
         BALANCED, train_fraction=0.4, validation_fraction=0.1, labels_per_class=25, seed=3
     )
@@ -32,7 +32,7 @@ def test_exact_shares_of_balanced_classes():
     st.integers(0, 3),
     st.integers(0, 5),
 )
-def test_parts_are_disjoint_and_cover_what_is_used(labels, fraction, held_out, per_class, seed):
+def test_parts_are_disjoint_and_cover_the_used_images(labels, fraction, held_out, per_class, seed):
     labels = np.array(labels)
     options = dict(train_fraction=fraction, labels_per_class=per_class, seed=seed)
     try:
@@ -56,7 +56,7 @@ def test_parts_are_disjoint_and_cover_what_is_used(labels, fraction, held_out, p
 
 
 @given(st.lists(st.integers(0, 5), min_size=30, max_size=300), st.integers(0, 9))
-def test_stretches_hold_classes_in_proportion(labels, seed):
+def test_every_slice_has_the_class_proportions(labels, seed):
     labels = np.array(labels)
     order = stratified_order(labels, seed)
     assert np.array_equal(np.sort(order), np.arange(len(labels)))
@@ -67,7 +67,7 @@ def test_stretches_hold_classes_in_proportion(labels, seed):
             assert np.all(np.abs(found - share * (stop - start)) < 2.5)
 
 
-def test_smaller_choices_are_part_of_larger_ones():
+def test_smaller_subsets_are_part_of_larger_ones():
     by_fraction = [split_training_set(BALANCED, train_fraction=f).labeled for f in (0.1, 0.3, 1)]
     by_count = [split_training_set(BALANCED, labels_per_class=k).labeled for k in (4, 10, 250)]
     by_share = [split_training_set(BALANCED, label_fraction=f).labeled for f in (0.1, 0.3, 1)]
@@ -75,14 +75,14 @@ def test_smaller_choices_are_part_of_larger_ones():
         assert set(small) < set(middle) < set(large)
 
 
-def test_a_fraction_of_the_labels_leaves_the_images():
-    """Of what is not held out, each class with its share."""
+def test_label_fraction_keeps_all_images():
+    """The fraction applies to each class, without the images held out."""
     subsets = split_training_set(BALANCED, label_fraction=0.25, validation_fraction=0.2)
     assert np.bincount(BALANCED[subsets.labeled]).tolist() == [100] * 10
     assert len(subsets.unlabeled) == 4000 and len(subsets.validation) == 1000
 
 
-def test_seed_decides():
+def test_seed_selects_the_subset():
     first, again, other = (
         split_training_set(BALANCED, labels_per_class=10, seed=seed).labeled for seed in (0, 0, 1)
     )
@@ -90,7 +90,7 @@ def test_seed_decides():
     assert len(np.intersect1d(first, other)) < 20  # 2 of 100 expected by chance
 
 
-def test_unlabeled_images_serve_self_supervision_only():
+def test_unlabeled_images_are_only_for_pretraining():
     labels = np.array([0, 1] * 10 + [-1] * 80)
     subsets = split_training_set(labels, validation_fraction=0.2, labels_per_class=3)
     assert len(subsets.unlabeled) == 96

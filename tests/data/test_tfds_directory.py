@@ -1,4 +1,4 @@
-"""Small datasets written here, and real ones if there are any."""
+"""Reading TFDS directories: small ones written here, and real ones if available."""
 
 import json
 import logging
@@ -33,7 +33,7 @@ def original(tmp_path_factory):
 
 @pytest.fixture
 def data_dir(original, tmp_path):
-    """A copy that a test may damage."""
+    """A copy that a test can damage."""
     shutil.copytree(original, tmp_path / "data")
     return tmp_path / "data"
 
@@ -56,7 +56,7 @@ def failure(data_dir, split="train"):
     return message
 
 
-def test_reads_what_was_written_in_order(original):
+def test_images_and_labels_are_read_in_order(original):
     for split, (images, labels) in (("train", TRAIN), ("test", TEST)):
         read_images, read_labels, info = load_split("cifar10", split, original)
         assert np.array_equal(read_images, images) and read_images.dtype == np.uint8
@@ -66,7 +66,7 @@ def test_reads_what_was_written_in_order(original):
         assert info.mean == (0.4914, 0.4822, 0.4465)
 
 
-def test_finds_the_directory_through_the_environment(original, monkeypatch):
+def test_directory_comes_from_the_environment(original, monkeypatch):
     monkeypatch.setenv("TFDS_DATA_DIR", str(original))
     assert len(load_split("cifar10", "test")[0]) == 7
     monkeypatch.delenv("TFDS_DATA_DIR")
@@ -75,21 +75,21 @@ def test_finds_the_directory_through_the_environment(original, monkeypatch):
         load_split("cifar10", "test")
 
 
-def test_takes_the_newest_version(data_dir):
+def test_newest_version_is_read(data_dir):
     images, labels = tiny_images(5, seed=3)
     write_tfds(data_dir, {"train": encoded(images, labels)}, version="3.0.10")
     assert np.array_equal(load_split("cifar10", "train", data_dir)[0], images)
 
 
-def test_a_label_of_minus_one_means_none(tmp_path):
+def test_label_minus_one_means_unlabeled(tmp_path):
     images, _ = tiny_images(2)
     write_tfds(tmp_path, {"train": encoded(images, [-1, 4])})
     assert load_split("cifar10", "train", tmp_path)[1].tolist() == [-1, 4]
 
 
-def test_asks_no_network_and_says_nothing(original, monkeypatch, capfd, caplog):
+def test_reading_uses_no_network_and_prints_nothing(original, monkeypatch, capfd, caplog):
     def refuse(*_):
-        raise AssertionError("the network was asked")
+        raise AssertionError("the network was used")
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
@@ -98,33 +98,33 @@ def test_asks_no_network_and_says_nothing(original, monkeypatch, capfd, caplog):
     assert not [r for r in caplog.records if r.levelno >= logging.WARNING]
 
 
-def test_missing_dataset_fails_at_once(tmp_path):
+def test_missing_dataset_fails_quickly(tmp_path):
     start = time.perf_counter()
     message = failure(tmp_path)
-    assert time.perf_counter() - start < 60  # TFDS itself tries again for 204 s
+    assert time.perf_counter() - start < 60  # TFDS itself retries for 204 s
     assert f"python -m smallvit_jax.data.prepare cifar10 --data_dir={tmp_path}" in message
     with pytest.raises(UserError, match=r"prepare cars --manual_dir=ORIGINAL --data_dir="):
         load_split("cars", "train", tmp_path)
 
 
-def test_dataset_folder_given_for_its_parent(original):
+def test_dataset_folder_as_data_dir_suggests_its_parent(original):
     for inside in (original / "cifar10", original / "cifar10/3.0.2"):
         assert f"so you may mean {original};" in failure(inside)
 
 
-def test_no_version_folder(tmp_path):
+def test_missing_version_folder_is_reported(tmp_path):
     (tmp_path / "cifar10" / "3.0.2.incompleteABC").mkdir(parents=True)
     assert "has no version" in failure(tmp_path)
 
 
-def test_split_that_is_not_there(data_dir):
+def test_missing_split_is_reported(data_dir):
     info = data_dir / "cifar10/3.0.2/dataset_info.json"
     edit_json(info, lambda content: content["splits"].pop())
     expected = f'split "test" is not in {data_dir}/cifar10/3.0.2, which has train; '
     assert expected in failure(data_dir, "test")
 
 
-def test_tfrecord_files(data_dir):
+def test_tfrecord_files_are_refused(data_dir):
     info = data_dir / "cifar10/3.0.2/dataset_info.json"
     edit_json(info, lambda content: content.update(fileFormat="tfrecord"))
     message = failure(data_dir)
@@ -134,7 +134,7 @@ def test_tfrecord_files(data_dir):
 
 @pytest.mark.parametrize("name", ["dataset_info.json", "features.json"])
 @pytest.mark.parametrize("content", [None, "", "{", "{}", "[]", '{"splits": 3}', "\x00\xff"])
-def test_damaged_json(data_dir, name, content):
+def test_damaged_json_is_reported(data_dir, name, content):
     file = data_dir / "cifar10/3.0.2" / name
     if content is None:
         file.unlink()
@@ -143,24 +143,24 @@ def test_damaged_json(data_dir, name, content):
     assert "dataset_info.json or features.json in " in failure(data_dir)
 
 
-def test_missing_file(data_dir):
+def test_missing_file_is_named(data_dir):
     shard(data_dir, number=1).unlink()
     assert f"{shard(data_dir, number=1)} is missing, one of the 2 files" in failure(data_dir)
     assert len(load_split("cifar10", "test", data_dir)[0]) == 7  # the other split is whole
 
 
 @pytest.mark.parametrize("kept", [0, 1, 100, 65_536, 100_000, -1])
-def test_half_copied_file(data_dir, kept):
+def test_half_copied_file_is_named(data_dir, kept):
     file = shard(data_dir)
     file.write_bytes(file.read_bytes()[:kept])
     assert f"{file} is incomplete or damaged (RuntimeError" in failure(data_dir)
 
 
-def test_fewer_records_than_promised(data_dir):
-    def promise(content):
+def test_missing_records_are_reported(data_dir):
+    def claim_more(content):
         content["splits"][0]["shardLengths"][1] = "12"
 
-    edit_json(data_dir / "cifar10/3.0.2/dataset_info.json", promise)
+    edit_json(data_dir / "cifar10/3.0.2/dataset_info.json", claim_more)
     assert "has 11 records but dataset_info.json says 12" in failure(data_dir)
 
 
@@ -203,12 +203,12 @@ def test_unusable_example_is_named(tmp_path, bad, label, message):
     assert failure(tmp_path).startswith(message.format(folder))
 
 
-def test_other_number_of_classes(tmp_path):
+def test_wrong_number_of_classes_is_refused(tmp_path):
     write_tfds(tmp_path, {"train": encoded(*TRAIN)}, class_names=("cat", "dog"))
     assert "has 2 classes instead of 10" in failure(tmp_path)
 
 
-def test_examples_without_labels(data_dir):
+def test_examples_without_labels_are_refused(data_dir):
     def rename(content):
         features = content["featuresDict"]["features"]
         features["target"] = features.pop("label")
@@ -218,7 +218,7 @@ def test_examples_without_labels(data_dir):
 
 
 @pytest.mark.skipif(not FEW.is_dir(), reason="SMALLVIT_REAL_IMAGES has no tfds_small/")
-def test_part_of_the_real_cifar10():
+def test_subset_of_real_cifar10_is_read():
     images, labels, info = load_split("cifar10", "train", FEW)
     assert images.shape == (2000, 32, 32, 3)
     assert np.bincount(labels, minlength=10).min() > 150
@@ -239,7 +239,7 @@ def test_part_of_the_real_cifar10():
         ),
     ],
 )
-def test_parts_of_real_datasets(name, split, shape, last_class):
+def test_subsets_of_real_datasets_are_read(name, split, shape, last_class):
     images, labels, info = load_split(name, split, WHOLE)
     assert images.shape == shape
     assert info.class_names[-1] == last_class

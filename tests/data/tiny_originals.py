@@ -1,7 +1,7 @@
 """Makes datasets of a few images in the layouts that their authors distribute.
 
-Each function writes an unpacked original into a folder and returns the labels to expect, by split
-and image file.
+Each function writes an unpacked original into a folder and returns the expected labels by split and
+image file.
 """
 
 import io
@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-WORDNET_IDS = ("n02124075", "n01443537", "n07747607")  # in no order, as in the original
+WORDNET_IDS = ("n02124075", "n01443537", "n07747607")  # unsorted, as in the original
 CINIC_CLASSES = (
     *("airplane", "automobile", "bird", "cat", "deer"),
     *("dog", "frog", "horse", "ship", "truck"),
@@ -31,7 +31,7 @@ def picture(seed: int, width: int, height: int, gray: bool = False) -> Image.Ima
 
 
 def save(image: Image.Image, path: Path) -> Path:
-    """Writes it in the format of the file's name."""
+    """Writes an image in the format given by the file name."""
     path.parent.mkdir(parents=True, exist_ok=True)
     image.save(path)
     return path
@@ -93,7 +93,7 @@ def aircraft(folder: Path) -> dict[str, dict[str, int]]:
 
 
 def cars(folder: Path) -> dict[str, dict[str, int]]:
-    """The original files, for three models of cars."""
+    """The original files, for three car models."""
     from scipy.io import savemat
 
     names = sorted(name.replace("/", "-") for name in CARS)
@@ -113,7 +113,7 @@ def cars(folder: Path) -> dict[str, dict[str, int]]:
 
 
 def cars_by_class(folder: Path) -> dict[str, dict[str, int]]:
-    """The copy with one folder per class, twice nested, as Kaggle has it."""
+    """The copy with one folder per class inside two nested folders, as on Kaggle."""
     names = sorted(name.replace("/", "-") for name in CARS)
     labels = {"train": {}, "test": {}}
     for split, count in (("train", 5), ("test", 4)):
@@ -125,7 +125,7 @@ def cars_by_class(folder: Path) -> dict[str, dict[str, int]]:
     return labels
 
 
-# How to make the original of a dataset, and how many classes are in it.
+# By dataset: the function that makes its original, and the number of classes in it.
 ORIGINALS = {
     "cinic10": (cinic10, 10),
     "tiny_imagenet": (tiny_imagenet, 3),
@@ -135,7 +135,7 @@ ORIGINALS = {
 
 
 def expect(monkeypatch, name: str, classes: int, labels: dict[str, dict[str, int]]) -> None:
-    """Makes the package expect so few classes and images instead of the whole dataset's."""
+    """Makes the package expect only these classes and images instead of the full dataset."""
     from smallvit_jax.data.builders import own_builder
     from smallvit_jax.data.datasets import DATASETS
 
@@ -147,7 +147,7 @@ def expect(monkeypatch, name: str, classes: int, labels: dict[str, dict[str, int
 
 
 def pack(folder: Path, archive: Path, members: tuple[str, ...] = ()) -> Path:
-    """Packs a folder, under its own name, into a .zip or a compressed .tar; or its `members`."""
+    """Packs a folder under its own name, or its `members`, into a .zip or a compressed .tar."""
     roots = [folder / member for member in members] or [folder]
     base = folder if members else folder.parent
     files = [path for root in roots for path in sorted(root.rglob("*"))] + roots
@@ -160,13 +160,13 @@ def pack(folder: Path, archive: Path, members: tuple[str, ...] = ()) -> Path:
     with tarfile.open(archive, "w:gz") as packed:
         for file in files:
             packed.add(file, f"./{file.relative_to(base)}")
-        junk = tarfile.TarInfo(f"{base.name}/._.DS_Store.JPEG")  # as a Mac would add
+        junk = tarfile.TarInfo(f"{base.name}/._.DS_Store.JPEG")  # as macOS adds
         junk.size = 4
         packed.addfile(junk, io.BytesIO(b"junk"))
     return archive
 
 
 def move(source: Path, target: Path) -> Path:
-    """Moves a file or folder, making the folders above."""
+    """Moves a file or folder, creating the folders above."""
     target.parent.mkdir(parents=True, exist_ok=True)
     return Path(shutil.move(source, target))

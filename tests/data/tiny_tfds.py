@@ -14,13 +14,13 @@ _FEATURES = "tensorflow_datasets.core.features."
 
 
 def tiny_images(count: int, size: int = 32, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Random images and labels of ten classes in turn."""
+    """Random images, with labels that cycle through ten classes."""
     images = np.random.default_rng(seed).integers(0, 256, (count, size, size, 3), np.uint8)
     return images, np.arange(count, dtype=np.int32) % 10
 
 
 def encode(image: np.ndarray) -> bytes:
-    """A PNG, which keeps every value."""
+    """Encodes an image as PNG, which is lossless."""
     from PIL import Image
 
     buffer = io.BytesIO()
@@ -78,16 +78,16 @@ def write_tfds(
 
 
 def write_tiny_dataset(data_dir: Path, name: str, count: int) -> tuple[str, ...]:
-    """Writes a dataset of the table that TFDS brings, with as many images in both splits.
+    """Writes a dataset that TFDS provides, with `count` images in each split.
 
-    Returns the names of its classes.
+    Returns its class names.
     """
     from smallvit_jax.data.datasets import DATASETS
 
     row = DATASETS[name]
     class_names = tuple(f"class {number}" for number in range(row.num_classes))
     images, _ = tiny_images(count, row.stored_size)
-    labels = np.arange(count) * (row.num_classes // count)  # the last classes, too
+    labels = np.arange(count) * (row.num_classes // count)  # up to the last classes
     examples = [(encode(image), label) for image, label in zip(images, labels, strict=True)]
     write_tfds(
         data_dir,

@@ -1,4 +1,4 @@
-"""A stand-in for the optional package of frost photographs."""
+"""A stand-in for the optional package with the frost photographs."""
 
 from pathlib import Path
 
@@ -8,11 +8,11 @@ from PIL import Image
 
 from smallvit_jax.evaluation.corruptions.frost_photographs import frost_photographs
 
-BRIGHTNESS = (40, 80, 120, 160, 200)  # of each of the five
+BRIGHTNESS = (40, 80, 120, 160, 200)  # of the five pictures
 
 
 def install_frost_pictures(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Puts a package with five plain pictures before all others on the path."""
+    """Installs a package with five plain pictures at the front of the import path."""
     photographs = folder / "imagecorruptions" / "frost"
     photographs.mkdir(parents=True)
     (photographs.parent / "__init__.py").write_text("raise ImportError('not to be imported')\n")

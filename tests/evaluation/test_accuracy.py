@@ -1,4 +1,4 @@
-"""Accuracies against plain implementations."""
+"""Accuracies against scikit-learn and a worked example."""
 
 import numpy as np
 import pytest
@@ -21,11 +21,11 @@ def some_logits(seed: int, count: int, classes: int):
 
 @given(
     seed=st.integers(0, 1000),
-    count=st.sampled_from([1, 8, 40]),  # a program is compiled for each shape
+    count=st.sampled_from([1, 8, 40]),  # each shape compiles a program
     classes=st.sampled_from([2, 3, 10]),
 )
 @settings(deadline=None, max_examples=30)
-def test_accuracies_and_loss_equal_scikit_learns(seed, count, classes):
+def test_accuracies_and_loss_match_scikit_learn(seed, count, classes):
     logits, labels = some_logits(seed, count, classes)
     probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     expected_loss = log_loss(labels, probabilities, labels=np.arange(classes))
@@ -40,7 +40,7 @@ def test_accuracies_and_loss_equal_scikit_learns(seed, count, classes):
             assert figures[f"top{k}"] == pytest.approx(score * 100)
 
 
-def test_figures_of_a_case_worked_out_by_hand():
+def test_metrics_match_a_worked_example():
     logits = np.log(np.array([[0.5, 0.25, 0.25], [0.1, 0.1, 0.8], [0.2, 0.5, 0.3]]))
     figures = classification_figures(logits, np.array([0, 2, 2]))
     assert figures["top1"] == pytest.approx(200 / 3)
@@ -55,7 +55,7 @@ def test_loss_of_huge_logits_is_finite():
 
 @given(seed=st.integers(0, 1000), count=st.integers(1, 60), classes=st.integers(2, 6))
 @settings(deadline=None)
-def test_confusions_and_accuracies_by_class_equal_scikit_learns(seed, count, classes):
+def test_confusion_and_per_class_accuracy_match_scikit_learn(seed, count, classes):
     logits, labels = some_logits(seed, count, classes)
     predicted, every = logits.argmax(axis=1), np.arange(classes)
     confusion = confusion_matrix(logits, labels)

@@ -22,8 +22,8 @@ def trained(name, **options):
     return model, {"model": options, "mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25)}
 
 
-def test_the_mask_of_dinos_case():
-    """Rising sums .1, .3, .6, 1: those over .4 belong to .3 and .4."""
+def test_mask_keeps_the_largest_mass_as_in_dino():
+    """Cumulative sums .1, .3, .6, 1: those above .4 belong to .3 and .4."""
     values = np.array([[0.1, 0.2], [0.3, 0.4]])
     assert mass_mask(values, 0.6).tolist() == [[False, False], [True, True]]
     assert mass_mask(values * 7, 0.6).tolist() == [[False, False], [True, True]]
@@ -34,18 +34,18 @@ def test_the_mask_of_dinos_case():
     ]
 
 
-def test_even_attention_and_a_single_patch():
-    even = np.full((1, 1, 4, 4), 1 / 16)
+def test_entropy_and_spread_of_uniform_and_peaked_maps():
+    uniform = np.full((1, 1, 4, 4), 1 / 16)
     point = np.zeros((1, 1, 4, 4))
     point[..., 1, 2] = 0.3  # the rest went to the class token
-    assert describe(even)["entropy"] == pytest.approx([np.log(16)])
+    assert describe(uniform)["entropy"] == pytest.approx([np.log(16)])
     assert describe(point) == {"entropy": [0.0], "spread": [0.0]}
     two = point.copy()
-    two[..., 1, 0] = 0.3  # two columns of four apart, in half of all pairs
+    two[..., 1, 0] = 0.3  # two of four columns apart, for half of all pairs
     assert describe(two)["spread"] == pytest.approx([0.25])
 
 
-def test_mass_in_a_box_counts_patches_by_their_part_inside():
+def test_mass_in_a_box_weights_patches_by_their_overlap():
     values = np.array([[1.0, 2.0], [3.0, 4.0]])
     assert mass_in_box(values, (0, 0, 0.5, 0.5)) == pytest.approx(0.1)
     assert mass_in_box(values, (0.5, 0, 1, 1)) == pytest.approx(0.6)
@@ -54,14 +54,14 @@ def test_mass_in_a_box_counts_patches_by_their_part_inside():
 
 
 @pytest.mark.parametrize("name", ["vit", "cait"])
-def test_maps_at_the_trained_size_and_enlarged(name):
+def test_maps_at_the_training_size_and_enlarged(name):
     model, meta = trained(name, width=8, depth=1, heads=2)
     maps = attention_maps(model, meta, IMAGES)
     assert maps.shape == (3, 2, 8, 8) and maps.dtype == np.float32
     enlarged = attention_maps(model, meta, IMAGES, image_size=32)
     assert enlarged.shape == (3, 2, 16, 16)
     assert (enlarged.sum(axis=(2, 3)) < 1).all() and (enlarged.sum(axis=(2, 3)) > 0.9).all()
-    if name == "cait":  # was not changed on the way
+    if name == "cait":  # the model itself is unchanged
         assert model.position_resize == "slice"
     with pytest.raises(UserError, match=r"attention\.block=5 is not a block of this model"):
         attention_maps(model, meta, IMAGES, block=5)
@@ -69,7 +69,7 @@ def test_maps_at_the_trained_size_and_enlarged(name):
         attention_maps(model, meta, IMAGES, image_size=17)
 
 
-def test_the_figure_has_a_row_for_each_image_and_a_column_for_each_head():
+def test_figure_has_a_row_per_image_and_a_column_per_head():
     maps = np.random.default_rng(1).random((3, 4, 8, 8))
     axes = draw_attention(IMAGES, {"a": maps}, names=["x", "y", "z"]).axes
     titles = [cell.get_title() for cell in axes[:7]]
@@ -77,12 +77,12 @@ def test_the_figure_has_a_row_for_each_image_and_a_column_for_each_head():
     assert len(axes) == 21
     drawn = axes[7 + 4].images[0].get_array()  # second image, second head
     assert np.array_equal(drawn, maps[1, 1])
-    beside = draw_attention(IMAGES, {"a": maps, "b": maps}).axes
-    titles = [cell.get_title() for cell in beside[:5]]
+    side_by_side = draw_attention(IMAGES, {"a": maps, "b": maps}).axes
+    titles = [cell.get_title() for cell in side_by_side[:5]]
     assert titles == ["image", "a\nmean", "a\ntop 60%", "b\nmean", "b\ntop 60%"]
 
 
-def test_a_masked_image_is_dark_outside():
+def test_image_is_dark_outside_the_mask():
     image = np.full((4, 4, 3), 200, np.uint8)
     masked = masked_image(image, np.array([[True, False], [False, False]]))
     assert (

@@ -1,4 +1,4 @@
-"""The corruptions against the authors' own figures, and where those end against their formulas."""
+"""Corruptions against the authors' own statistics, or against their formulas."""
 
 import hashlib
 import io
@@ -29,7 +29,7 @@ def golden_image() -> np.ndarray:
 
 
 def some_images(count: int, size: int) -> np.ndarray:
-    """Smooth colors with edges and full black and white."""
+    """Smooth colors with sharp edges and full black and white."""
     rng = np.random.default_rng(0)
     coarse = rng.integers(-60, 316, (count, size // 8, size // 8, 3))
     smooth = scipy.ndimage.zoom(coarse.astype(float), (1, 8, 8, 1), order=1)
@@ -38,7 +38,7 @@ def some_images(count: int, size: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_figures_are_the_authors(kind, golden):
+def test_statistics_match_the_authors(kind, golden):
     if kind in missing_kinds():
         pytest.skip(missing_kinds()[kind])
     image = golden_image()
@@ -50,21 +50,21 @@ def test_figures_are_the_authors(kind, golden):
             assert hashlib.sha256(made.tobytes()).hexdigest()[:16] == case["sha"]
             continue
         made = corrupt(np.repeat(image[None], DRAWS, 0), kind, severity).astype(float)
-        figures = {
+        statistics = {
             "mean": made.mean((1, 2, 3)),
             "std": made.std((1, 2, 3)),
             "mad": np.abs(made - image).mean((1, 2, 3)),
         }
-        for name, values in figures.items():
-            theirs, spread = case[name], case[f"{name}_sd"]
+        for name, values in statistics.items():
+            recorded, spread = case[name], case[f"{name}_sd"]
             error = np.sqrt(spread**2 / case["seeds"] + values.var() / DRAWS)
-            assert abs(values.mean() - theirs) < 4 * error, (severity, name)
+            assert abs(values.mean() - recorded) < 4 * error, (severity, name)
             assert 0.7 < values.std() / spread < 1.4, (severity, name)
 
 
 @pytest.mark.parametrize("size", [32, 64])
 @pytest.mark.parametrize("kind", KINDS)
-def test_an_image_gets_the_same_in_any_company(kind, size, tmp_path, monkeypatch):
+def test_corruption_does_not_depend_on_the_batch(kind, size, tmp_path, monkeypatch):
     install_frost_pictures(tmp_path, monkeypatch)
     images = some_images(4, size)
     for severity in (1, 5):
@@ -77,7 +77,7 @@ def test_an_image_gets_the_same_in_any_company(kind, size, tmp_path, monkeypatch
 
 
 @pytest.mark.parametrize("kind", ["gaussian_noise", "motion_blur", "snow", "fog", "spatter"])
-def test_images_and_severities_are_drawn_apart(kind):
+def test_images_and_severities_draw_independently(kind):
     image = np.repeat(golden_image()[None], 2, 0)
     first, second = corrupt(image, kind, 1)
     assert not np.array_equal(first, second)
@@ -86,8 +86,8 @@ def test_images_and_severities_are_drawn_apart(kind):
 
 
 @pytest.mark.parametrize("severity", SEVERITIES)
-def test_noise_at_64_pixels(severity):
-    """Means and standard deviations of a plain gray of 102 = .4 x 255, the constants of 64 px."""
+def test_noise_at_64_pixels_has_expected_mean_and_std(severity):
+    """On a plain gray of 102 = .4 x 255, with the constants for 64 pixels."""
     gray = np.full((20, 64, 64, 3), 102, np.uint8)
     expected = {
         "gaussian_noise": 255 * (0.04, 0.08, 0.12, 0.15, 0.18)[severity - 1],
@@ -104,8 +104,8 @@ def test_noise_at_64_pixels(severity):
     assert (hit == 0).mean() == pytest.approx(amount / 2, rel=0.06)
 
 
-def test_glass_blur_scatters_as_the_authors_loops():
-    """At 64 pixels the reach is 2, and pixels move on that were moved before."""
+def test_glass_blur_matches_the_authors_loops():
+    """At 64 pixels the reach is 2, and a pixel can be moved more than once."""
     sigma, reach, rounds = CORRUPTIONS["glass_blur"].constants[64][4]
     image = some_images(3, 64)
     places = range(64 - reach, reach, -1)
@@ -124,7 +124,7 @@ def test_glass_blur_scatters_as_the_authors_loops():
         np.testing.assert_array_equal(made, expected)
 
 
-def test_zoom_blur_is_the_mean_of_scipys_zooms():
+def test_zoom_blur_is_the_mean_of_scipy_zooms():
     image = some_images(1, 64)[0]
     unit = (image / 255).astype(np.float32)
     factors = np.arange(1, 1.16, 0.01)
@@ -142,7 +142,7 @@ def test_zoom_blur_is_the_mean_of_scipys_zooms():
 
 
 @pytest.mark.parametrize("severity", SEVERITIES)
-def test_blurs_of_a_point_are_their_kernels_at_64_pixels(severity):
+def test_blurred_point_equals_the_kernel_at_64_pixels(severity):
     point = np.zeros((1, 64, 64, 3), np.uint8)
     point[0, 32, 32] = 255
     y, x = np.mgrid[-32:32, -32:32]
@@ -162,8 +162,8 @@ def test_blurs_of_a_point_are_their_kernels_at_64_pixels(severity):
             np.testing.assert_allclose(made[0, :, :, channel], expected, atol=0.02)
 
 
-def test_color_at_64_pixels():
-    """Pure colors, for which hue, saturation and value are plain to see."""
+def test_color_corruptions_at_64_pixels():
+    """Pure colors, whose hue, saturation and value are easy to compute."""
     image = np.zeros((1, 64, 64, 3), np.uint8)
     image[..., :32, :] = (100, 50, 50)
     image[..., 32:, :] = (10, 30, 20)
@@ -180,7 +180,7 @@ def test_color_at_64_pixels():
 
 
 @pytest.mark.parametrize(("severity", "quality"), [(1, 65), (2, 58), (3, 50), (4, 40), (5, 25)])
-def test_jpeg_at_64_pixels_is_pillows(severity, quality):
+def test_jpeg_at_64_pixels_matches_pillow(severity, quality):
     image = some_images(1, 64)
     buffer = io.BytesIO()
     Image.fromarray(image[0]).save(buffer, "JPEG", quality=quality)
@@ -188,7 +188,7 @@ def test_jpeg_at_64_pixels_is_pillows(severity, quality):
     np.testing.assert_array_equal(corrupt(image, "jpeg_compression", severity)[0], expected)
 
 
-def test_pixels_of_half_the_size_are_means_of_four():
+def test_pixelate_averages_four_pixels():
     image = some_images(1, 64)
     made = corrupt(image, "pixelate", 5)[0].reshape(32, 2, 32, 2, 3)
     means = image[0].reshape(32, 2, 32, 2, 3).mean((1, 3))
@@ -209,7 +209,7 @@ def test_elastic_without_displacement_is_affine():
     assert np.abs(slopes[1:] - [[1.5], [2.0]]).max() > 0.1
 
 
-def test_fog_of_black_is_black_and_of_white_stays_below():
+def test_fog_keeps_black_and_darkens_white():
     black = np.zeros((2, 32, 32, 3), np.uint8)
     assert corrupt(black, "fog", 3).max() == 0
     white = corrupt(255 + black, "fog", 3).astype(float)
@@ -227,7 +227,7 @@ def test_frost_adds_its_photographs(tmp_path, monkeypatch):
     frost_photographs.cache_clear()
 
 
-def test_photographs_shrink_by_samples():
+def test_photographs_are_shrunk_by_sampling():
     picture = np.random.default_rng(0).integers(0, 256, (103, 52, 3)).astype(np.uint8)
     np.testing.assert_array_equal(_shrink(picture, 0.2), picture[2:103:5, 2:52:5])
     ramp = np.repeat(np.arange(100, dtype=np.uint8)[:, None, None], 3, 2)
@@ -236,7 +236,7 @@ def test_photographs_shrink_by_samples():
     np.testing.assert_allclose(_shrink(ramp, 0.3)[:, 0, 0], places, atol=0.51)
 
 
-def test_distances_are_the_shortest_ways():
+def test_distances_are_shortest_paths():
     edges = np.random.default_rng(1).random((3, 24, 24)) < 0.01
     y, x = np.mgrid[:24, :24]
     for image, mask in zip(spatter_module._distances(edges), edges, strict=True):
@@ -245,8 +245,8 @@ def test_distances_are_the_shortest_ways():
             long, short = far.max(0), far.min(0)
             knights, diagonals = np.minimum(short, long - short), np.maximum(0, 2 * short - long)
             straight = long - 2 * knights - diagonals
-            ways = 2.1969 * knights + 1.4 * diagonals + straight
-            expected = min(ways.min(initial=20.0), 20.0)
+            paths = 2.1969 * knights + 1.4 * diagonals + straight
+            expected = min(paths.min(initial=20.0), 20.0)
             assert image[row, column] == pytest.approx(expected)
 
 
@@ -261,9 +261,9 @@ def test_canny_marks_the_outline_of_a_square():
     assert edges[0].sum() >= 24 and not (edges[0] & ~inside).any() and not (edges[0] & core).any()
 
 
-def test_weak_edges_count_where_they_touch_strong_ones():
+def test_weak_edges_count_only_next_to_strong_ones():
     layer = np.zeros((2, 12, 12), np.uint8)
-    layer[:, :6, 6:] = 25  # gradient 100, above the low threshold alone
+    layer[:, :6, 6:] = 25  # gradient 100, above only the low threshold
     layer[0, 6:, 6:] = 60
     weak, alone = spatter_module._canny(layer, 50, 150)[:, :4].any(axis=(1, 2))
     assert weak and not alone
@@ -278,13 +278,13 @@ def test_equalized_levels_are_ranks():
 
 
 @pytest.mark.parametrize("fold", [fold_at_pixels, fold_at_edges])
-def test_folds_are_numpys(fold):
+def test_folds_match_numpy_padding(fold):
     mode = {fold_at_pixels: "reflect", fold_at_edges: "symmetric"}[fold]
     expected = np.pad(np.arange(5), 12, mode=mode)
     np.testing.assert_array_equal(fold(np.arange(-12, 17), 5), expected)
 
 
-def test_workers_need_no_jax():
+def test_workers_do_not_import_jax():
     code = (
         "import sys, numpy as np\n"
         "from smallvit_jax.evaluation.corruptions import corrupt\n"

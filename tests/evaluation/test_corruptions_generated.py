@@ -1,4 +1,4 @@
-"""Whole splits: processes, order and the folder of kept images change nothing."""
+"""Whole splits: processes, order and the cache do not change the images."""
 
 import numpy as np
 import pytest
@@ -31,7 +31,7 @@ def make(expected, settings=SETTINGS, **options) -> None:
 
 @pytest.fixture
 def counted(monkeypatch):
-    """The settings that were made and not read."""
+    """The settings that were generated instead of read from the cache."""
     made = []
 
     def counting(images, kind, severity, indices):
@@ -42,30 +42,30 @@ def counted(monkeypatch):
     return made
 
 
-def test_parts_and_processes_change_nothing(expected, monkeypatch):
+def test_chunks_and_processes_do_not_change_images(expected, monkeypatch):
     monkeypatch.setattr(generated, "_IMAGES_AT_ONCE", 3)
     make(expected)
     make(expected, processes=2)
 
 
-def test_an_evaluation_that_stops_early_ends_its_processes(monkeypatch):
+def test_stopping_early_ends_the_processes(monkeypatch):
     splits = corrupted_splits(IMAGES, INDICES, SETTINGS, processes=2)
     assert next(splits)[0] == "gaussian_noise"
     splits.close()  # waits for them
 
 
-def test_kept_images_are_read_and_not_made_again(expected, counted, tmp_path):
+def test_cached_images_are_not_generated_again(expected, counted, tmp_path):
     cache = CorruptionCache(tmp_path, "cifar10", IMAGES, INDICES)
     make(expected, cache=cache)
     assert counted == SETTINGS
     make(expected, SETTINGS[::-1], cache=cache)
     assert counted == SETTINGS
     others = CorruptionCache(tmp_path, "cifar10", IMAGES, INDICES + 1)
-    assert others.read(*SETTINGS[0]) is None  # the same images at other places
+    assert others.read(*SETTINGS[0]) is None  # the same images with other indices
 
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "emptied", "other"])
-def test_damaged_files_are_made_again(expected, counted, tmp_path, damage):
+def test_damaged_cache_files_are_generated_again(expected, counted, tmp_path, damage):
     cache = CorruptionCache(tmp_path, "cifar10", IMAGES, INDICES)
     make(expected, SETTINGS[:2], cache=cache)
     path = cache.path(*SETTINGS[0])
@@ -85,7 +85,7 @@ def test_damaged_files_are_made_again(expected, counted, tmp_path, damage):
     np.testing.assert_array_equal(cache.read(*SETTINGS[0]), expected[SETTINGS[0]])
 
 
-def test_a_folder_that_cannot_be_written_gives_one_warning(expected, tmp_path, capsys):
+def test_unwritable_cache_gives_one_warning(expected, tmp_path, capsys):
     blocked = tmp_path / "file"
     blocked.write_text("")
     make(expected, cache=CorruptionCache(blocked, "cifar10", IMAGES, INDICES))
@@ -93,6 +93,6 @@ def test_a_folder_that_cannot_be_written_gives_one_warning(expected, tmp_path, c
     assert warning.count("\n") == 1 and "evaluate.corruptions.cache" in warning
 
 
-def test_others_than_the_first_process_do_not_write(expected, tmp_path):
+def test_read_only_cache_writes_nothing(expected, tmp_path):
     make(expected, cache=CorruptionCache(tmp_path, "x", IMAGES, INDICES, write=False))
     assert not list(tmp_path.iterdir())

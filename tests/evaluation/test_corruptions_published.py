@@ -1,4 +1,4 @@
-"""Published corrupted images in their three forms, and what can be wrong with them."""
+"""Published corrupted images in their three formats, and what can be wrong with them."""
 
 import numpy as np
 import pytest
@@ -45,7 +45,7 @@ def arrays(tmp_path):
 
 
 @pytest.mark.parametrize("root", [".", ".."])
-def test_array_files_are_read_by_severity_with_their_own_labels(arrays, root):
+def test_array_files_are_read_with_their_own_labels(arrays, root):
     published = find(arrays / root)
     for kind in KINDS:
         for severity in SEVERITIES:
@@ -55,7 +55,7 @@ def test_array_files_are_read_by_severity_with_their_own_labels(arrays, root):
             assert labels.dtype == np.int32
 
 
-def test_mistakes_in_array_files_are_one_sentence(arrays):
+def test_array_file_mistakes_get_one_sentence(arrays):
     def refused(pattern):
         with pytest.raises(UserError, match=pattern) as caught:
             find(arrays)
@@ -77,14 +77,14 @@ def test_mistakes_in_array_files_are_one_sentence(arrays):
     refused("lacks 1 of the 3 required entries, including fog.npy")
 
 
-def test_a_root_without_files_is_refused(tmp_path):
+def test_root_without_files_is_refused(tmp_path):
     with pytest.raises(
         UserError, match=r"contains neither labels\.npy nor folders such as glass_blur"
     ):
         find(tmp_path)
 
 
-def test_folders_of_images_are_read_with_the_classes_of_their_names(tmp_path):
+def test_image_folders_give_classes_by_name(tmp_path):
     folder = tmp_path / "Tiny-ImageNet-C"
     names = [f"n{number:08d}" for number in range(10)]
     levels = 20 + 10 * LABELS
@@ -124,7 +124,7 @@ def tfds_directory(tmp_path_factory):
     return root
 
 
-def test_tfds_directories_are_read_under_their_names(tfds_directory):
+def test_tfds_directories_are_read_under_tfds_names(tfds_directory):
     published = find(data_dir=tfds_directory)
     images, labels = published.read("glass_blur", 4)
     np.testing.assert_array_equal(images, images_of("glass_blur", 4))
@@ -141,6 +141,6 @@ def test_incomplete_tfds_directories_are_refused(tfds_directory):
         find(data_dir=tfds_directory)
 
 
-def test_without_files_nothing_is_found(tmp_path):
+def test_nothing_is_found_without_files(tmp_path):
     assert find(data_dir=tmp_path) is None
     assert find(data_dir=tmp_path, dataset="cifar100") is None

@@ -1,4 +1,4 @@
-"""The count of matrix products, against formulas and against XLA's own."""
+"""FLOPs of matrix products and convolutions against formulas."""
 
 import jax
 import jax.numpy as jnp
@@ -10,12 +10,12 @@ from smallvit_jax.models.parameters import get_arrays
 from tests.benchmarks.tiny import TINY
 
 
-def test_a_product_counts_two_per_multiply_and_add():
+def test_product_counts_two_flops_per_multiply_add():
     a, b = jnp.ones((5, 3, 4)), jnp.ones((5, 4, 7))
     assert matmul_flops(jnp.matmul, a, b) == 2 * 5 * 3 * 4 * 7
 
 
-def test_a_convolution_counts_its_kernel_at_every_output():
+def test_convolution_counts_its_kernel_at_every_output():
     images, kernel = jnp.ones((2, 8, 8, 3)), jnp.ones((4, 4, 3, 5))
 
     def convolve(x, k):
@@ -26,7 +26,7 @@ def test_a_convolution_counts_its_kernel_at_every_output():
     assert matmul_flops(convolve, images, kernel) == 2 * (2 * 2 * 2 * 5) * (4 * 4 * 3)
 
 
-def test_a_grouped_convolution_counts_the_channels_of_its_group():
+def test_grouped_convolution_counts_channels_of_its_group():
     images, kernel = jnp.ones((1, 6, 6, 8)), jnp.ones((3, 3, 2, 12))  # 4 groups: 2 in, 3 out
 
     def convolve(x, k):
@@ -42,7 +42,7 @@ def test_a_grouped_convolution_counts_the_channels_of_its_group():
     assert matmul_flops(convolve, images, kernel) == 2 * (6 * 6 * 12) * (3 * 3 * 2)
 
 
-def test_a_scan_counts_its_length_and_a_branch_its_dearest():
+def test_scan_counts_every_step_and_cond_its_costliest_branch():
     weights = jnp.ones((6, 4, 4))
 
     def loop(x):
@@ -56,14 +56,14 @@ def test_a_scan_counts_its_length_and_a_branch_its_dearest():
     assert matmul_flops(branch, x) == 2 * 2 * 3 * 4 * 4
 
 
-def test_a_gradient_costs_two_more_products():
+def test_gradient_costs_two_more_products():
     x, w = jnp.ones((3, 4)), jnp.ones((4, 5))
     forward = 2 * 3 * 4 * 5
     loss = jax.grad(lambda x, w: jnp.tanh(x @ w).sum(), argnums=(0, 1))
     assert matmul_flops(loss, x, w) == 3 * forward
 
 
-def test_a_loop_of_unknown_length_is_refused():
+def test_loop_of_unknown_length_is_refused():
     with pytest.raises(ValueError, match="unknown number of iterations"):
         matmul_flops(
             lambda x: jax.lax.while_loop(lambda x: x.sum() < 9, lambda x: x @ x, x),
@@ -71,10 +71,10 @@ def test_a_loop_of_unknown_length_is_refused():
         )
 
 
-def test_the_vision_transformer_has_the_products_of_its_formula():
+def test_vit_flops_match_the_formula():
     batch, tokens, width, depth, hidden = 2, 65, 24, 3, 48
     block = tokens * (4 * width * width + 2 * width * hidden) + 2 * tokens * tokens * width
-    # Of the last block only the class token's query, output and MLP are computed.
+    # The last block computes query, output and MLP only for the class token.
     keys_and_values = tokens * 2 * width * width
     last = keys_and_values + 2 * width * width + 2 * tokens * width + 2 * width * hidden
     patches = 64 * (4 * 4 * 3) * width
@@ -84,12 +84,12 @@ def test_the_vision_transformer_has_the_products_of_its_formula():
     assert matmul_flops(model.features, jnp.ones((batch, 32, 32, 3))) == expected
 
 
-def test_a_models_size_is_that_of_one_image_through_it_and_its_classifier():
+def test_model_size_is_for_one_image_with_the_classifier():
     options = resolve_options("vit", image_size=32, num_classes=7, **TINY)
     model = create_model(**options)
     size = model_size(options)
     width = model.num_features
     features = matmul_flops(model.features, jnp.ones((1, 32, 32, 3)))
     assert size.flops == features + 2 * width * 7
-    # Every value of the model is trained.
+    # All of the model's arrays are trained.
     assert size.parameters == sum(value.size for value in get_arrays(model).values())

@@ -14,7 +14,7 @@ IMAGES = np.random.default_rng(0).integers(0, 256, (23, 3, 3, 3), dtype=np.uint8
 
 @pytest.mark.parametrize("count", [1, 2, 7, 8, 20, 23])
 @pytest.mark.parametrize("batch_size", [1, 7, 23, 500])
-def test_every_image_comes_back_once_and_in_order(count, batch_size):
+def test_every_image_is_returned_once_and_in_order(count, batch_size):
     shapes = set()
 
     @jax.jit
@@ -45,8 +45,8 @@ def trained(name, classes):
 
 
 @pytest.mark.parametrize("name", SMALL)
-def test_logits_and_features_are_the_models(name):
-    """For images of another size, in batches that do not divide them."""
+def test_logits_and_features_match_the_model(name):
+    """With images of another size, and a batch size that does not divide their number."""
     model, meta = trained(name, classes=3)
     found = bind_model(model, meta, *available_outputs(meta), batch_size=3)(COLORED)
     ready = evaluation_batch(COLORED, 16, MEAN, STD)
@@ -55,7 +55,7 @@ def test_logits_and_features_are_the_models(name):
     assert found["logits"].shape == (7, 3) and np.ptp(found["logits"]) > 1e-3
 
 
-def test_a_backbone_gives_features_alone():
+def test_backbone_gives_only_features():
     model, meta = trained("vit", classes=0)
     outputs_of = bind_model(model, meta, *available_outputs(meta), batch_size=4)
     found = outputs_of(COLORED)

@@ -12,7 +12,7 @@ def pixels(split):
     return images[..., 0].reshape(len(images), -1).astype(np.float32), labels
 
 
-def test_it_is_as_good_as_logistic_regression_on_pixels():
+def test_probe_matches_logistic_regression_on_pixels():
     train, test = pixels("train"), pixels("test")
     scaler = StandardScaler().fit(train[0])
     classifier = LogisticRegression(max_iter=1000).fit(scaler.transform(train[0]), train[1])
@@ -25,8 +25,8 @@ def test_it_is_as_good_as_logistic_regression_on_pixels():
     assert (found["top1"], found["learning_rate"]) == (chosen["test_top1"], chosen["learning_rate"])
 
 
-def test_held_out_images_choose_and_not_the_test_set():
-    """On a test set with wrong labels the best rate is the one that learns least."""
+def test_learning_rate_is_chosen_on_held_out_images():
+    """On a test set with wrong labels, the rate that learns least would be the best."""
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 2, 400)
     features = (rng.normal(size=(400, 3)) + 4 * labels[:, None]).astype(np.float32)
@@ -42,7 +42,7 @@ def test_held_out_images_choose_and_not_the_test_set():
     assert found["top1"] == trained["test_top1"] < 5 < untrained["test_top1"]
 
 
-def test_the_scale_of_a_feature_does_not_matter():
+def test_feature_scale_does_not_matter():
     train, test = pixels("train"), pixels("test")
     factors = np.geomspace(1e-3, 1e3, 64).astype(np.float32)
     options = dict(num_classes=10, epochs=3, learning_rates=(0.03,))

@@ -1,4 +1,4 @@
-"""Nearest neighbours against plain implementations."""
+"""Nearest neighbors against plain implementations."""
 
 import numpy as np
 import pytest
@@ -21,7 +21,7 @@ def plain_knn(bank, bank_labels, queries, labels, classes, k, temperature):
 
 
 def some_features(seed: int, bank: int, queries: int, classes: int, width: int = 6):
-    """Noisy clusters, so that neighbours tell something but not all."""
+    """Noisy clusters, so that neighbors are informative but not always right."""
     rng = np.random.default_rng(seed)
     centers = rng.normal(size=(classes, width))
     both = [rng.integers(0, classes, n) for n in (bank, queries)]
@@ -34,13 +34,13 @@ def some_features(seed: int, bank: int, queries: int, classes: int, width: int =
     [(60, 37, 5, 10), (60, 40, 20, 40), (7, 12, 20, 500), (50, 1, 1, 500)],
     ids=["uneven chunks", "one chunk", "fewer than k in the bank", "one query"],
 )
-def test_knn_equals_a_plain_loop(bank, queries, k, chunk):
+def test_knn_matches_a_plain_loop(bank, queries, k, chunk):
     arrays = some_features(bank, bank, queries, 4)
     accuracy = knn_accuracy(*arrays, num_classes=4, k=k, temperature=0.07, chunk=chunk)
     assert accuracy == pytest.approx(plain_knn(*arrays, 4, k, 0.07))
 
 
-def test_knn_equals_scikit_learns_on_well_spread_features():
+def test_knn_matches_scikit_learn_on_spread_features():
     bank, bank_labels, queries, labels = some_features(3, 200, 100, 5)
     classifier = KNeighborsClassifier(
         15, metric="cosine", weights=lambda distance: np.exp((1 - distance) / 0.1)
@@ -53,13 +53,13 @@ def test_knn_equals_scikit_learns_on_well_spread_features():
     assert accuracy == pytest.approx(expected)
 
 
-def test_knn_ignores_the_length_of_features_and_finds_the_image_itself():
+def test_knn_ignores_feature_norm_and_finds_the_image_itself():
     bank, bank_labels, _, _ = some_features(1, 30, 1, 10)
     scaled = bank * np.random.default_rng(0).uniform(0.1, 10, (30, 1)).astype(np.float32)
     assert knn_accuracy(bank, bank_labels, scaled, bank_labels, num_classes=10, k=1) == 100
 
 
-def test_a_sweep_has_every_setting_in_order():
+def test_sweep_has_every_setting_in_order():
     arrays = some_features(5, 80, 60, 4)
     rows = knn_sweep(*arrays, num_classes=4, neighbors=(1, 30, 500), temperatures=(0.05, 1.0))
     settings = [(row["neighbors"], row["temperature"]) for row in rows]

@@ -1,4 +1,4 @@
-"""A trained model on new images from Python: files, folders, arrays, and what cannot be read."""
+"""A trained model on new images from Python: files, folders, arrays, and unreadable files."""
 
 import jax
 import numpy as np
@@ -19,7 +19,7 @@ from tests.support.tiny_checkpoint import (
     write_images,
 )
 
-NAMES = ["a.png", "b/deeper/ö.png", "b/z.png"]  # in the order of their paths
+NAMES = ["a.png", "b/deeper/ö.png", "b/z.png"]  # sorted by path
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +30,7 @@ def stage(tmp_path_factory):
 
 @pytest.fixture
 def photos(tmp_path):
-    """Three images with their probabilities and features, and three files that are none."""
+    """A folder with three images and three other files, and the images as an array."""
     images, root = draw_images(3), tmp_path / "photos"
     write_images(images, [root / name for name in NAMES])
     (root / "b" / "empty.jpg").write_bytes(b"")
@@ -39,7 +39,7 @@ def photos(tmp_path):
     return root, images
 
 
-def test_a_folder_gives_every_image_its_classes_in_order(stage, photos, recwarn):
+def test_folder_predictions_match_the_model(stage, photos, recwarn):
     (folder, model), (root, images) = stage, photos
     probabilities, features = expected(model, images)
     found = smallvit_jax.load_predictor(folder).predict(root)
@@ -56,7 +56,7 @@ def test_a_folder_gives_every_image_its_classes_in_order(stage, photos, recwarn)
     np.testing.assert_allclose(embedded, features, atol=1e-5)
 
 
-def test_files_lists_and_arrays_are_the_same_images(stage, photos):
+def test_files_lists_and_arrays_give_the_same_predictions(stage, photos):
     (folder, model), (root, images) = stage, photos
     probabilities, _ = expected(model, images)
     best = [CLASSES[i] for i in probabilities.argmax(axis=1)]
@@ -72,7 +72,7 @@ def test_files_lists_and_arrays_are_the_same_images(stage, photos):
     assert all(len(f.classes) == 2 for f in arrays)
 
 
-def test_photographs_of_any_shape_are_cut_to_the_middle(stage, tmp_path):
+def test_photographs_of_any_shape_are_center_cropped(stage, tmp_path):
     folder, model = stage
     wide = np.zeros((8, 24, 3), np.uint8)
     wide[:, 8:16] = draw_images(1)[0]
@@ -82,18 +82,18 @@ def test_photographs_of_any_shape_are_cut_to_the_middle(stage, tmp_path):
     np.testing.assert_allclose(found.probabilities, np.sort(probabilities[0])[::-1], atol=1e-6)
 
 
-def test_many_files_are_decoded_in_parts(stage, photos, monkeypatch):
+def test_many_files_are_decoded_in_chunks(stage, photos, monkeypatch):
     (folder, _), (root, _) = stage, photos
     loaded = smallvit_jax.load_predictor(folder)
     whole = loaded.predict(root)
-    monkeypatch.setattr(predictor, "_FILES_AT_ONCE", 2)  # of five: the second two are no images
+    monkeypatch.setattr(predictor, "_FILES_AT_ONCE", 2)  # of five: the second two are not images
     assert [(f.name, f.classes) for f in loaded.predict(root)] == [
         (f.name, f.classes) for f in whole
     ]
     assert [len(part.names) for part in loaded.outputs(root)] == [2, 1]
 
 
-def test_photographs_become_squares_as_those_of_the_dataset_did(stage, tmp_path):
+def test_photographs_are_squared_like_the_dataset(stage, tmp_path):
     (image,) = draw_images(1, 60)
     wide = Image.fromarray(image[:30])  # twice as wide as high
     wide.save(tmp_path / "wide.png")
@@ -107,7 +107,7 @@ def test_photographs_become_squares_as_those_of_the_dataset_did(stage, tmp_path)
         np.testing.assert_allclose(features, expected_features, atol=1e-6)
 
 
-def test_a_backbone_has_features_and_no_classes(tmp_path):
+def test_backbone_has_features_but_no_classes(tmp_path):
     model = save_checkpoint(tmp_path / "pretrain", classes=())
     images = draw_images(2)
     loaded = smallvit_jax.load_predictor(tmp_path / "pretrain")
@@ -133,7 +133,7 @@ def test_a_backbone_has_features_and_no_classes(tmp_path):
         (np.zeros((0, 8, 8, 3), np.uint8), "images are a uint8 array of shape"),
     ],
 )
-def test_what_holds_no_image_is_said(stage, tmp_path, source, words):
+def test_sources_without_images_are_refused(stage, tmp_path, source, words):
     (tmp_path / "empty").mkdir()
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "a.jpg").write_text("x")
@@ -142,8 +142,8 @@ def test_what_holds_no_image_is_said(stage, tmp_path, source, words):
         smallvit_jax.load_predictor(stage[0]).predict(source)
 
 
-def test_what_a_model_was_made_for_comes_from_its_checkpoint(stage):
+def test_classes_and_normalization_come_from_checkpoint(stage):
     loaded = smallvit_jax.load_predictor(stage[0])
     assert loaded.class_names == CLASSES and loaded.meta["step"] == 7
     assert (tuple(loaded.meta["mean"]), tuple(loaded.meta["std"])) == (MEAN, STD)
-    assert jax.device_count() == 1  # as the test of several devices takes for granted
+    assert jax.device_count() == 1  # which the test with eight devices assumes

@@ -1,4 +1,4 @@
-"""Errors on corrupted images: by hand where a stand-in for a model makes them plain."""
+"""Errors on corrupted images, checked by hand with a stand-in for a model."""
 
 import dataclasses
 
@@ -48,7 +48,7 @@ def without_frost(monkeypatch):
     monkeypatch.setattr("smallvit_jax.evaluation.robustness.missing_kinds", lambda: reason)
 
 
-def test_errors_and_means_are_those_counted_by_hand():
+def test_errors_and_means_match_a_count_by_hand():
     wrong = {kind: 1 + number % 4 for number, kind in enumerate(KINDS)}
 
     def splits():
@@ -70,7 +70,7 @@ def test_errors_and_means_are_those_counted_by_hand():
     assert lines[-1].split()[-1] == f"{result['mce15']:.2f}"
 
 
-def test_regenerated_images_have_their_labels_and_say_what_they_are(tmp_path, monkeypatch):
+def test_regenerated_images_keep_labels_and_name_source(tmp_path, monkeypatch):
     install_frost_pictures(tmp_path, monkeypatch)
     result = corruption_errors(prepare(data_dir=tmp_path), by_brightness)
     frost_photographs.cache_clear()
@@ -80,11 +80,11 @@ def test_regenerated_images_have_their_labels_and_say_what_they_are(tmp_path, mo
     # Blur, contrast and noise hardly move the mean of a plain image: wrong labels would show.
     for kind in ("gaussian_noise", "motion_blur", "contrast", "jpeg_compression"):
         assert result["errors"][kind] == [0.0] * 5, kind
-    # 40 + .3 x 255 = 116.5 is taken for bright: the three dark images are wrong.
+    # 40 + .3 x 255 = 116.5 counts as bright: the three dark images are wrong.
     assert result["errors"]["brightness"] == [0.0, 0.0, 0.0, 0.0, 37.5]
 
 
-def test_means_that_lack_a_kind_do_not_bear_the_benchmarks_name(monkeypatch, tmp_path):
+def test_mean_without_every_kind_is_not_named_mce(monkeypatch, tmp_path):
     without_frost(monkeypatch)
     result = corruption_errors(prepare(data_dir=tmp_path, kinds=15), by_brightness)
     assert "frost" not in result["errors"] and len(result["errors"]) == 14
@@ -96,7 +96,7 @@ def test_means_that_lack_a_kind_do_not_bear_the_benchmarks_name(monkeypatch, tmp
     assert lines[-2].startswith("  mean of 14 ") and not any("of the 15" in line for line in lines)
 
 
-def test_the_benchmark_alone_has_one_mean(tmp_path, monkeypatch):
+def test_benchmark_kinds_alone_have_one_mean(tmp_path, monkeypatch):
     install_frost_pictures(tmp_path, monkeypatch)
     corrupted = prepare(data_dir=tmp_path, kinds=15)
     frost_photographs.cache_clear()
@@ -114,7 +114,7 @@ def test_the_benchmark_alone_has_one_mean(tmp_path, monkeypatch):
     assert lines[2].split() == ["gaussian", "noise", *["100.00"] * 6] and len(lines) == 18
 
 
-def test_a_part_of_the_images_is_the_same_part_of_every_class(monkeypatch, tmp_path):
+def test_image_subset_is_stratified(monkeypatch, tmp_path):
     without_frost(monkeypatch)
     corrupted = prepare(data_dir=tmp_path, images=4)
     assert corrupted.images == 4
@@ -122,7 +122,7 @@ def test_a_part_of_the_images_is_the_same_part_of_every_class(monkeypatch, tmp_p
     for kind, severity, images, labels in corrupted.splits():
         assert sorted(labels) in ([0, 1, 1, 1], [0, 0, 1, 1])
         all_images, _ = whole[kind, severity]
-        # Each is one of the whole, with the same random choices.
+        # Each is an image of the full set with the same random draws.
         same = (all_images[:, None] == images[None]).all((2, 3, 4))
         assert same.any(axis=0).all()
 
@@ -145,14 +145,14 @@ def test_published_files_are_used_and_named(tmp_path, source, count):
     assert result["mce19"] == 0.0  # every image with its own label
 
 
-def test_regenerated_is_what_was_asked_for(tmp_path, monkeypatch):
+def test_regenerated_images_can_be_requested(tmp_path, monkeypatch):
     without_frost(monkeypatch)
     write_published(tmp_path / "CIFAR-10-C")
     corrupted = prepare(root=str(tmp_path), source="regenerated")
     assert corrupted.name == "CIFAR-10-C (regenerated)"
 
 
-def test_what_cannot_be_is_refused_before_any_work(tmp_path):
+def test_impossible_settings_are_refused_early(tmp_path):
     with pytest.raises(UserError, match=r"32 and 64 pixels, but those of digits have 16"):
         prepare(test_images=IMAGES[:, :16, :16], info=dataclasses.replace(INFO, name="digits"))
     with pytest.raises(UserError, match="published images of CIFAR-10-C are not"):
@@ -161,7 +161,7 @@ def test_what_cannot_be_is_refused_before_any_work(tmp_path):
         prepare(root=str(tmp_path))
 
 
-def test_images_are_kept_in_the_cache(tmp_path, monkeypatch):
+def test_images_are_cached(tmp_path, monkeypatch):
     without_frost(monkeypatch)
     corrupted = prepare(data_dir=tmp_path, cache=str(tmp_path / "kept"))
     first = [split[2] for split in corrupted.splits()]

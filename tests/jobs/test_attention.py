@@ -1,4 +1,4 @@
-"""The job that draws attention: of test images, and of files with boxes."""
+"""The attention job: maps of test images, and of image files with boxes."""
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ def size_of(path):
         return image.size
 
 
-def test_test_images_of_different_classes_beside_another_model(tiny_recipe, tmp_path, capsys):
+def test_maps_of_two_models_on_different_classes(tiny_recipe, tmp_path, capsys):
     checkpoints = {name: tiny_recipe.folder / name for name in ("finetune", "scratch")}
     assert draw(
         tmp_path / "maps",
@@ -42,8 +42,8 @@ def test_test_images_of_different_classes_beside_another_model(tiny_recipe, tmp_
     assert "pictures: " in capsys.readouterr().out
 
 
-def test_boxes_are_for_the_part_of_a_file_that_is_seen(tiny_recipe, tmp_path):
-    """Of a picture twice as wide as high the middle is seen; the box is its left half."""
+def test_boxes_are_clipped_to_the_center_crop(tiny_recipe, tmp_path):
+    """The crop is the middle of an image twice as wide as high; the box is the left half."""
     photos = tmp_path / "photos"
     photos.mkdir()
     pixels = np.random.default_rng(0).integers(0, 256, (40, 80, 3), np.uint8)
@@ -69,6 +69,6 @@ def test_boxes_are_for_the_part_of_a_file_that_is_seen(tiny_recipe, tmp_path):
         ({"boxes": "boxes.txt"}, "attention.input is empty"),
     ],
 )
-def test_mistakes_are_one_sentence(tiny_recipe, tmp_path, capsys, fields, message):
+def test_mistakes_get_one_sentence(tiny_recipe, tmp_path, capsys, fields, message):
     assert draw(tmp_path, checkpoint=tiny_recipe.folder / "finetune", **fields) == 2
     assert message in capsys.readouterr().err

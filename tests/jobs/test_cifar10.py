@@ -1,4 +1,4 @@
-"""One step of each stage on real photographs, if there are any."""
+"""One step of each stage on real photographs, if available."""
 
 import math
 
@@ -12,10 +12,10 @@ PHOTOGRAPHS = REAL_IMAGES / "tfds_small"
 
 @pytest.mark.slow
 @pytest.mark.skipif(not PHOTOGRAPHS.is_dir(), reason="SMALLVIT_REAL_IMAGES has no tfds_small/")
-def test_a_step_of_the_reference_recipe_with_a_shallow_model(tmp_path):
+def test_one_step_of_reference_recipe_with_shallow_model(tmp_path):
     fields = {
-        "dataset.train_fraction": 0.005,  # 10 images: one step an epoch
-        "model.depth": 2,  # the reference has 9: compilation takes a minute
+        "dataset.train_fraction": 0.005,  # 10 images: one step per epoch
+        "model.depth": 2,  # the reference has 9, which take a minute to compile
         "pretrain.epochs": 1,
         "pretrain.batch_size": 8,
         "pretrain.views.local_crops": 2,

@@ -1,4 +1,4 @@
-"""Variants side by side: what is trained when, and a table that follows from the logs."""
+"""Comparing variants: which trainings run when, and a table computed from the logs."""
 
 import contextlib
 import csv
@@ -60,7 +60,7 @@ def row(variant, seed, top1, **more):
     }
 
 
-def test_the_table_has_means_and_deviations_over_seeds():
+def test_table_has_mean_and_deviation_over_seeds():
     rows = [
         row("scratch", 0, 70.0, epochs_to_70=2.0, seconds_to_70=20.0),
         row("scratch", 1, 74.0, epochs_to_70=1.0, seconds_to_70=12.0),
@@ -74,7 +74,7 @@ def test_the_table_has_means_and_deviations_over_seeds():
     assert (scratch["epochs_to_70"], scratch["seconds_to_70"]) == (pytest.approx(5 / 3), 20.0)
     assert ssl["test_top1_sd"] == pytest.approx(200**0.5)
     assert (ssl["knn_top1"], ssl["knn_top1_sd"]) == (41.0, pytest.approx(2**0.5))
-    assert ssl["epochs_to_70"] is None  # the second seed did not get there
+    assert ssl["epochs_to_70"] is None  # the second seed did not reach it
     result = {"dataset": "digits", "targets": [70.0], "comparison": [scratch, ssl], "runs": rows}
     head, cells = comparison_table(result)
     assert head[-2:] == ["epochs to 70 %", "time to 70 %"]
@@ -96,7 +96,7 @@ def test_the_table_has_means_and_deviations_over_seeds():
     assert by_time.lines[0].get_xdata().tolist() == pytest.approx([10 / 60, 20 / 60])
 
 
-def test_a_diverged_seed_counts_as_guessing_and_has_no_times():
+def test_diverged_seed_scores_chance_and_has_no_times():
     rows = [
         row("scratch", 0, 70.0),
         {"variant": "scratch", "seed": 1, "test_top1": 10.0, "best_on_test_top1": 10.0}
@@ -114,16 +114,16 @@ def test_a_diverged_seed_counts_as_guessing_and_has_no_times():
     assert cells[0][1] == "40.0 ± 42.4 (1 diverged)" and cells[0][-4:] == ["-"] * 4
     by_epoch, _ = draw_learning(result).axes
     assert [line.get_xydata().tolist() for line in by_epoch.lines] == [[[1, 65], [2, 70]]]
-    del scratch["diverged"], ssl["diverged"]  # as results were before divergence was counted
+    del scratch["diverged"], ssl["diverged"]  # like results from before divergence was counted
     assert comparison_table(result)[1][0][1] == "40.0 ± 42.4"
 
 
-def test_what_another_process_is_at_is_left_to_it_until_it_is_done(tmp_path, monkeypatch):
+def test_locked_trainings_are_skipped_until_released(tmp_path, monkeypatch):
     (variant,) = read_variants("scratch")
     trainings = [
         Training(name, default_config(), tmp_path / name, variant) for name in ("a", "b", "c")
     ]
-    trained, looks = [], []
+    trained, sleeps = [], []
 
     def train(training):
         trained.append(training.name)
@@ -132,14 +132,14 @@ def test_what_another_process_is_at_is_left_to_it_until_it_is_done(tmp_path, mon
     with contextlib.ExitStack() as other:
         other.enter_context(locked(tmp_path / "b"))
 
-        def finish_on_the_second_look(seconds):
-            looks.append(seconds)
-            if len(looks) == 2:
+        def release_on_second_sleep(seconds):
+            sleeps.append(seconds)
+            if len(sleeps) == 2:
                 other.close()
 
-        monkeypatch.setattr(trainings_module.time, "sleep", finish_on_the_second_look)
+        monkeypatch.setattr(trainings_module.time, "sleep", release_on_second_sleep)
         tables = list(run_each(trainings, train))
-    assert trained == ["a", "c", "b"] and len(looks) == 2
+    assert trained == ["a", "c", "b"] and len(sleeps) == 2
     assert [[row["variant"] for row in rows] for rows in tables] == [
         ["a"],
         ["a", "c"],
@@ -147,25 +147,23 @@ def test_what_another_process_is_at_is_left_to_it_until_it_is_done(tmp_path, mon
     ]
 
 
-def test_a_comparison_continues_and_grows_and_its_table_follows_from_the_logs(
-    tmp_path, monkeypatch, capsys
-):
+def test_comparison_resumes_grows_and_tabulates_its_logs(tmp_path, monkeypatch, capsys):
     workdir, train, started = tmp_path / "compared", finetune.run, []
 
-    def stop_at_the_second(config, folder, *arguments, **options):
+    def interrupt_second(config, folder, *arguments, **options):
         started.append(folder.relative_to(workdir).as_posix())
         if len(started) == 2:
             raise KeyboardInterrupt
         return train(config, folder, *arguments, **options)
 
     with monkeypatch.context() as patched:
-        patched.setattr(finetune, "run", stop_at_the_second)
+        patched.setattr(finetune, "run", interrupt_second)
         assert compare(workdir, compare__seeds="0") == 130
     assert started == ["scratch/seed-0/finetune", "ssl/seed-0/finetune"]
     with open(workdir / "comparison.csv") as file:
         assert [row["variant"] for row in csv.DictReader(file)] == ["scratch"]
     capsys.readouterr()
-    assert compare(workdir, compare__seeds="0", finetune__epochs=4) == 2  # noticed at once
+    assert compare(workdir, compare__seeds="0", finetune__epochs=4) == 2  # refused before training
     assert f"{workdir} holds a run with finetune.epochs = 3" in capsys.readouterr().err
     assert compare(workdir, compare__seeds="0") == 0
     files = list(workdir.glob("*/*/*/result.json"))
@@ -174,7 +172,7 @@ def test_a_comparison_continues_and_grows_and_its_table_follows_from_the_logs(
     capsys.readouterr()
     assert compare(workdir, compare__seeds="0") == 0
     assert "already done" in capsys.readouterr().out
-    # A seed more: the first one's trainings stay, and the report is of both.
+    # One more seed: the first seed's trainings are kept, and the report covers both.
     assert compare(workdir) == 0
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
@@ -184,8 +182,8 @@ def test_a_comparison_continues_and_grows_and_its_table_follows_from_the_logs(
     for run in result["runs"]:
         stage = workdir / run["variant"] / f"seed-{run['seed']}" / "finetune"
         tests = read_metrics(stage, "test")
-        assert [row["epoch"] for row in tests] == [2, 3]  # every second, and the last
-        assert run["steps"] == tests[-1]["step"] == 18  # 144 labels, 24 a step, 3 epochs
+        assert [row["epoch"] for row in tests] == [2, 3]  # every second epoch, and the last
+        assert run["steps"] == tests[-1]["step"] == 18  # 144 labels, 24 per step, 3 epochs
         assert run["test_top1"] == tests[-1]["top1"]
         assert run["best_on_test_top1"] == max(row["top1"] for row in tests)
         assert (run["epochs_to_5"], run["epochs_to_100"]) == (2, None)
@@ -207,7 +205,7 @@ def test_a_comparison_continues_and_grows_and_its_table_follows_from_the_logs(
     assert "seeds 0, 1; 1 x cpu" in texts["p"]
 
 
-def test_training_that_diverges_does_not_end_the_comparison(tmp_path, monkeypatch):
+def test_divergence_does_not_end_the_comparison(tmp_path, monkeypatch):
     train, started = finetune.run, []
 
     def diverge(config, folder, *arguments, **options):
@@ -244,7 +242,7 @@ def test_two_names_for_the_same_training_are_refused(tmp_path, capsys):
     assert 'the variants "scratch" and "scratch+model.lsa=False" are the same training' in message
 
 
-def test_a_variant_that_makes_no_sense_stops_the_comparison_before_it_begins(tmp_path, capsys):
+def test_invalid_variant_is_refused_before_training(tmp_path, capsys):
     variants = "scratch,ssl+model.patch_size=5"
     assert compare(tmp_path, compare__variants=variants) == 2
     message = capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""The convolutional stem in whole jobs: pre-training, hand-over, fine-tuning, conversion."""
+"""The convolutional stem in complete jobs: pre-training, fine-tuning, loading checkpoints."""
 
 import math
 
@@ -31,8 +31,8 @@ from tests.support.tiny_jobs import preset_command, read_checkpoint, read_metric
         ("36gf", 167_796_008, 178.4),
     ],
 )
-def test_the_papers_models_have_its_numbers_of_parameters(size, count, without):
-    """At 224 pixels with 1,000 classes, exactly; those without convolutions in millions."""
+def test_parameter_counts_match_the_paper(size, count, without):
+    """At 224 pixels with 1,000 classes: exact with convolutions, in millions without them."""
 
     def parameters(argument):
         config = load_config(f"configs/conv_stem.py:{argument},cars")
@@ -47,14 +47,14 @@ def test_the_papers_models_have_its_numbers_of_parameters(size, count, without):
 
 
 @pytest.mark.parametrize("argument", ["1gf", "2gf,cars", "1gf-patch,cars", "cars,1gf"])
-def test_an_unknown_size_is_refused(argument):
+def test_unknown_size_is_refused(argument):
     with pytest.raises(UserError, match=r"SIZE,DATASET like .1gf,cars"):
         load_config(f"configs/conv_stem.py:{argument}")
 
 
 @pytest.mark.parametrize("norm", [None, "batch"])
 @pytest.mark.parametrize("job", ["pretrain", "finetune", "recipe", "data_efficiency"])
-def test_parts_of_a_batch_and_its_statistics_exclude_each_other(job, norm):
+def test_gradient_accumulation_excludes_batch_norm(job, norm):
     config = default_config()
     config.job, config.model.stem, config.model.stem_norm = job, "conv", norm
     validate(config)
@@ -70,7 +70,7 @@ def test_parts_of_a_batch_and_its_statistics_exclude_each_other(job, norm):
     params=["vit", *(pytest.param(name, marks=pytest.mark.slow) for name in ("swin", "cait"))],
 )
 def recipe(request, tmp_path_factory):
-    """The family and the folder of a recipe with the smallest model, a CaiT's with LayerNorm."""
+    """The family and folder of a recipe with the smallest model; the CaiT uses LayerNorm."""
     family, folder = request.param, tmp_path_factory.mktemp("conv") / request.param
     changes = {
         "dataset__train_fraction": 0.1,
@@ -89,7 +89,7 @@ def recipe(request, tmp_path_factory):
     return family, folder
 
 
-def test_a_recipe_runs_and_its_checkpoints_load_without_a_word_on_the_stem(recipe):
+def test_recipe_checkpoints_load_without_naming_the_stem(recipe):
     family, folder = recipe
     for stage in ("pretrain", "finetune"):
         for row in read_metrics(folder / stage, "train"):
@@ -105,23 +105,25 @@ def test_a_recipe_runs_and_its_checkpoints_load_without_a_word_on_the_stem(recip
         assert output.shape[0] == 2 and np.isfinite(output).all()
 
 
-def test_the_teachers_statistics_are_its_own_and_go_where_its_weights_go(recipe):
+def test_teacher_statistics_are_its_own_and_are_exported(recipe):
     family, folder = recipe
     if family == "cait":
         pytest.skip("layer norm has no statistics")
     state, _ = read_checkpoint(folder / "pretrain")
     teacher, _ = read_params_and_meta(folder / "pretrain")
     name = "patch_embed.norms.0.mean"
-    theirs, students = (
+    teacher_mean, student_mean = (
         state[f"{network}_buffers.backbone.{name}"] for network in ("teacher", "student")
     )
-    np.testing.assert_array_equal(teacher[name], theirs)
-    assert np.abs(theirs).max() > 1e-3
-    assert np.abs(theirs - students).max() > 0  # of other weights, so of other outputs
+    np.testing.assert_array_equal(teacher[name], teacher_mean)
+    assert np.abs(teacher_mean).max() > 1e-3
+    assert (
+        np.abs(teacher_mean - student_mean).max() > 0
+    )  # their weights differ, so their outputs do
 
 
-def test_evaluation_takes_the_running_statistics(recipe):
-    """A batch's own would make an image's features depend on its neighbours."""
+def test_evaluation_uses_running_statistics(recipe):
+    """With batch statistics, an image's features would depend on the rest of its batch."""
     family, folder = recipe
     if family == "cait":
         pytest.skip("layer norm has no statistics")
@@ -132,7 +134,7 @@ def test_evaluation_takes_the_running_statistics(recipe):
     assert np.abs(first[1] - second[1]).max() > 1e-3
 
 
-def test_another_stem_is_another_model(recipe, tmp_path, capsys):
+def test_loading_into_another_stem_is_refused(recipe, tmp_path, capsys):
     family, folder = recipe
     arguments = preset_command(
         "finetune",

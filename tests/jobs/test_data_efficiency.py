@@ -1,4 +1,4 @@
-"""The comparison at fewer labels: what is trained on what, and the curve that comes of it."""
+"""The comparison with fewer labels: what is trained on what, and the resulting curve."""
 
 import csv
 
@@ -18,7 +18,7 @@ COMPARISON = {
 TRAININGS = [(1, f, way) for f in (0.25, 0.5) for way in ("pretrained", "scratch")]
 
 
-def test_the_curve_has_mean_and_deviation_over_seeds():
+def test_curve_has_mean_and_deviation_over_seeds():
     rows = [
         {"fraction": f, "labels": int(100 * f), "way": way, "test_top1": top1}
         for way, f, top1 in [
@@ -36,16 +36,16 @@ def test_the_curve_has_mean_and_deviation_over_seeds():
     assert drawn == [[[50, 60], [100, 72]], [[50, 40], [100, 50]]]
 
 
-def test_a_comparison_continues_and_ends_with_its_curve(tmp_path, monkeypatch, capsys):
+def test_comparison_resumes_and_writes_its_curve(tmp_path, monkeypatch, capsys):
     workdir, train, started = tmp_path / "labels", finetune.run, []
 
-    def stop_at_the_third(config, folder, *arguments, **options):
+    def interrupt_third(config, folder, *arguments, **options):
         started.append(folder.relative_to(workdir).as_posix())
         if len(started) == 3:
             raise KeyboardInterrupt
         return train(config, folder, *arguments, **options)
 
-    monkeypatch.setattr(finetune, "run", stop_at_the_third)
+    monkeypatch.setattr(finetune, "run", interrupt_third)
     assert run_job("data_efficiency", workdir, **COMPARISON) == 130
     assert started == [f"seed-1/{name}" for name in ("finetune-25", "scratch-25", "finetune-50")]
     kept = (workdir / "seed-1/finetune-25/result.json").stat().st_mtime_ns
@@ -58,7 +58,7 @@ def test_a_comparison_continues_and_ends_with_its_curve(tmp_path, monkeypatch, c
 
     result = read_json(workdir / "result.json")
     assert [(r["seed"], r["fraction"], r["way"]) for r in result["runs"]] == TRAININGS
-    # 144 digits: a quarter of the labels, but every image without labels.
+    # Of 144 digits, fine-tuning uses a fraction with labels, but pre-training uses all.
     assert {r["fraction"]: r["labels"] for r in result["runs"]} == {0.25: 36, 0.5: 72}
     folder = workdir / "seed-1"
     assert read_json(folder / "pretrain/result.json")["images"] == 144
@@ -73,8 +73,8 @@ def test_a_comparison_continues_and_ends_with_its_curve(tmp_path, monkeypatch, c
     assert (workdir / "data_efficiency.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_every_seed_pretrains_once_and_tunes_from_there(tmp_path, monkeypatch):
-    """The grid of trainings, with stages that train nothing."""
+def test_every_seed_pretrains_once_and_finetunes_from_it(tmp_path, monkeypatch):
+    """The grid of trainings, with stubs instead of stages."""
     done = []
 
     def stage(config, folder, reader, init_from=None):
@@ -96,6 +96,6 @@ def test_every_seed_pretrains_once_and_tunes_from_there(tmp_path, monkeypatch):
     assert (point["pretrained"], point["pretrained_sd"]) == (54, pytest.approx(2**0.5))
 
 
-def test_the_comparison_chooses_the_labels_itself(tmp_path, capsys):
+def test_label_fraction_of_the_config_is_refused(tmp_path, capsys):
     assert run_job("data_efficiency", tmp_path, dataset__label_fraction=0.5) == 2
     assert "uses data_efficiency.fractions instead; set it to 1" in capsys.readouterr().err

@@ -1,8 +1,8 @@
 """The recipe of every architecture on every dataset, from files in the dataset's own layout.
 
-Models are the smallest of their family and images few, but image sizes, patch sizes and splits are
-the presets'. The default suite has a recipe of each architecture, one of them with its augmentation
-policy, and a training from scratch at each other image size; the rest is slow.
+Models are the smallest of their family and images are few, but image sizes, patch sizes and splits
+are the presets'. The default suite runs one recipe per architecture, one of them with its
+augmentation policy, and trains from scratch at each remaining image size; the rest is slow.
 """
 
 import itertools
@@ -27,18 +27,18 @@ from tests.data.tiny_originals import ORIGINALS, expect
 from tests.data.tiny_tfds import write_tiny_dataset
 from tests.support.tiny_jobs import preset_command, read_json, read_metrics
 
-TFDS = ("cifar10", "cifar100", "svhn")  # those that TFDS brings
+TFDS = ("cifar10", "cifar100", "svhn")  # the ones that TFDS provides
 QUICK = {("vit", "cifar10"), ("swin", "svhn"), ("cait", "cifar100")}
 RECIPES = [
     pytest.param(*pair, marks=[] if pair in QUICK else pytest.mark.slow)
     for pair in itertools.product(("vit", "swin", "cait"), (*TFDS, *ORIGINALS))
 ]
-QUICKLY_COMPILED = {"finetune__augment__policy": "none"}  # AutoAugment is half of the time
+QUICKLY_COMPILED = {"finetune__augment__policy": "none"}  # AutoAugment takes half of the time
 SCRATCH = [
     pytest.param(name, marks=[] if name in ("tiny_imagenet", "cars") else pytest.mark.slow)
     for name in (*TFDS, *ORIGINALS)
 ]
-# Pixels per side of a patch by image size: the reference's, and our choice for photographs.
+# Patch size by image size: the reference's, and our choice for photographs.
 PATCHES = {
     "vit": {32: 4, 64: 8, 224: 16},
     "swin": {32: 2, 64: 4, 224: 4},
@@ -48,12 +48,12 @@ PATCHES = {
 
 @pytest.fixture(autouse=True)
 def _shallow_swin(monkeypatch):
-    # Of the swin's twelve blocks, one pair with a shift and one block for each other stage.
+    # Instead of Swin's twelve blocks, one shifted pair, and one block in each other stage.
     monkeypatch.setitem(Swin.__init__.__kwdefaults__, "depths", (1, 2, 1))
 
 
 def prepare_tiny(name: str, folder: Path, monkeypatch) -> Path:
-    """Makes a dataset of a few images as its command would, and returns the data folder."""
+    """Prepares a dataset of a few images as the command would; returns the data folder."""
     data_dir = folder / "data"
     if name not in TFDS:
         make, classes = ORIGINALS[name]
@@ -65,7 +65,7 @@ def prepare_tiny(name: str, folder: Path, monkeypatch) -> Path:
 
 
 def run_preset(job: str, model: str, name: str, data_dir: Path, workdir: Path, **changes) -> None:
-    """Two steps an epoch. The pre-training moves far, the fine-tuning not at all."""
+    """Takes two steps per epoch. Pre-training moves the weights far, fine-tuning hardly at all."""
     half = len(load_split(name, "train", data_dir)[1]) // 2
     fields = {
         "pretrain__epochs": 1,
@@ -85,8 +85,8 @@ def run_preset(job: str, model: str, name: str, data_dir: Path, workdir: Path, *
 
 
 @pytest.mark.parametrize(("name", "padding"), [("cifar10", 4), ("tiny_imagenet", 4), ("cars", 28)])
-def test_the_random_crop_pads_as_the_dataset_says(name, padding):
-    """The reference's 4 pixels at 32 and at 64; an eighth of photographs, which it never had."""
+def test_random_crop_padding_follows_the_dataset(name, padding):
+    """The reference's 4 pixels at 32 and 64; an eighth for photographs, which it does not cover."""
     config, spec = default_config(), DATASETS[name]
     config.dataset.name = name
     data = SimpleNamespace(info=spec, spec=spec)
@@ -95,13 +95,13 @@ def test_the_random_crop_pads_as_the_dataset_says(name, padding):
     assert augment_settings(config, data, spec.image_size).crop_padding == 0
 
 
-def largest_difference(ours, theirs) -> float:
-    """Over all arrays of the first."""
-    return max(float(np.abs(np.asarray(ours[name]) - theirs[name]).max()) for name in ours)
+def largest_difference(arrays, others) -> float:
+    """The largest absolute difference of any of `arrays`."""
+    return max(float(np.abs(np.asarray(arrays[name]) - others[name]).max()) for name in arrays)
 
 
 def check_classifier(model: str, name: str, data_dir: Path, stage: Path) -> None:
-    """It was trained and tested on all images, and its checkpoint knows the dataset."""
+    """Checks that all images were used and that the checkpoint records the dataset."""
     _, labels, info = load_split(name, "test", data_dir)
     size = DATASETS[name].image_size
     result = read_json(stage / "result.json")
@@ -121,7 +121,7 @@ def check_classifier(model: str, name: str, data_dir: Path, stage: Path) -> None
 
 
 @pytest.mark.parametrize(("model", "name"), RECIPES)
-def test_a_recipe_runs_on_the_datasets_own_layout(model, name, tmp_path, monkeypatch, capsys):
+def test_recipe_runs_on_original_layout(model, name, tmp_path, monkeypatch, capsys):
     data_dir, workdir = prepare_tiny(name, tmp_path, monkeypatch), tmp_path / "run"
     quick = {} if model == "vit" else QUICKLY_COMPILED
     run_preset("recipe", model, name, data_dir, workdir, **quick)
@@ -129,7 +129,7 @@ def test_a_recipe_runs_on_the_datasets_own_layout(model, name, tmp_path, monkeyp
     result = read_json(workdir / "result.json")
     assert result["test_top1"] == result["stages"]["finetune"]["test_top1"]
 
-    # Fine-tuning started from the teacher, which is not where pre-training started.
+    # Fine-tuning started from the teacher, which had moved away from its initialization.
     teacher, meta = read_params_and_meta(workdir / "pretrain")
     start = get_arrays(smallvit_jax.create_model(**meta["model"]))
     tuned, _ = read_params_and_meta(workdir / "finetune")
@@ -139,7 +139,7 @@ def test_a_recipe_runs_on_the_datasets_own_layout(model, name, tmp_path, monkeyp
 
 
 @pytest.mark.parametrize("name", SCRATCH)
-def test_training_from_scratch_runs_on_the_datasets_own_layout(name, tmp_path, monkeypatch):
+def test_training_from_scratch_runs_on_original_layout(name, tmp_path, monkeypatch):
     data_dir, workdir = prepare_tiny(name, tmp_path, monkeypatch), tmp_path / "run"
     run_preset("finetune", "vit", name, data_dir, workdir, **QUICKLY_COMPILED)
     check_classifier("vit", name, data_dir, workdir)

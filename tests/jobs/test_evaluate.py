@@ -1,4 +1,4 @@
-"""The evaluation of a finished recipe: its figures are those of the model on the test split."""
+"""Evaluation of a finished recipe: its metrics follow from the model's predictions."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from smallvit_jax.data import load_split
 from tests.support.tiny_jobs import read_json, run_job
 
 
-def test_every_figure_is_of_the_models_own_predictions(tiny_recipe):
+def test_metrics_match_the_models_predictions(tiny_recipe):
     folder = tiny_recipe.folder
     result = read_json(folder / "evaluate" / "result.json")
     images, labels, info = load_split("digits", "test")
@@ -37,10 +37,10 @@ def test_every_figure_is_of_the_models_own_predictions(tiny_recipe):
     }
     assert len(by_setting) == 12 and by_setting[20, 0.07] == result["knn_top1"]
     assert len(result["linear_probe"]["sweep"]) == 5
-    assert result["linear_probe"]["top1"] > 15  # of ten classes, after a hundred steps
+    assert result["linear_probe"]["top1"] > 15  # chance is 10; after a hundred steps
 
 
-def test_a_backbone_has_features_to_judge_and_nothing_else(tiny_recipe, tmp_path, capsys):
+def test_backbone_gets_knn_but_no_classification_metrics(tiny_recipe, tmp_path, capsys):
     changes = tiny_recipe.changes | {"evaluate__checkpoint": tiny_recipe.folder / "pretrain"}
     assert run_job("evaluate", tmp_path, **changes, evaluate__probe_blocks=0) == 0
     result = read_json(tmp_path / "result.json")
@@ -52,7 +52,7 @@ def test_a_backbone_has_features_to_judge_and_nothing_else(tiny_recipe, tmp_path
     assert "best kNN accuracy of 12" in capsys.readouterr().out
 
 
-def test_a_screen_holds_the_table(tiny_recipe, tmp_path, capsys):
+def test_table_fits_on_a_screen(tiny_recipe, tmp_path, capsys):
     changes = tiny_recipe.changes | {"evaluate__checkpoint": tiny_recipe.folder / "finetune"}
     assert run_job("evaluate", tmp_path, **changes) == 0
     lines = capsys.readouterr().out.splitlines()

@@ -1,4 +1,4 @@
-"""The evaluation of a checkpoint on corrupted images, from the command line."""
+"""Evaluating a checkpoint on corrupted images from the command line."""
 
 import pytest
 
@@ -36,7 +36,7 @@ def evaluate(folder, workdir, **fields) -> int:
     return main([*command, f"--workdir={workdir}"])
 
 
-def test_errors_stand_in_the_result_and_on_the_screen(trained, tmp_path, monkeypatch, capsys):
+def test_errors_are_in_the_result_and_on_stdout(trained, tmp_path, monkeypatch, capsys):
     install_frost_pictures(tmp_path, monkeypatch)
     assert evaluate(trained, tmp_path / "out") == 0
     frost_photographs.cache_clear()
@@ -54,7 +54,7 @@ def test_errors_stand_in_the_result_and_on_the_screen(trained, tmp_path, monkeyp
     assert len(list((tmp_path / "out" / "kept").glob("cifar10-*/*.npz"))) == 75
 
 
-def test_what_is_missing_is_said_before_the_work(trained, tmp_path, capsys):
+def test_missing_files_are_reported_before_evaluation(trained, tmp_path, capsys):
     assert evaluate(trained, tmp_path / "out", source="official") == 2
     message = capsys.readouterr().err
     assert message.count("\n") == 1 and "evaluate.corruptions.root" in message

@@ -1,4 +1,4 @@
-"""Whole jobs through the command line, on a few digits with a tiny model."""
+"""Complete jobs from the command line, on a few digits with a tiny model."""
 
 import itertools
 import math
@@ -21,19 +21,19 @@ from tests.support.tiny_jobs import (
     run_job,
 )
 
-# Of the tiny recipe: 115 images in batches of 24, 2 epochs; twice as many, 3 epochs.
-STAGES = {"pretrain": (4, 8), "finetune": (9, 27), "scratch": (9, 27)}  # steps: an epoch, in all
+# The tiny recipe: 115 images in batches of 24, for 2 epochs, then for 3 epochs of two passes.
+STAGES = {"pretrain": (4, 8), "finetune": (9, 27), "scratch": (9, 27)}  # steps per epoch, in total
 
 
-def the_error(capsys) -> str:
-    """The one sentence on stderr that begins with "error:"."""
+def error_line(capsys) -> str:
+    """The only line on stderr that starts with "error: "."""
     lines = [ln for ln in capsys.readouterr().err.splitlines() if ln.startswith("error: ")]
     assert len(lines) == 1
     return lines[0]
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_a_stage_folder_holds_what_it_should(tiny_recipe, stage):
+def test_stage_folder_has_config_metrics_and_checkpoint(tiny_recipe, stage):
     folder = tiny_recipe.folder / stage
     per_epoch, total = STAGES[stage]
     rows = read_metrics(folder, "train")
@@ -57,7 +57,7 @@ def test_a_stage_folder_holds_what_it_should(tiny_recipe, stage):
     assert result["environment"]["versions"]["smallvit_jax"] == smallvit_jax.__version__
 
 
-def test_pretraining_reports_its_knn_accuracy_and_its_last_metrics(tiny_recipe):
+def test_pretraining_reports_knn_accuracy_and_last_metrics(tiny_recipe):
     folder = tiny_recipe.folder / "pretrain"
     knn, result = read_metrics(folder, "knn"), read_json(folder / "result.json")
     assert [row["epoch"] for row in knn] == [0, 1, 2]
@@ -69,7 +69,7 @@ def test_pretraining_reports_its_knn_accuracy_and_its_last_metrics(tiny_recipe):
     assert result["images"] == 115
 
 
-def test_finetuning_reports_the_last_epoch_and_the_best_apart(tiny_recipe):
+def test_finetuning_reports_last_and_best_epoch(tiny_recipe):
     for stage in ("finetune", "scratch"):
         folder = tiny_recipe.folder / stage
         test, validation = read_metrics(folder, "test"), read_metrics(folder, "validation")
@@ -89,7 +89,7 @@ def test_finetuning_reports_the_last_epoch_and_the_best_apart(tiny_recipe):
         assert result["labelled_images"] == 115
 
 
-def test_the_recipe_sums_up_and_prints_a_table(tiny_recipe):
+def test_recipe_summarizes_stages_and_prints_a_table(tiny_recipe):
     result = read_json(tiny_recipe.folder / "result.json")
     stages = {name: read_json(tiny_recipe.folder / name / "result.json") for name in STAGES}
     evaluated = read_json(tiny_recipe.folder / "evaluate" / "result.json")
@@ -101,8 +101,8 @@ def test_the_recipe_sums_up_and_prints_a_table(tiny_recipe):
         assert f"{figure:.1f} %" in tiny_recipe.stdout
 
 
-def test_finetuning_starts_from_the_pretrained_weights(tiny_recipe):
-    """The same seed from scratch takes another path, and stdout says what was loaded."""
+def test_finetuning_starts_from_pretrained_weights(tiny_recipe):
+    """Training from scratch with the same seed differs, and stdout says what was loaded."""
     tuned, scratch = (
         read_metrics(tiny_recipe.folder / s, "train") for s in ("finetune", "scratch")
     )
@@ -120,11 +120,11 @@ def test_finetuning_starts_from_the_pretrained_weights(tiny_recipe):
         np.testing.assert_array_equal(value, expected, err_msg=name)
 
 
-def test_a_warmup_too_long_for_the_run_is_scaled_down_with_a_warning(tiny_recipe):
+def test_too_long_warmup_is_shortened_with_a_warning(tiny_recipe):
     sentence = "2 epochs are too few for pretrain.optimizer.warmup_epochs = 30; using 0.2 instead"
     assert sentence in tiny_recipe.warnings
     rates = [row["learning_rate"] for row in read_metrics(tiny_recipe.folder / "pretrain", "train")]
-    assert rates[:2] == pytest.approx([0, 5e-3 * 24 / 256])  # one step of warm-up
+    assert rates[:2] == pytest.approx([0, 5e-3 * 24 / 256])  # one step of warmup
     assert all(a > b for a, b in itertools.pairwise(rates[1:]))
 
 
@@ -133,14 +133,14 @@ def snapshot(folder):
     return {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in files}
 
 
-def test_the_same_command_again_changes_nothing(tiny_recipe, capsys):
+def test_repeating_a_command_changes_nothing(tiny_recipe, capsys):
     before = snapshot(tiny_recipe.folder)
     assert run_job("recipe", tiny_recipe.folder, **tiny_recipe.changes) == 0
     assert "already done" in capsys.readouterr().out
-    # How a run is done may change; what it is may not.
-    how = {"runtime__steps_per_dispatch": 2, "runtime__data_placement": "host"}
+    # Settings that do not affect the result may change.
+    runtime = {"runtime__steps_per_dispatch": 2, "runtime__data_placement": "host"}
     for job, stage in (("pretrain", "pretrain"), ("finetune", "scratch")):
-        assert run_job(job, tiny_recipe.folder / stage, **tiny_recipe.changes, **how) == 0
+        assert run_job(job, tiny_recipe.folder / stage, **tiny_recipe.changes, **runtime) == 0
         assert "already done" in capsys.readouterr().out
     assert snapshot(tiny_recipe.folder) == before
 
@@ -164,40 +164,40 @@ def test_another_config_in_the_same_folder_is_refused(
     folder = tiny_recipe.folder / stage
     before = snapshot(folder)
     assert run_job(job, folder, **(tiny_recipe.changes | changes)) == 2
-    sentence = the_error(capsys)
+    sentence = error_line(capsys)
     assert all(word in sentence for word in [*words, str(folder), "--workdir"]), sentence
     assert snapshot(folder) == before
 
 
-def test_where_images_wait_changes_no_bit(tiny_recipe, tmp_path):
-    how = {"runtime__data_placement": "host", "runtime__steps_per_dispatch": 3}
-    assert run_job("finetune", tmp_path, **tiny_recipe.changes, **how) == 0
+def test_data_placement_is_bit_exact(tiny_recipe, tmp_path):
+    runtime = {"runtime__data_placement": "host", "runtime__steps_per_dispatch": 3}
+    assert run_job("finetune", tmp_path, **tiny_recipe.changes, **runtime) == 0
     device = tiny_recipe.folder / "scratch"
     assert (tmp_path / "metrics.jsonl").read_text() == (device / "metrics.jsonl").read_text()
     assert read_checkpoint(tmp_path)[1]["arrays"] == read_checkpoint(device)[1]["arrays"]
 
 
-def test_a_checkpoint_of_nothing_or_of_another_model_is_refused(tiny_recipe, tmp_path, capsys):
+def test_missing_or_different_checkpoint_is_refused(tiny_recipe, tmp_path, capsys):
     path = tiny_recipe.folder / "pretrain"
     assert run_job("finetune", tmp_path / "a", finetune__init_from=f"{path}s") == 2
-    assert 'did you mean "pretrain"' in the_error(capsys)
+    assert 'did you mean "pretrain"' in error_line(capsys)
     assert run_job("finetune", tmp_path / "b", finetune__init_from=tiny_recipe.folder) == 2
-    assert "holds several stages" in the_error(capsys)
+    assert "holds several stages" in error_line(capsys)
     changes = {"finetune__init_from": path, "model__width": 32}
     assert run_job("finetune", tmp_path / "c", **changes) == 2
-    sentence = the_error(capsys)
+    sentence = error_line(capsys)
     assert "model.width is 16 there but 32 here" in sentence and str(path) in sentence
     assert not list(tmp_path.rglob("metrics.jsonl"))
 
 
-def test_pretraining_starts_from_the_networks_of_an_earlier_one(tiny_recipe, tmp_path, capsys):
-    """The way on for more epochs; at hardly any learning rate the networks stay the same."""
+def test_pretraining_can_start_from_an_earlier_run(tiny_recipe, tmp_path, capsys):
+    """As for more epochs; at a learning rate near zero the networks do not change."""
     earlier = tiny_recipe.folder / "pretrain"
     changes = tiny_recipe.changes | {"pretrain__init_from": earlier, "pretrain__epochs": 1}
-    still = {"pretrain__optimizer__base_lr": 1e-30, "pretrain__optimizer__min_lr": 0.0}
-    still |= {"pretrain__teacher__momentum": 1.0, "pretrain__optimizer__weight_decay": 0.0}
-    still |= {"pretrain__optimizer__weight_decay_end": 0.0}
-    assert run_job("pretrain", tmp_path / "more", **changes, **still) == 0
+    unchanging = {"pretrain__optimizer__base_lr": 1e-30, "pretrain__optimizer__min_lr": 0.0}
+    unchanging |= {"pretrain__teacher__momentum": 1.0, "pretrain__optimizer__weight_decay": 0.0}
+    unchanging |= {"pretrain__optimizer__weight_decay_end": 0.0}
+    assert run_job("pretrain", tmp_path / "more", **changes, **unchanging) == 0
     assert f"center from {earlier}" in capsys.readouterr().out
     (before, _), (after, _) = read_checkpoint(earlier), read_checkpoint(tmp_path / "more")
     for name, value in before.items():
@@ -206,15 +206,15 @@ def test_pretraining_starts_from_the_networks_of_an_earlier_one(tiny_recipe, tmp
     assert after["step"] == 4
     changes["model__width"] = 32
     assert run_job("pretrain", tmp_path / "wider", **changes) == 2
-    sentence = the_error(capsys)
+    sentence = error_line(capsys)
     assert f"pretrain.init_from={earlier} holds a different model (model.width is " in sentence
     del changes["model__width"]
     changes["pretrain__head__out_dim"] = 48
     assert run_job("pretrain", tmp_path / "more prototypes", **changes) == 2
-    assert f"pretrain.init_from={earlier} does not fit this run: " in the_error(capsys)
+    assert f"pretrain.init_from={earlier} does not fit this run: " in error_line(capsys)
 
 
-def test_a_backbone_that_lacks_or_adds_arrays_is_refused(tiny_recipe, tmp_path):
+def test_backbone_with_missing_or_extra_arrays_is_refused(tiny_recipe, tmp_path):
     params, meta = read_params_and_meta(tiny_recipe.folder / "pretrain")
     options = meta["model"]
     params["surplus"] = params.pop("norm.bias")
@@ -234,11 +234,11 @@ def test_a_backbone_that_lacks_or_adds_arrays_is_refused(tiny_recipe, tmp_path):
         np.testing.assert_array_equal(value, before[name])
 
 
-def test_a_run_that_diverges_says_at_which_step_and_keeps_its_checkpoints(tmp_path, capsys):
+def test_divergence_names_the_step_and_keeps_checkpoints(tmp_path, capsys):
     changes = {"finetune__optimizer__name": "sgd", "finetune__optimizer__lr": 1e30}
     assert run_job("finetune", tmp_path, **changes, runtime__checkpoint_every=1) == 2
-    sentence = the_error(capsys)
-    # The second step's rate is huge, so the third finds weights that overflow.
+    sentence = error_line(capsys)
+    # The second step's learning rate is huge, so the third step's weights overflow.
     assert "at step 3 (epoch 1)" in sentence and "lower learning rate" in sentence
     assert [row["step"] for row in read_metrics(tmp_path, "train")] == [1, 2, 3]
     assert checkpoint_steps(tmp_path) == [1, 2]
@@ -273,7 +273,7 @@ def test_a_run_that_diverges_says_at_which_step_and_keeps_its_checkpoints(tmp_pa
     ],
     ids=["batch norm, no local crops", "lars, only cutmix"],
 )
-def test_rarer_options_and_bfloat16_run(tmp_path, job, changes):
+def test_rare_options_and_bfloat16_train(tmp_path, job, changes):
     epochs = {f"{job}__epochs": 2, "pretrain__knn_every": 0}
     assert run_job(job, tmp_path, **epochs, **changes) == 0
     rows = read_metrics(tmp_path, "train")
@@ -291,8 +291,8 @@ def test_rarer_options_and_bfloat16_run(tmp_path, job, changes):
         assert all(np.abs(state[name]).max() > 0 for name in statistics)
 
 
-def test_figures_of_a_stage_alone_are_those_of_the_recipe(tiny_recipe, tmp_path, capsys):
-    """The job evaluate, on its own, on the recipe's checkpoint."""
+def test_evaluate_job_matches_the_recipe(tiny_recipe, tmp_path, capsys):
+    """Runs the evaluate job by itself on the recipe's checkpoint."""
     checkpoint = tiny_recipe.folder / "finetune"
     changes = tiny_recipe.changes | {"evaluate__checkpoint": checkpoint}
     assert run_job("evaluate", tmp_path, **changes) == 0
@@ -303,8 +303,8 @@ def test_figures_of_a_stage_alone_are_those_of_the_recipe(tiny_recipe, tmp_path,
     assert "top-1 accuracy" in capsys.readouterr().out
 
 
-def test_an_interrupted_recipe_goes_on_with_the_stage_it_was_in(tiny_recipe, tmp_path):
-    """A copy without its last stages: pre-training stays, the rest comes out the same."""
+def test_interrupted_recipe_resumes_at_its_stage(tiny_recipe, tmp_path):
+    """A copy without its last stages keeps pre-training and repeats the rest exactly."""
     folder = tmp_path / "copy"
     shutil.copytree(tiny_recipe.folder, folder)
     for stage in ("finetune", "scratch", "evaluate"):

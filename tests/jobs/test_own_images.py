@@ -1,4 +1,4 @@
-"""Jobs on a folder of one's own images: from the command line to a model that knows its classes."""
+"""Jobs on a folder of your own images, from the command line to predictions."""
 
 import numpy as np
 import pytest
@@ -30,7 +30,7 @@ def command(job, root, workdir, **changes) -> list[str]:
 
 
 def draw(folder, count, channel) -> np.ndarray:
-    """Noise that is bright in one channel, as PNG files of 16 pixels."""
+    """Writes PNG files of 16 pixels with noise that is bright in one channel."""
     folder.mkdir(parents=True, exist_ok=True)
     images = np.random.default_rng([count, channel]).integers(0, 60, (count, 16, 16, 3), np.uint8)
     images[..., channel] += 150
@@ -47,7 +47,7 @@ def photos(tmp_path):
     return root
 
 
-def test_a_folder_is_trained_on_and_the_model_knows_its_classes(photos, tmp_path, capsys):
+def test_model_trained_on_a_folder_predicts_its_classes(photos, tmp_path, capsys):
     (photos / CLASSES[0] / "broken.jpg").write_text("x")
     changes = {"finetune__optimizer__lr": 1e-2, "dataset__unreadable_fraction": 0.05}
     words = command("finetune", photos, tmp_path / "run", finetune__passes_per_epoch=8, **changes)
@@ -64,13 +64,15 @@ def test_a_folder_is_trained_on_and_the_model_knows_its_classes(photos, tmp_path
     meta = predictor.meta
     assert (meta["dataset"], meta["class_names"]) == ("folder", list(CLASSES))
     whole, _ = measure_colors(np.concatenate([draw(photos / n, 30, c) for n, c in NAMED]))
-    np.testing.assert_allclose(meta["mean"], whole, atol=0.01)  # of four fifths of the images
+    np.testing.assert_allclose(
+        meta["mean"], whole, atol=0.01
+    )  # measured on four fifths of the images
 
 
 NAMED = ((CLASSES[0], 2), (CLASSES[1], 0))
 
 
-def test_a_flat_folder_serves_pre_training_alone(tmp_path, capsys):
+def test_flat_folder_is_only_for_pretraining(tmp_path, capsys):
     draw(tmp_path / "flat", 16, 1)
     assert main(command("pretrain", tmp_path / "flat", tmp_path / "run")) == 0
     features, names = smallvit_jax.load_predictor(tmp_path / "run").embed(tmp_path / "flat")
@@ -92,7 +94,7 @@ def test_a_flat_folder_serves_pre_training_alone(tmp_path, capsys):
         ("few", "finetune.batch_size"),
     ],
 )
-def test_mistakes_are_one_sentence_and_exit_code_2(photos, tmp_path, capsys, change, sentence):
+def test_mistakes_get_one_sentence_and_exit_code_2(photos, tmp_path, capsys, change, sentence):
     changes = {}
     if change == "nowhere":
         photos = photos / "x"

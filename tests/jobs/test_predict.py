@@ -1,4 +1,4 @@
-"""The jobs `predict` and `embed`: the files that they write, and how they end."""
+"""The jobs `predict` and `embed`: the files they write, and how they exit."""
 
 import csv
 import os
@@ -24,7 +24,7 @@ NAMES = [f"{i}.png" for i in range(9)] + ["größe, 'quoted'.png"]
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """A stage folder, a folder of ten images and a broken one, and what the model says of them."""
+    """A folder with a stage, ten images and a broken one; their probabilities and features."""
     folder = tmp_path_factory.mktemp("run")
     model = save_checkpoint(folder / "finetune")
     images = draw_images(len(NAMES))
@@ -40,7 +40,7 @@ def words(job, folder, workdir, **fields):
     return [*command, "--config.runtime.compilation_cache="]
 
 
-def test_csv_has_a_row_for_each_image(run, tmp_path, capsys):
+def test_csv_has_a_row_per_image(run, tmp_path, capsys):
     folder, probabilities, _ = run
     with pytest.warns(UserWarning, match=r"broken\.jpg \(not an image\)"):
         assert main(words("predict", folder, tmp_path, top=2)) == 0
@@ -59,7 +59,7 @@ def test_csv_has_a_row_for_each_image(run, tmp_path, capsys):
     assert "10 images: " in shown and "..." in shown
 
 
-def test_json_has_the_same(run, tmp_path):
+def test_json_has_the_same_predictions(run, tmp_path):
     folder, probabilities, _ = run
     assert main(words("predict", folder, tmp_path, format="json", batch_size=3)) == 0
     rows = read_json(tmp_path / "predictions.json")
@@ -89,13 +89,13 @@ def test_embeddings_load_without_pickle(run, tmp_path, capsys):
         ("predict", {"format": "xml"}, "predict.format"),
     ],
 )
-def test_mistakes_are_one_sentence(run, tmp_path, capsys, job, fields, sentence):
+def test_mistakes_get_one_sentence(run, tmp_path, capsys, job, fields, sentence):
     assert main(words(job, run[0], tmp_path, **fields)) == 2
     captured = capsys.readouterr().err
     assert sentence in captured and captured.count("\n") == 1
 
 
-def test_eight_devices_say_the_same(run, tmp_path):
+def test_eight_devices_give_the_same_predictions(run, tmp_path):
     folder, probabilities, _ = run
     flags = words("predict", folder, tmp_path, format="json", top=3, batch_size=4)
     environment = os.environ | {
@@ -112,7 +112,7 @@ def test_eight_devices_say_the_same(run, tmp_path):
 
 
 @pytest.mark.parametrize("job", ["predict", "embed"])
-def test_a_folder_of_another_run_is_left_alone(job, tmp_path, capsys):
+def test_folder_of_another_run_is_left_alone(job, tmp_path, capsys):
     write_config(tmp_path, {"finetune": {"epochs": 3}})
     (tmp_path / "result.json").write_text('{"job": "finetune"}')
     flags = [f"--config.predict.{name}={tmp_path}" for name in ("checkpoint", "input")]

@@ -1,4 +1,4 @@
-"""Reports of finished runs, of folders that hold none, and of runs whose report fails."""
+"""Reports of finished runs, of folders without a run, and of runs whose report fails."""
 
 import shutil
 
@@ -20,11 +20,11 @@ def rebuild(workdir, argument="") -> int:
 
 @pytest.fixture
 def recipe(tiny_recipe, tmp_path):
-    """A copy of a finished recipe, to write into."""
+    """A writable copy of a finished recipe."""
     return shutil.copytree(tiny_recipe.folder, tmp_path / "recipe")
 
 
-def test_a_recipes_report_answers_every_question(recipe, capsys):
+def test_recipe_report_has_every_section(recipe, capsys):
     assert rebuild(recipe) == 0
     assert f"report: {recipe}/report.html" in capsys.readouterr().out
     page = (recipe / "report.html").read_text()
@@ -46,7 +46,7 @@ def test_a_recipes_report_answers_every_question(recipe, capsys):
     }
 
 
-def test_a_training_ends_with_its_report_and_the_command(tmp_path, capsys):
+def test_training_ends_with_a_report_and_its_command(tmp_path, capsys):
     workdir = tmp_path / "run"
     words = [
         *command("finetune", workdir, finetune__epochs=1),
@@ -62,11 +62,11 @@ def test_a_training_ends_with_its_report_and_the_command(tmp_path, capsys):
     assert again.startswith("python -m smallvit_jax.main --config=")
     assert all(word in again for word in words)
     written = (workdir / "report.html").stat().st_mtime_ns
-    assert main(words) == 0  # done already: the report stays
+    assert main(words) == 0  # already done: the report is kept
     assert (workdir / "report.html").stat().st_mtime_ns == written
 
 
-def test_a_report_that_fails_loses_nothing(tmp_path, monkeypatch, recwarn):
+def test_failed_report_keeps_the_result(tmp_path, monkeypatch, recwarn):
     def fail(*_):
         raise RuntimeError("no figure\ntoday")
 
@@ -78,21 +78,21 @@ def test_a_report_that_fails_loses_nothing(tmp_path, monkeypatch, recwarn):
     assert "(no figure today)" in warning and "configs/report.py" in warning
 
 
-def test_without_the_dataset_the_page_says_what_is_missing(recipe, monkeypatch):
+def test_report_without_dataset_says_what_is_missing(recipe, monkeypatch):
     def missing(*_):
         raise report.UserError("there is no folder /data/digits")
 
     monkeypatch.setattr(DatasetReader, "load", missing)
     assert rebuild(recipe) == 0
     texts = read((recipe / "report.html").read_text()).texts
-    assert "Where does it fail?" in texts["h2"]  # from the predictions that evaluation kept
+    assert "Where does it fail?" in texts["h2"]  # from the predictions that evaluation saved
     assert (
         "What did the model see?" not in texts["h2"] and "What does it look at?" not in texts["h2"]
     )
     assert any("/data/digits" in text for text in texts["p"])
 
 
-def test_runs_are_compared_by_what_differs(recipe, tmp_path, tiny_recipe):
+def test_report_of_two_runs_shows_differing_fields(recipe, tmp_path, tiny_recipe):
     other = shutil.copytree(recipe, tmp_path / "other")
     config = (other / "config.json").read_text()
     (other / "config.json").write_text(config.replace('"width": 16', '"width": 32'))
@@ -105,6 +105,6 @@ def test_runs_are_compared_by_what_differs(recipe, tmp_path, tiny_recipe):
 
 
 @pytest.mark.parametrize("argument", ["", ":no_such_run"])
-def test_a_folder_without_a_run_is_refused(tmp_path, capsys, argument):
+def test_folder_without_a_run_is_refused(tmp_path, capsys, argument):
     assert rebuild(tmp_path, argument) == 2
     assert "contains no finished" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Real processes, killed or stopped, and started again: a short form of the kill campaign."""
+"""Real processes that are killed or stopped, then restarted: a short kill campaign."""
 
 import signal
 import time
@@ -12,17 +12,17 @@ pytestmark = pytest.mark.multiprocess
 
 
 def wait_until(reached, process, timeout=240) -> None:
-    """Returns once it is so; fails if the process ends before."""
+    """Waits until `reached()` is true; fails if the process ends first."""
     deadline = time.monotonic() + timeout
     while not reached():
         assert process.poll() is None and time.monotonic() < deadline, process.communicate()[1]
         time.sleep(0.005)
 
 
-def test_a_stopped_and_killed_run_ends_with_the_bits_of_an_undisturbed_one(tmp_path):
-    """Stopped by SIGTERM, started again, killed while it writes a checkpoint, and started again."""
+def test_stopped_and_killed_run_resumes_to_identical_weights(tmp_path):
+    """Stopped by SIGTERM, resumed, killed while it writes a checkpoint, and resumed again."""
     settings = SETTINGS | {"runtime__data_placement": "host"}
-    run, whole = tmp_path / "run", tmp_path / "whole"
+    run, uninterrupted = tmp_path / "run", tmp_path / "uninterrupted"
     process = start_job("pretrain", run, **settings)
     wait_until(lambda: run.exists() and look(run).training, process)
     process.send_signal(signal.SIGTERM)
@@ -32,19 +32,19 @@ def test_a_stopped_and_killed_run_ends_with_the_bits_of_an_undisturbed_one(tmp_p
     assert last.startswith("error: interrupted by SIGTERM; stopped after step ")
     assert last.endswith("which is saved; the same command resumes from the last checkpoint")
 
-    undisturbed = start_job("pretrain", whole, **settings)
+    process = start_job("pretrain", uninterrupted, **settings)
     try:
         seen = kill_once("pretrain", run, "writing a checkpoint", 0.002, **settings)
         assert seen is not None and not seen.results
         assert "resuming after step" in finish(start_job("pretrain", run, **settings))
-        finish(undisturbed)
+        finish(process)
     finally:
-        undisturbed.kill()
-    assert compare(whole, run) == []
+        process.kill()
+    assert compare(uninterrupted, run) == []
 
 
 @pytest.mark.slow
-def test_a_recipe_killed_in_either_stage_ends_bit_for_bit_as_if_nothing_had_been(tmp_path):
+def test_killed_recipe_resumes_to_identical_weights(tmp_path):
     moments = [("evaluating", 0.0), ("after a stage", 0.3)]
     case = run_case("recipe", "device", tmp_path, moments)
     assert [kill["trigger"] for kill in case["kills"]] == ["evaluating", "after a stage"]

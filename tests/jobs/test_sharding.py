@@ -1,4 +1,4 @@
-"""The same jobs on one device and on eight simulated ones: the same training, up to rounding."""
+"""Jobs train the same on one device and on eight simulated ones, up to rounding."""
 
 import jax
 import jax.numpy as jnp
@@ -22,11 +22,12 @@ from tests.support.tiny_jobs import (
 
 pytestmark = pytest.mark.multiprocess
 
-# SGD, whose steps are as large as the gradients: under Adam the sign of a gradient that is nothing
-# but rounding would move a weight as far as any other. Rates at which the weights move. Three steps
-# of pre-training: rounding grows with each, also between two ways of compiling for one device.
+# SGD, whose steps are proportional to the gradients: under Adam, a gradient that is only rounding
+# noise would move a weight as far as any other. Learning rates are large enough to move weights.
+# Pre-training takes three steps: rounding errors grow with each, also between two ways of compiling
+# for one device.
 CHANGES = {
-    "model__stem": "conv",  # with batch norm, whose statistics are those of all devices
+    "model__stem": "conv",  # with batch norm, whose statistics span all devices
     "pretrain__epochs": 1,
     "pretrain__batch_size": 48,
     "pretrain__knn_every": 0,
@@ -58,14 +59,14 @@ def runs(tmp_path_factory):
 
 
 def assert_close(a, b, name: str, rel: float = 1e-4, noise: float = 5e-7) -> None:
-    """As a whole up to `rel`, and entries up to `noise`: some gradients are nothing but rounding,
-    as that of a bias in front of a batch norm."""
+    """Compares norms, up to `rel` plus `noise` per entry: some gradients are only rounding noise,
+    such as that of a bias before batch norm."""
     difference = np.linalg.norm(np.asarray(a, np.float64) - np.asarray(b, np.float64))
     assert difference <= rel * np.linalg.norm(b) + noise * np.sqrt(np.size(b)), name
 
 
 @pytest.mark.parametrize("stage", ["pretrain", "finetune"])
-def test_every_steps_metrics_agree(runs, stage):
+def test_metrics_of_every_step_agree(runs, stage):
     one, eight = (read_metrics(runs[n] / stage, "train") for n in (1, 8))
     assert read_json(runs[8] / stage / "result.json")["environment"]["device_count"] == 8
     assert len(one) == len(eight) == {"pretrain": 3, "finetune": 6}[stage]
@@ -74,8 +75,8 @@ def test_every_steps_metrics_agree(runs, stage):
             assert a[name] == pytest.approx(b[name], rel=1e-4, abs=1e-6), (a["step"], name)
 
 
-def test_pretraining_moves_the_weights_alike(runs):
-    """Student, teacher, centre, statistics of batch norm and momentum, over three steps."""
+def test_pretraining_updates_agree(runs):
+    """Student, teacher, center, batch norm statistics and momentum after three steps."""
     (one, _), (eight, _) = (read_checkpoint(runs[n] / "pretrain") for n in (1, 8))
     start = fresh_student(runs[1] / "pretrain")
     moved = 0
@@ -86,8 +87,8 @@ def test_pretraining_moves_the_weights_alike(runs):
             moved += np.linalg.norm(a) > 1e-3 * max(np.linalg.norm(value), 1)
     assert moved > len(start)
     assert_close(one["center"], eight["center"], "center")
-    # The last gradient has seen the rounding of all steps: of one device, compiled with and without
-    # optimisations, it differs by up to 3e-4.
+    # The last gradient has accumulated the rounding of all steps: even on one device, compiling
+    # with and without optimizations changes it by up to 3e-4.
     for name in one:
         if "buffers" in name or name.startswith("optimizer"):
             assert_close(one[name], eight[name], name, rel=5e-4, noise=5e-6)
@@ -97,7 +98,7 @@ def test_pretraining_moves_the_weights_alike(runs):
 
 
 def fresh_student(folder):
-    """The weights that pre-training began with."""
+    """The weights that pre-training started from."""
     config, _, _ = resolve(read_flags(command("recipe", folder, **CHANGES)))
     network, _ = pretrain.build_network(
         config, model_options(config, get_dataset("digits")), jnp.float32
@@ -105,7 +106,7 @@ def fresh_student(folder):
     return jax.device_get(network.trainable)
 
 
-def test_finetuning_moves_the_weights_alike(runs):
+def test_finetuning_updates_agree(runs):
     (one, _), (eight, _) = (read_checkpoint(runs[n] / "finetune", "params") for n in (1, 8))
     starts = [read_checkpoint(runs[n] / "pretrain", "params")[0] for n in (1, 8)]
     for name in starts[0]:
@@ -114,7 +115,7 @@ def test_finetuning_moves_the_weights_alike(runs):
     assert_close(one["head.kernel"], eight["head.kernel"], "head.kernel")
 
 
-def test_a_checkpoint_written_on_eight_devices_loads_on_one(runs, tmp_path):
+def test_checkpoint_from_eight_devices_loads_on_one(runs, tmp_path):
     images = np.random.default_rng(0).normal(size=(20, 16, 16, 3)).astype(np.float32)
     one, eight = (smallvit_jax.load_checkpoint(runs[n] / "finetune") for n in (1, 8))
     np.testing.assert_allclose(one(images), eight(images), rtol=1e-3, atol=1e-4)
@@ -125,8 +126,7 @@ def test_a_checkpoint_written_on_eight_devices_loads_on_one(runs, tmp_path):
     assert here["test_loss"] == pytest.approx(there["test_loss"], rel=1e-5)
 
 
-def test_a_checkpoint_written_on_one_device_loads_on_eight(runs, tmp_path):
-    """Its pre-trained weights too: fine-tuning starts from them."""
+def test_checkpoint_from_one_device_loads_on_eight(runs, tmp_path):
     changes = {"evaluate__checkpoint": runs[1] / "finetune"}
     finish(start_job("evaluate", tmp_path, devices=8, **changes))
     there, here = (read_json(folder / "result.json") for folder in (runs[1] / "evaluate", tmp_path))

@@ -1,4 +1,4 @@
-"""Random settings: how they are drawn, what is trained with them, and what counts as an error."""
+"""Random settings: how they are drawn, trained with and scored."""
 
 import csv
 
@@ -27,7 +27,7 @@ def row(variant, error, number, diverged=False):
     return {"variant": variant, "optimizer": "sgd", "error": error, "diverged": diverged} | setting
 
 
-def test_settings_fill_their_ranges_evenly_in_the_logarithm():
+def test_settings_are_log_uniform():
     config = default_config()
     drawn = np.array([draw_setting(config, "sgd", number) for number in range(400)])
     exponents = np.log(drawn)
@@ -36,7 +36,7 @@ def test_settings_fill_their_ranges_evenly_in_the_logarithm():
     ):
         place = (values - np.log(low)) / (np.log(high) - np.log(low))
         assert place.min() >= 0 and place.max() <= 1
-        # Of a uniform distribution: mean .5, with a deviation of .29 / 20 = .014; variance 1/12.
+        # Uniform values have mean .5, with a standard error of .29 / 20 = .014, and variance 1/12.
         assert abs(place.mean() - 0.5) < 0.06 and abs(place.var() - 1 / 12) < 0.015
     assert draw_setting(config, "sgd", 3) == tuple(drawn[3])
     assert draw_setting(config, "adamw", 3) != tuple(drawn[3])
@@ -44,7 +44,7 @@ def test_settings_fill_their_ranges_evenly_in_the_logarithm():
     assert draw_setting(config, "sgd", 3) != tuple(drawn[3])
 
 
-def test_the_table_tells_how_many_settings_are_near_the_best():
+def test_table_counts_settings_near_the_best():
     rows = [
         *(row("scratch", error, i) for i, error in enumerate([44.0, 40.5, 40.0, 44.1])),
         row("scratch", 90.0, 4, diverged=True),
@@ -64,7 +64,7 @@ def test_the_table_tells_how_many_settings_are_near_the_best():
     assert relative.lines[0].get_xdata() == pytest.approx([0, 0.5, 4, 4.1, 50])
 
 
-def test_a_sweep_continues_grows_and_counts_divergence_as_guessing(tmp_path, monkeypatch, capsys):
+def test_sweep_resumes_grows_and_scores_divergence_as_chance(tmp_path, monkeypatch, capsys):
     workdir, train, started = tmp_path / "sweep", finetune.run, []
 
     def diverge_and_stop(config, folder, *arguments, **options):
@@ -93,7 +93,7 @@ def test_a_sweep_continues_grows_and_counts_divergence_as_guessing(tmp_path, mon
     assert [(r["optimizer"], r["setting"], r["diverged"]) for r in runs] == [
         *(("adamw", 0, False), ("sgd", 0, True), ("adamw", 1, False), ("sgd", 1, False)),
     ]
-    assert runs[1]["error"] == 90  # of ten classes
+    assert runs[1]["error"] == 90  # chance with ten classes
     for run in (runs[0], *runs[2:]):
         stage = workdir / f"scratch/{run['optimizer']}/setting-{run['setting']:03}/finetune"
         assert run["error"] == pytest.approx(100 - read_metrics(stage, "test")[-1]["top1"])
@@ -107,12 +107,12 @@ def test_a_sweep_continues_grows_and_counts_divergence_as_guessing(tmp_path, mon
     assert texts["h2"][:2] == ["How much does the setting matter?", "Which setting is best?"]
 
 
-def test_what_a_sweep_draws_cannot_be_a_variant(tmp_path, capsys):
+def test_variant_cannot_set_a_drawn_field(tmp_path, capsys):
     assert sweep(tmp_path, sweep__variants="scratch,scratch+finetune.optimizer.lr=0.1") == 2
     assert "a sweep draws finetune.optimizer.lr itself" in capsys.readouterr().err
 
 
-def test_pre_training_is_no_part_of_a_sweep(tmp_path, capsys):
+def test_pretraining_variant_is_refused(tmp_path, capsys):
     assert sweep(tmp_path, sweep__variants="scratch,ssl") == 2
     assert 'sweep.variants has "ssl", but a sweep only trains with labels' in (
         capsys.readouterr().err

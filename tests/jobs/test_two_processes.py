@@ -1,4 +1,4 @@
-"""Two real processes of one run on this machine: one training, together from start to end."""
+"""One run in two real processes on this machine, from start to end."""
 
 import socket
 import subprocess
@@ -30,7 +30,7 @@ CHANGES = {
     "runtime__steps_per_dispatch": 2,
     "runtime__checkpoint_every": 2,
 }
-SECONDS_UNTIL_THE_OTHER_ENDS = 60  # after a kill; docs/many_devices.md promises 40
+SECONDS_UNTIL_THE_OTHER_EXITS = 60  # after a kill; docs/many_devices.md promises 40
 
 
 def start_two(job, workdir) -> list[subprocess.Popen[str]]:
@@ -42,7 +42,7 @@ def start_two(job, workdir) -> list[subprocess.Popen[str]]:
 
 
 def finish_all(processes) -> list[str]:
-    """What each wrote to stderr, once all have ended well."""
+    """Waits for all to succeed and returns what each wrote to stderr."""
     try:
         return [finish(process, timeout=600) for process in processes]
     finally:
@@ -51,13 +51,13 @@ def finish_all(processes) -> list[str]:
 
 
 def run_both_ways(job, folder) -> list[str]:
-    """As one process with two devices and as two with one each; what the three wrote to stderr."""
+    """Runs one process with two devices and two with one each; returns the stderr of all three."""
     one = start_job(job, folder / "one", devices=2, **CHANGES)
     return finish_all([one, *start_two(job, folder / "two")])
 
 
 def check_metrics(one, two) -> None:
-    """Two summands have the same sum in either order: only how it is compiled may differ."""
+    """A sum of two terms does not depend on their order, so only compilation causes differences."""
     expected, found = read_metrics(one), read_metrics(two)
     assert len(found) == len(expected) > 6
     for a, b in zip(found, expected, strict=True):
@@ -68,17 +68,17 @@ def check_metrics(one, two) -> None:
 
 @pytest.fixture(scope="module")
 def finetuned(tmp_path_factory):
-    """The folder of a fine-tuning done both ways, and what the processes wrote."""
+    """The folder of a fine-tuning run both ways, and what the processes wrote to stderr."""
     folder = tmp_path_factory.mktemp("finetune")
     return folder, run_both_ways("finetune", folder)
 
 
-def test_the_metrics_are_those_of_one_process(finetuned):
+def test_metrics_match_a_single_process(finetuned):
     folder, _ = finetuned
     check_metrics(folder / "one", folder / "two")
 
 
-def test_only_the_first_process_speaks_and_writes(finetuned):
+def test_only_the_first_process_prints_and_writes(finetuned):
     folder, (_, first, second) = finetuned
     assert "training from scratch: step" in first and second == ""
     assert len(list((folder / "two").glob("events.out.tfevents.*"))) == 1
@@ -86,7 +86,7 @@ def test_only_the_first_process_speaks_and_writes(finetuned):
     assert (environment["process_count"], environment["device_count"]) == (2, 2)
 
 
-def test_one_process_restores_what_two_have_saved(finetuned, tmp_path):
+def test_one_process_restores_a_checkpoint_of_two(finetuned, tmp_path):
     folder, _ = finetuned
     expected, found = (read_checkpoint(folder / name)[0] for name in ("one", "two"))
     for name, value in expected.items():
@@ -100,33 +100,33 @@ def test_one_process_restores_what_two_have_saved(finetuned, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_recipe_is_the_same_and_outlives_kills(tmp_path):
-    """Killed are first the second process, then the first; the end is as if nothing had been."""
+def test_recipe_matches_and_survives_kills(tmp_path):
+    """The second process is killed, then the first; metrics and weights end up identical."""
     run_both_ways("recipe", tmp_path)
-    whole, cut = tmp_path / "two", tmp_path / "cut"
+    undisturbed, killed_run = tmp_path / "two", tmp_path / "killed"
     for stage in ("pretrain", "finetune"):
-        check_metrics(tmp_path / "one" / stage, whole / stage)
+        check_metrics(tmp_path / "one" / stage, undisturbed / stage)
     for killed in (1, 0):
-        processes = start_two("recipe", cut)
+        processes = start_two("recipe", killed_run)
         try:
-            wait_for_a_new_checkpoint(processes, cut / "pretrain")
+            wait_for_new_checkpoint(processes, killed_run / "pretrain")
             processes[killed].kill()
-            code = processes[1 - killed].wait(SECONDS_UNTIL_THE_OTHER_ENDS)
+            code = processes[1 - killed].wait(SECONDS_UNTIL_THE_OTHER_EXITS)
         finally:
             for process in processes:
                 process.kill()
-        assert code in (75, -6)  # our sentence, or JAX's own watchdog
-    first, _ = finish_all(start_two("recipe", cut))
+        assert code in (75, -6)  # our own error, or JAX's watchdog
+    first, _ = finish_all(start_two("recipe", killed_run))
     assert "resuming after step" in first
     for stage in ("pretrain", "finetune"):
-        logs = [(run / stage / "metrics.jsonl").read_text() for run in (cut, whole)]
+        logs = [(run / stage / "metrics.jsonl").read_text() for run in (killed_run, undisturbed)]
         assert logs[0] == logs[1]
-        digests = [read_checkpoint(run / stage)[1]["arrays"] for run in (cut, whole)]
+        digests = [read_checkpoint(run / stage)[1]["arrays"] for run in (killed_run, undisturbed)]
         assert digests[0] == digests[1]
 
 
-def wait_for_a_new_checkpoint(processes, stage, timeout=240) -> None:
-    """Returns once there is a newer one than at first."""
+def wait_for_new_checkpoint(processes, stage, timeout=240) -> None:
+    """Waits until a newer checkpoint appears."""
 
     def newest():
         return max(checkpoint_steps(stage), default=0) if (stage / "checkpoints").exists() else 0

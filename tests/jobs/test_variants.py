@@ -1,4 +1,4 @@
-"""Names of variants: what they change, and what is refused with the reason."""
+"""Variant names: which fields they change, and which names are refused and why."""
 
 import re
 
@@ -6,22 +6,22 @@ import pytest
 
 from smallvit_jax.config import default_config
 from smallvit_jax.config.check import validate
-from smallvit_jax.config.tree import flatten as leaves
+from smallvit_jax.config.tree import flatten
 from smallvit_jax.errors import UserError
 from smallvit_jax.jobs.variants import PARTS, read_variants
 
 
 def changes(name, **fields):
-    """The fields that a variant changes in a config that already has some."""
+    """The fields that a variant changes in a config whose model already has `fields`."""
     base = default_config()
     base.model.update(fields)
     (variant,) = read_variants(name)
-    before, after = leaves(base), leaves(variant.config(base, seed=5))
+    before, after = flatten(base), flatten(variant.config(base, seed=5))
     assert after.pop("seed") == 5
     return {path: value for path, value in after.items() if value != before[path]}
 
 
-def test_parts_are_joined_in_the_tables_order():
+def test_parts_are_joined_in_table_order():
     first, second = read_variants(" scratch , conv + ssl+model.width=48 ")
     assert (first.name, second.name) == ("scratch", "ssl+conv+model.width=48")
     assert (first.pretrains, second.pretrains) == (False, True)
@@ -32,18 +32,18 @@ def test_parts_are_joined_in_the_tables_order():
     )
 
 
-def test_scratch_changes_nothing_and_a_convolutional_stem_takes_a_blocks_place():
+def test_scratch_changes_nothing_and_conv_stem_replaces_a_block():
     assert changes("scratch") == changes("ssl") == {}
     assert changes("conv", depth=4) == {"model.stem": "conv", "model.depth": 3}
 
 
-def test_structured_initialisation_brings_the_model_that_it_needs():
+def test_structured_initialization_sets_the_model_it_needs():
     mean = {"model.pool": "mean", "model.pos_embed": "sincos"}
     assert changes("mean") == mean
     assert changes("mean+impulse3") == changes("impulse3") == mean | {"model.init": "impulse3"}
 
 
-def test_another_family_has_its_own_size_whatever_the_configs_model_has():
+def test_another_family_ignores_the_configs_model_size():
     tiny = {"width": 64, "depth": 4, "image_size": 32, "init": "fan_in"}
     assert changes("swin+conv", **tiny) == {
         "model.name": "swin",
@@ -54,7 +54,7 @@ def test_another_family_has_its_own_size_whatever_the_configs_model_has():
     }
 
 
-def test_a_resnet_starts_as_it_should_whatever_the_configs_model_has():
+def test_resnet_ignores_the_configs_size_and_initialization():
     assert changes("resnet20", width=64, heads=4, init="fan_in") == {
         "model.name": "resnet56",
         "model.depth": 20,
@@ -65,7 +65,7 @@ def test_a_resnet_starts_as_it_should_whatever_the_configs_model_has():
 
 
 @pytest.mark.parametrize("name", PARTS)
-def test_every_part_sets_fields_that_there_are(name):
+def test_every_part_makes_a_valid_config(name):
     config = read_variants(name)[0].config(default_config(), seed=0)
     validate(config)
 
@@ -92,6 +92,6 @@ def test_every_part_sets_fields_that_there_are(name):
         (" , ", "is empty"),
     ],
 )
-def test_what_makes_no_sense_is_refused(text, reason):
+def test_invalid_names_are_refused(text, reason):
     with pytest.raises(UserError, match=re.escape(reason)):
         read_variants(text)

@@ -1,4 +1,4 @@
-"""How a process learns that it is one of several, before anything is started."""
+"""How a process finds out that it is one of several, before anything starts."""
 
 import jax
 import pytest
@@ -6,7 +6,7 @@ import pytest
 from smallvit_jax.errors import UserError
 from smallvit_jax.process import runtime
 
-HAND = {
+MANUAL = {
     "JAX_COORDINATOR_ADDRESS": "localhost:12345",
     "JAX_NUM_PROCESSES": "2",
     "JAX_PROCESS_ID": "1",
@@ -14,13 +14,13 @@ HAND = {
 
 
 class Joined(Exception):
-    """In place of waiting for other processes."""
+    """Raised instead of waiting for other processes."""
 
 
 @pytest.fixture
 def join(monkeypatch):
-    """Returns the arguments that JAX would get; None where the process stays alone."""
-    for name in [*HAND, "SLURM_STEP_NODELIST", "SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE"]:
+    """Returns the arguments that JAX would get, or None if the process runs alone."""
+    for name in [*MANUAL, "SLURM_STEP_NODELIST", "SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE"]:
         monkeypatch.delenv(name, raising=False)
 
     def initialize(**arguments):
@@ -40,29 +40,29 @@ def join(monkeypatch):
     return join
 
 
-def test_a_process_that_nothing_else_started_stays_alone(join):
+def test_process_without_a_launcher_runs_alone(join):
     assert join() is None
     assert join(SLURM_NTASKS="4") is None  # in a Slurm allocation, but not by srun
     assert join(SLURM_STEP_NODELIST="node1", SLURM_NTASKS="1", OMPI_COMM_WORLD_SIZE="1") is None
-    assert join("off", **HAND) is None
+    assert join("off", **MANUAL) is None
 
 
-def test_the_environment_gives_a_process_its_place(join):
-    place = join(**HAND)
-    assert place["coordinator_address"] == "localhost:12345"
-    assert (place["num_processes"], place["process_id"]) == (2, 1)
-    assert place["heartbeat_timeout_seconds"] == runtime.HEARTBEAT_TIMEOUT
+def test_environment_gives_process_index_and_count(join):
+    found = join(**MANUAL)
+    assert found["coordinator_address"] == "localhost:12345"
+    assert (found["num_processes"], found["process_id"]) == (2, 1)
+    assert found["heartbeat_timeout_seconds"] == runtime.HEARTBEAT_TIMEOUT
 
 
 @pytest.mark.parametrize(
     "launched",
     [{"SLURM_STEP_NODELIST": "node[1-2]", "SLURM_NTASKS": "2"}, {"OMPI_COMM_WORLD_SIZE": "4"}],
 )
-def test_launchers_are_recognised_and_left_to_jax(join, launched):
+def test_launchers_are_recognized_and_left_to_jax(join, launched):
     assert "num_processes" not in join(**launched)
 
 
-def test_jax_looks_for_itself_when_told_to(join):
+def test_jax_detects_the_launcher_itself_if_on(join):
     assert "num_processes" not in join("on")
 
 
@@ -75,7 +75,7 @@ def test_jax_looks_for_itself_when_told_to(join):
         {"JAX_COORDINATOR_ADDRESS": "localhost"},
     ],
 )
-def test_half_a_place_is_a_mistake(join, change):
+def test_incomplete_environment_is_refused(join, change):
     (name, value) = next(iter(change.items()))
     with pytest.raises(UserError, match=f'{name}="{value}"'):
-        join(**HAND | change)
+        join(**MANUAL | change)

@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM, in processes of their own: what a signal does, and what a second one does."""
+"""SIGINT and SIGTERM in separate processes: the effects of a first and a second signal."""
 
 import signal
 import subprocess
@@ -10,7 +10,7 @@ import pytest
 
 from smallvit_jax.process.signals import Interrupted, StopRequest, raising_interrupted
 
-# Python code that may have been started with SIGINT ignored, as a shell does with `&`.
+# The default handler is restored because shells ignore SIGINT in background jobs (`&`).
 PREAMBLE = """
     import signal, sys, time
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -23,7 +23,7 @@ PREAMBLE = """
 
 
 def start(code: str) -> subprocess.Popen:
-    """Starts code that prints a line when it may be sent signals."""
+    """Starts code that prints a line when it is ready for a signal."""
     code = textwrap.dedent(PREAMBLE) + textwrap.dedent(code)
     return subprocess.Popen(
         [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -31,7 +31,7 @@ def start(code: str) -> subprocess.Popen:
 
 
 def send(process: subprocess.Popen, *signals) -> tuple[int, str, str]:
-    """Sends each signal as soon as a further line is printed; returns code, stdout and stderr."""
+    """Sends each signal after another line is printed; returns exit code, stdout and stderr."""
     try:
         for each in signals:
             assert process.stdout.readline()
@@ -46,7 +46,7 @@ CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
 
 
 @pytest.mark.parametrize("signum", CODES)
-def test_outside_training_a_program_ends_with_its_code_and_one_line(signum):
+def test_signal_outside_training_exits_with_code_and_one_line(signum):
     process = start(
         """
         def body():
@@ -63,7 +63,7 @@ def test_outside_training_a_program_ends_with_its_code_and_one_line(signum):
     assert err == f"error: interrupted by {signum.name}; try again\n"
 
 
-def test_a_second_signal_outside_training_exits_at_once():
+def test_second_signal_outside_training_exits_immediately():
     process = start(
         """
         def body():
@@ -80,7 +80,7 @@ def test_a_second_signal_outside_training_exits_at_once():
 
 
 @pytest.mark.parametrize("signum", CODES)
-def test_training_notes_the_first_signal_and_says_what_it_will_do(signum):
+def test_first_signal_in_training_is_announced_and_deferred(signum):
     process = start(
         """
         def body():
@@ -99,8 +99,8 @@ def test_training_notes_the_first_signal_and_says_what_it_will_do(signum):
     assert ended == f"error: interrupted by {signum.name}; all is saved; try again"
 
 
-def test_a_second_signal_exits_even_while_the_main_thread_is_in_other_code():
-    """A read that signals do not end: as in XLA's compiler, no Python handler gets its turn."""
+def test_second_signal_exits_even_during_native_code():
+    """A read that signals do not interrupt: as in XLA's compiler, no Python handler can run."""
     process = start(
         """
         import ctypes, os
@@ -114,15 +114,15 @@ def test_a_second_signal_exits_even_while_the_main_thread_is_in_other_code():
     assert code == 143
 
 
-def test_handlers_are_restored_and_a_late_request_is_handed_on():
+def test_handlers_are_restored_and_a_late_request_raises():
     before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
-    told = []
+    announced = []
     with raising_interrupted():
         outer = signal.getsignal(signal.SIGTERM)
-        with pytest.raises(Interrupted) as caught, StopRequest(told.append) as stop:
+        with pytest.raises(Interrupted) as caught, StopRequest(announced.append) as stop:
             assert signal.getsignal(signal.SIGTERM) is not outer
             signal.raise_signal(signal.SIGTERM)
-            while not told:
+            while not announced:
                 pass
             assert stop.agreed() == signal.SIGTERM
         assert caught.value.signum == signal.SIGTERM
@@ -130,8 +130,8 @@ def test_handlers_are_restored_and_a_late_request_is_handed_on():
     assert signal.set_wakeup_fd(-1) == -1
 
 
-def test_an_ignored_signal_stays_ignored():
-    """As after `nohup`, or for SIGINT in the background of a shell script."""
+def test_ignored_signal_stays_ignored():
+    """As after `nohup`, or for SIGINT in a shell script's background jobs."""
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         with raising_interrupted(), StopRequest(pytest.fail) as stop:
@@ -141,7 +141,7 @@ def test_an_ignored_signal_stays_ignored():
         signal.signal(signal.SIGINT, before)
 
 
-def test_other_threads_leave_signals_alone():
+def test_other_threads_do_not_handle_signals():
     seen = []
 
     def work():

@@ -4,7 +4,7 @@ import pytest
 from smallvit_jax.reporting import figures, pictures
 
 
-def test_long_curves_are_smoothed_over_what_they_were():
+def test_long_curves_get_a_smoothed_line_on_top():
     epochs = np.linspace(0, 10, 1000)
     noisy = np.random.default_rng(0).normal(5, 1, 1000)
     short = (np.arange(4.0), np.array([1.0, 4.0, 9.0, 16.0]))
@@ -18,7 +18,7 @@ def test_long_curves_are_smoothed_over_what_they_were():
 
 
 @pytest.mark.parametrize(("classes", "numbered"), [(3, True), (40, False)])
-def test_confusions_are_shares_of_the_true_class(classes, numbered):
+def test_confusion_is_normalized_by_true_class(classes, numbered):
     confusion = np.diag(np.full(classes, 3)) + np.eye(classes, k=1, dtype=int)
     axes = figures.draw_confusion(confusion, [f"class {i}" for i in range(classes)]).axes[0]
     shares = axes.images[0].get_array()
@@ -28,7 +28,7 @@ def test_confusions_are_shares_of_the_true_class(classes, numbered):
     assert ("75" in numbers) == numbered
 
 
-def test_of_many_classes_the_best_and_worst_are_named():
+def test_only_best_and_worst_of_many_classes_are_named():
     rows = [{"name": f"c{i}", "images": 5, "top1": float(i)} for i in range(60)]
     rows.append({"name": "empty", "images": 0, "top1": None})
     axes = figures.draw_classes(rows).axes[0]
@@ -36,7 +36,7 @@ def test_of_many_classes_the_best_and_worst_are_named():
     assert named == [f"c{i}" for i in range(10)] + [""] + [f"c{i}" for i in range(50, 60)]
 
 
-def test_the_surest_mistake_comes_first():
+def test_most_confident_mistake_comes_first():
     probabilities = np.array([[0.9, 0.1], [0.2, 0.8], [0.45, 0.55], [0.01, 0.99]])
     labels = np.array([0, 0, 0, 0])
     found = pictures.most_confident_mistakes(labels, probabilities)

@@ -1,4 +1,4 @@
-"""The page as HTML: parsed, self-contained, escaped, small."""
+"""The page as HTML: well-formed, self-contained, escaped and small."""
 
 from html.parser import HTMLParser
 
@@ -52,7 +52,7 @@ def some_figure(pixels=8):
     return figures.draw_confusion(noise, [str(i) for i in range(pixels)])
 
 
-def test_every_text_arrives_and_none_is_taken_for_html():
+def test_every_text_is_shown_and_escaped():
     blocks = [EVIL, Table((EVIL, "b"), [("c", EVIL)]), Code(EVIL), Folded(EVIL, EVIL)]
     blocks.append(Picture("p", some_figure(), EVIL))
     sections = [Section("Why?", blocks), Section("empty", [])]
@@ -65,7 +65,7 @@ def test_every_text_arrives_and_none_is_taken_for_html():
     assert list(pictures) == ["p"] and pictures["p"].startswith(b"\x89PNG")
 
 
-def test_a_page_asks_for_nothing_from_elsewhere():
+def test_page_loads_nothing_external():
     sections = [Section("x", [Picture("p", some_figure(), "c")])]
     page, _ = render(PageContent("t", "s", {}, sections))
     links = [value for name, value in read(page).attributes if name in ("src", "href")]

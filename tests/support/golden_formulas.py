@@ -1,7 +1,7 @@
-"""Deterministic weights and inputs as functions of their name.
+"""Deterministic weights and inputs as functions of their names.
 
-The golden files, read here too, were recorded with them; `formula_selftest.json` among them checks
-this copy.
+The golden files, which are read here too, were recorded with them; one of those files,
+`formula_selftest.json`, checks this copy.
 """
 
 import json
@@ -46,7 +46,7 @@ def image_batch(count: int, size: int, tag: str = "img") -> np.ndarray:
 
 
 def fill(key: str, shape: tuple[int, ...]) -> np.ndarray:
-    """The weight of one PyTorch state_dict key, float32, PyTorch layout."""
+    """The weight for one PyTorch state_dict key: float32, in PyTorch's layout."""
     for prefix in ("module.", "backbone.", "mlphead."):
         key = key.removeprefix(prefix)
     u = unit(key, int(np.prod(shape))).reshape(shape)
@@ -69,10 +69,10 @@ def fill(key: str, shape: tuple[int, ...]) -> np.ndarray:
 def hashed(name: str, shape: tuple[int, ...], amplitude: float) -> np.ndarray:
     """A float32 array, uniform in ±`amplitude`: a 32-bit hash of crc32(name) + index.
 
-    For the golden files of the other source systems; their inputs are called "input:NAME".
+    For the golden files of the other reference codebases, whose inputs are named "input:NAME".
     """
     z = zlib.crc32(name.encode()) + np.arange(int(np.prod(shape)), dtype=np.uint64)
-    z = z.astype(np.uint32)  # modulo 2^32, as every line below
+    z = z.astype(np.uint32)  # modulo 2^32, like every line below
     z ^= z >> np.uint32(16)
     z *= np.uint32(0x7FEB352D)
     z ^= z >> np.uint32(15)

@@ -1,4 +1,4 @@
-"""An environment in which XLA compiles fast. Import and call before JAX is imported.
+"""Environment variables that make XLA compile fast. Import and call this before JAX is imported.
 
 Tests compile thousands of small programs and run each of them a few times, so compiling takes most
 of their time. Set the variables yourself to test programs as users run them:
@@ -12,8 +12,8 @@ import subprocess
 import sys
 import tempfile
 
-# XLA's older emitters compile twice as fast as its fusion emitters, and one piece faster than many.
-# Newer releases lack the first flag, and an unknown flag ends the process.
+# XLA's older emitters compile twice as fast as its fusion emitters, and code generation is faster
+# unsplit. Newer jaxlib releases lack the first flag, and an unknown flag aborts the process.
 _FLAGS = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
 _PROBE = "from jaxlib import xla_client; xla_client.make_cpu_client()"
 
@@ -21,8 +21,8 @@ _PROBE = "from jaxlib import xla_client; xla_client.make_cpu_client()"
 def use_quick_programs() -> None:
     """Sets the variables that are not set yet, for this process and those it starts.
 
-    Compiled programs are kept in a temporary folder, which all of these processes share. Set
-    JAX_COMPILATION_CACHE_DIR to keep them for the next time.
+    Compiled programs are kept in a temporary folder that all of these processes share. Set
+    JAX_COMPILATION_CACHE_DIR to keep them between runs.
     """
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         folder = tempfile.mkdtemp(prefix="smallvit_jax_programs_")

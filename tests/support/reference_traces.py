@@ -1,4 +1,4 @@
-"""Recorded training of the reference: its inputs, and the differences step for step."""
+"""Recorded training runs of the reference: their inputs, and our differences from them."""
 
 import functools
 
@@ -19,11 +19,11 @@ from tests.support.differences import Differences
 from tests.support.golden_formulas import fill, image_batch
 
 OUT_DIM = 64
-TEMPERATURES = np.linspace(0.04, 0.07, 10)  # of the teacher, by epoch
+TEMPERATURES = np.linspace(0.04, 0.07, 10)  # teacher temperature by epoch
 LABELS = jnp.asarray([1, 4, 7, 0])
 PERMUTATION = jnp.asarray([2, 0, 3, 1])
 LAM, CUT_CENTER = 0.3, (20, 6)
-# For tests: a recording is a few steps long, so that compiling its program takes longest.
+# For tests: recordings are a few steps long, so compiling takes most of the time.
 quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
@@ -32,13 +32,13 @@ def l2(x) -> float:
 
 
 def fill_weights(model: nnx.Module) -> None:
-    """Sets every weight to its formula, in place."""
+    """Sets every weight from its formula, in place."""
     shapes = {k: v.shape for k, v in torch_weights.state_dict(model).items()}
     torch_weights.load_state_dict(model, {k: fill(k, s) for k, s in shapes.items()})
 
 
 def view_network(backbone: nnx.Module) -> ViewNetwork:
-    """The backbone with the recorded projection head, both with their formula weights."""
+    """The backbone with the recorded projection head, both with formula weights."""
     head = ProjectionHead(backbone.num_features, out_dim=OUT_DIM, rngs=nnx.Rngs(0))
     network = ViewNetwork(backbone, head)
     fill_weights(network)
@@ -52,16 +52,16 @@ _keep_gradients = optax.GradientTransformation(
 
 
 def pretraining_optimizer(clip) -> optax.GradientTransformationExtraArgs:
-    """AdamW with clipping, whose state begins with the last step's gradients.
+    """AdamW with clipping, whose state starts with the last step's gradients.
 
-    Clipping stands outside so that it may be traced: one program for every golden file.
+    Clipping is separate so that its limit can be traced: one program serves every golden file.
     """
     adamw = make_optimizer("adamw", freezable=pretrain_step.is_last_layer)
     return optax.chain(_keep_gradients, clip_each_tensor(clip), adamw)
 
 
 def make_pretraining_step(network: ViewNetwork, jit=quick_jit):
-    """One compiled step for every recording of this network, without drop path."""
+    """One compiled step for all recordings of this network, without drop path."""
     functional = Functional(network)
 
     @jit
@@ -82,7 +82,7 @@ def make_pretraining_step(network: ViewNetwork, jit=quick_jit):
 
 
 def recorded_views(step: int):
-    """The recorded crops: two global and two local views of four images, behind the batch axis."""
+    """The recorded crops: two global and two local views of four images, on axis 1."""
 
     def group(size, letter):
         views = [image_batch(4, size, f"s{step}{letter}{i}") for i in (0, 1)]
@@ -91,7 +91,7 @@ def recorded_views(step: int):
     return [group(32, "g"), group(16, "l")]
 
 
-# How far float32 may be from the recording; all but the counts relative.
+# How far float32 may be from the recording; all limits are relative except for counts.
 PRETRAINING_LIMITS = {
     "loss": 1e-5,
     "loss, float64": 1e-5,
@@ -105,7 +105,7 @@ PRETRAINING_LIMITS = {
 
 
 def pretraining_differences(recorded, network: ViewNetwork, step) -> Differences:
-    """Takes the recorded steps; of tensors the L2 norms are compared."""
+    """Repeats the recorded steps; tensors are compared by their L2 norms."""
     found = Differences()
     clip = recorded["clip"]
     ours = {key: name for name, key in torch_weights.reference_keys(network).items()}
@@ -146,7 +146,7 @@ def pretraining_differences(recorded, network: ViewNetwork, step) -> Differences
 
 
 def _adam_counts(optimizer_state) -> dict[str, int]:
-    """The step counts of the two groups of parameters."""
+    """The step counts of the two parameter groups."""
     return {
         group: int(optax.tree.get(inner, "count"))
         for group, inner in optimizer_state.inner_states.items()
@@ -154,7 +154,7 @@ def _adam_counts(optimizer_state) -> dict[str, int]:
 
 
 def recorded_batch(step: int, kind: str):
-    """A fine-tuning step's images after mixing, and the share of `LABELS` in them."""
+    """A fine-tuning step's images after mixing, and the share of `LABELS` in the targets."""
     images = jnp.asarray(image_batch(4, 32, f"ft{step}").transpose(0, 2, 3, 1))
     if kind == "mixup":
         return mixing.mixup(images, PERMUTATION, LAM), LAM
@@ -164,8 +164,8 @@ def recorded_batch(step: int, kind: str):
     return images, 1.0
 
 
-# As above. After Adam's first step the recorded float32 losses are themselves up to 7.5e-6 off
-# the recorded float64 ones.
+# As above. After Adam's first step, the recorded float32 losses themselves differ from the recorded
+# float64 ones by up to 7.5e-6.
 FINETUNING_LIMITS = {
     "mixed images": 1e-6,
     "share of the labels": 1e-6,
@@ -178,7 +178,7 @@ FINETUNING_LIMITS = {
 
 
 def finetuning_differences(recorded, network: nnx.Module, jit=quick_jit) -> Differences:
-    """Takes the recorded steps from formula weights; of tensors the L2 norms are compared."""
+    """Repeats the recorded steps from formula weights; tensors are compared by their L2 norms."""
     found = Differences()
     fill_weights(network)
     ours = {key: name for name, key in torch_weights.reference_keys(network).items()}
@@ -205,8 +205,8 @@ def finetuning_differences(recorded, network: nnx.Module, jit=quick_jit) -> Diff
         found.relative("loss", metrics["loss"], expected["loss"], where)
         found.relative("loss, float64", metrics["loss"], loss, where)
         logits = np.reshape(expected["logits"]["values"], expected["logits"]["shape"])
-        right = (logits.argmax(axis=1) == LABELS).mean() * 100
-        found.absolute("accuracy", metrics["accuracy"], right, where)
+        expected_accuracy = (logits.argmax(axis=1) == LABELS).mean() * 100
+        found.absolute("accuracy", metrics["accuracy"], expected_accuracy, where)
         gradients = state.optimizer[0]
         for key, value in expected["grads"].items():
             place = f"in {key} {where}"

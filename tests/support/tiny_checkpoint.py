@@ -1,4 +1,4 @@
-"""A checkpoint of a tiny, untrained classifier, and images for it, made without a training run."""
+"""A checkpoint of a tiny untrained classifier, and images for it."""
 
 from pathlib import Path
 
@@ -31,7 +31,7 @@ TINY = {
 
 
 def save_checkpoint(folder: Path, family: str = "vit", classes: tuple[str, ...] = CLASSES):
-    """Returns the model after saving it as step 7 of a stage folder; without classes a backbone."""
+    """Saves a model as step 7 of a stage folder and returns it; without classes, a backbone."""
     options = {"name": family, "image_size": SIZE, "num_classes": len(classes), **TINY[family]}
     options = resolve_options(**options)
     model = create_model(**options, seed=3)
@@ -58,6 +58,6 @@ def write_images(images: np.ndarray, paths: list[Path]) -> None:
 
 
 def expected(model, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Probabilities and features by the model itself."""
-    normalised = jnp.asarray((images / 255 - np.array(MEAN)) / np.array(STD), jnp.float32)
-    return np.asarray(jax.nn.softmax(model(normalised))), np.asarray(model.features(normalised))
+    """Probabilities and features computed by the model itself."""
+    normalized = jnp.asarray((images / 255 - np.array(MEAN)) / np.array(STD), jnp.float32)
+    return np.asarray(jax.nn.softmax(model(normalized))), np.asarray(model.features(normalized))

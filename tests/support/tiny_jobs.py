@@ -42,7 +42,7 @@ TINY = {
 
 
 def command(job: str, workdir: Path, **changes) -> list[str]:
-    """The arguments of a tiny job; a change's name has `__` for the dots of its field."""
+    """The arguments of a tiny job; names of `changes` have `__` instead of a field's dots."""
     argument = "digits" if job == "evaluate" else "vit,digits"
     fields = TINY | {name.replace("__", "."): value for name, value in changes.items()}
     return [
@@ -52,13 +52,13 @@ def command(job: str, workdir: Path, **changes) -> list[str]:
     ]
 
 
-# The smallest of each family; grids and windows follow from the image size, as they always do.
+# The smallest model of each family; grids and windows follow from the image size as usual.
 SMALLEST = {
     "vit": {"width": 8, "depth": 1, "heads": 2},
     "swin": {"width": 4, "heads": 1},
     "cait": {"width": 8, "depth": 1, "heads": 2},
 }
-# What a dataset or a model has a say in stays as the preset has it.
+# Fields that depend on the dataset or the model keep the preset's values.
 _NOT_TINY = ("dataset.", "model.patch_size", "model.width", "model.depth", "model.heads")
 
 
@@ -83,7 +83,7 @@ def run_job(job: str, workdir: Path, **changes) -> int:
 
 
 class FinishedRun(NamedTuple):
-    """A run with what it printed."""
+    """A finished run and what it printed."""
 
     folder: Path
     changes: dict[str, Any]
@@ -92,7 +92,7 @@ class FinishedRun(NamedTuple):
     warnings: list[str]
 
 
-# 115 images for training, 29 to choose the best epoch by; a warm-up that is too long for 2 epochs.
+# 115 training and 29 validation images; a warmup that is too long for 2 epochs.
 RECIPE = {
     "recipe__from_scratch": True,
     "dataset__validation_fraction": 0.2,
@@ -104,7 +104,7 @@ RECIPE = {
 
 
 def finish_tiny_recipe(folder: Path) -> FinishedRun:
-    """Runs a recipe to its end in this process."""
+    """Runs a recipe to completion in this process."""
     out, err = io.StringIO(), io.StringIO()
     with (
         warnings.catch_warnings(record=True) as caught,
@@ -123,19 +123,19 @@ def read_json(path: Path):
 
 
 def read_metrics(stage: Path, split: str | None = None) -> list[dict]:
-    """The lines of `metrics.jsonl`, of one split or all."""
+    """The rows of `metrics.jsonl`, of one split or all."""
     rows = [json.loads(line) for line in (stage / "metrics.jsonl").read_text().splitlines()]
     return [row for row in rows if split in (None, row["split"])]
 
 
 def checkpoint_steps(stage: Path) -> list[int]:
-    """The steps whose checkpoints a stage holds, oldest first."""
+    """The steps of a stage's checkpoints, oldest first."""
     folder = stage / "checkpoints"
     return sorted(int(e.name) for e in folder.iterdir() if e.name.isdecimal())
 
 
 def read_checkpoint(stage: Path, item: str = "state"):
-    """The arrays of an item of the newest checkpoint, and its meta."""
+    """The arrays of one item of the newest checkpoint, and its metadata."""
     folder = stage / "checkpoints" / str(checkpoint_steps(stage)[-1])
     meta = checkpoint_format.read_meta(folder)
     return checkpoint_format.read_arrays(folder, item, meta), meta
@@ -150,10 +150,10 @@ def start_job(
     process: tuple[str, int, int] | None = None,
     **changes,
 ) -> subprocess.Popen[str]:
-    """Starts a tiny job in a process of its own, on simulated devices.
+    """Starts a tiny job in its own process, on simulated devices.
 
-    `cache` is a folder of compiled programs other than this process's. `process` makes the job one
-    of several processes: the first one's address, how many there are, and which one it is.
+    `cache` replaces this process's folder of compiled programs. `process` makes the job one of
+    several processes: the coordinator's address, the number of processes and this one's index.
     """
     environment = dict(os.environ)
     if devices > 1:
@@ -174,7 +174,7 @@ def start_job(
 
 
 def finish(process: subprocess.Popen[str], timeout: float = 300) -> str:
-    """Waits until a process has ended well and returns what it wrote to stderr."""
+    """Waits for a process to succeed and returns what it wrote to stderr."""
     try:
         _, errors = process.communicate(timeout=timeout)
     finally:

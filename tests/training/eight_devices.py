@@ -1,4 +1,4 @@
-"""Run by test_placement.py in a process of eight simulated devices; prints what it checked."""
+"""Run by test_placement.py in a process with eight simulated devices; prints what it checked."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""The training loop on a toy whose every number depends on data, randomness and schedule."""
+"""The training loop on a toy that depends on data, random keys and schedule."""
 
 import itertools
 from typing import NamedTuple
@@ -45,7 +45,7 @@ def toy_step(state, images, labels, key, schedule):
 
 
 class Record:
-    """What training reported, as numpy values, in the order in which it did."""
+    """What training reported, as numpy values, in order."""
 
     def __init__(self, stop_after=None):
         self.rows = {}
@@ -103,7 +103,7 @@ def train_toy(
 
 
 @pytest.fixture(scope="module")
-def usual():
+def baseline():
     return train_toy()
 
 
@@ -123,17 +123,17 @@ def test_blocks_cover_all_steps_and_cross_no_boundary(start, total, most, bounda
             assert first // boundary == (first + count - 1) // boundary
 
 
-def test_the_steps_are_those_of_a_plain_loop(usual):
+def test_steps_match_a_plain_loop(baseline):
     order, state, key = BatchOrder(len(IMAGES), 5, seed=0), toy_state(), jax.random.key(3)
     for step in range(TOTAL):
         chosen = order.indices(step)
         row = {name: jnp.asarray(values[step]) for name, values in SCHEDULE.items()}
         step_key = jax.random.fold_in(key, step)
         state, metrics = toy_step(state, IMAGES[chosen], LABELS[chosen], step_key, row)
-        assert usual.rows[step]["loss"] == pytest.approx(float(metrics["loss"]), rel=1e-5)
-        assert usual.rows[step]["label_mean"] == pytest.approx(LABELS[chosen].mean())
-    np.testing.assert_allclose(usual.final.weight, state.weight, rtol=1e-5, atol=1e-6)
-    assert usual.final.step == TOTAL
+        assert baseline.rows[step]["loss"] == pytest.approx(float(metrics["loss"]), rel=1e-5)
+        assert baseline.rows[step]["label_mean"] == pytest.approx(LABELS[chosen].mean())
+    np.testing.assert_allclose(baseline.final.weight, state.weight, rtol=1e-5, atol=1e-6)
+    assert baseline.final.step == TOTAL
 
 
 @settings(max_examples=6, deadline=None)
@@ -142,29 +142,29 @@ def test_the_steps_are_those_of_a_plain_loop(usual):
     checkpoint_every=st.integers(1, 30),
     placement=st.sampled_from(["device", "host"]),
 )
-def test_how_steps_are_grouped_and_fed_changes_no_bit(
-    usual, steps_per_dispatch, checkpoint_every, placement
+def test_grouping_and_placement_of_steps_are_bit_exact(
+    baseline, steps_per_dispatch, checkpoint_every, placement
 ):
     other = train_toy(
         steps_per_dispatch=steps_per_dispatch,
         checkpoint_every=checkpoint_every,
         placement=placement,
     )
-    assert other.rows == usual.rows
-    np.testing.assert_array_equal(other.final.weight, usual.final.weight)
+    assert other.rows == baseline.rows
+    np.testing.assert_array_equal(other.final.weight, baseline.final.weight)
 
 
 @pytest.mark.parametrize("step", [7, 14])
-def test_a_restart_changes_no_bit(usual, step):
-    again = train_toy(state=replicate(usual.saved[step], make_mesh()))
-    assert again.rows == {s: row for s, row in usual.rows.items() if s >= step}
-    np.testing.assert_array_equal(again.final.weight, usual.final.weight)
-    assert list(again.saved) == [s for s in usual.saved if s > step]
+def test_restart_is_bit_exact(baseline, step):
+    again = train_toy(state=replicate(baseline.saved[step], make_mesh()))
+    assert again.rows == {s: row for s, row in baseline.rows.items() if s >= step}
+    np.testing.assert_array_equal(again.final.weight, baseline.final.weight)
+    assert list(again.saved) == [s for s in baseline.saved if s > step]
 
 
 @pytest.mark.parametrize("placement", ["device", "host"])
 @pytest.mark.parametrize("blocks", [0, 1, 2, 4, 8])
-def test_a_stop_after_any_block_saves_and_changes_no_bit(usual, blocks, placement):
+def test_stop_after_any_block_saves_and_resumes_bit_exactly(baseline, blocks, placement):
     stopped = train_toy(record=Record(stop_after=blocks), placement=placement)
     ends = [first + count for first, count in loop._blocks(0, TOTAL, 3, (STEPS_PER_EPOCH, 7))]
     done = ends[blocks - 1] if blocks else 0
@@ -173,27 +173,27 @@ def test_a_stop_after_any_block_saves_and_changes_no_bit(usual, blocks, placemen
     assert done == 0 or stopped.saved[done].step == done
     assert list(stopped.saved) == sorted({s for s in (7, 14) if s <= done} | ({done} - {0}))
     rest = train_toy(state=replicate(stopped.final, make_mesh()), placement=placement)
-    assert stopped.rows | rest.rows == usual.rows
-    np.testing.assert_array_equal(rest.final.weight, usual.final.weight)
+    assert stopped.rows | rest.rows == baseline.rows
+    np.testing.assert_array_equal(rest.final.weight, baseline.final.weight)
 
 
-def test_a_finished_run_takes_no_step(usual):
-    again = train_toy(state=replicate(usual.final, make_mesh()))
+def test_finished_run_takes_no_step(baseline):
+    again = train_toy(state=replicate(baseline.final, make_mesh()))
     assert not again.calls
-    np.testing.assert_array_equal(again.final.weight, usual.final.weight)
+    np.testing.assert_array_equal(again.final.weight, baseline.final.weight)
 
 
-def test_events_come_in_order_and_metrics_before_what_follows_them(usual):
-    assert list(usual.rows) == list(range(TOTAL))
-    assert list(usual.saved) == [7, 14, 20]
-    for (_, step), (_, next_step) in itertools.pairwise(usual.calls):
+def test_events_are_in_order_and_metrics_come_first(baseline):
+    assert list(baseline.rows) == list(range(TOTAL))
+    assert list(baseline.saved) == [7, 14, 20]
+    for (_, step), (_, next_step) in itertools.pairwise(baseline.calls):
         assert step <= next_step
-    for kind, step in usual.calls:
+    for kind, step in baseline.calls:
         if kind != "metrics":
-            seen = usual.calls[: usual.calls.index((kind, step))]
+            seen = baseline.calls[: baseline.calls.index((kind, step))]
             assert ("metrics", step) in seen
-    assert [step for kind, step in usual.calls if kind == "epoch"] == [4, 8, 12, 16, 20]
-    for step, state in usual.saved.items():
+    assert [step for kind, step in baseline.calls if kind == "epoch"] == [4, 8, 12, 16, 20]
+    for step, state in baseline.saved.items():
         assert state.step == step
 
 
@@ -213,7 +213,7 @@ def test_blocks_of_every_length_share_one_program(monkeypatch):
 
 
 @pytest.mark.parametrize("bad_step", [1, 6, 8, 13, 20])
-def test_divergence_names_the_step_and_nothing_later_is_saved(bad_step):
+def test_divergence_names_the_step_and_saves_nothing_later(bad_step):
     """Steps count from 1, as in metrics.jsonl; after a bad step everything is NaN."""
 
     def step_function(state, *rest):
@@ -229,13 +229,13 @@ def test_divergence_names_the_step_and_nothing_later_is_saved(bad_step):
         train_toy(step_function, checkpoint_every=2, record=record)
     assert list(record.saved) == list(range(2, bad_step, 2))
     assert all(np.isfinite(state.weight).all() for state in record.saved.values())
-    assert list(record.rows) == list(range(bad_step))  # the bad step itself is told too
+    assert list(record.rows) == list(range(bad_step))  # the bad step itself is reported too
     assert [np.isfinite(row["loss"]) for row in record.rows.values()] == [True] * (bad_step - 1) + [
         False
     ]
 
 
-def test_profiling_leaves_a_trace_and_the_same_bits(usual, tmp_path):
+def test_profiling_writes_a_trace_and_is_bit_exact(baseline, tmp_path):
     profiled = train_toy(profile=(tmp_path / "profile", 4))
     assert list((tmp_path / "profile").rglob("*.xplane.pb"))
-    np.testing.assert_array_equal(profiled.final.weight, usual.final.weight)
+    np.testing.assert_array_equal(profiled.final.weight, baseline.final.weight)

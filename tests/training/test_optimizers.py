@@ -1,4 +1,4 @@
-"""Optimiser rules against formulas written out in numpy."""
+"""Optimizer updates against formulas written in numpy."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -60,7 +60,7 @@ def momentum_sgd(parameter, grads, decays: bool, trust: bool = False):
 
 
 @pytest.mark.parametrize("decay_vectors", [False, True])
-def test_adamw(decay_vectors):
+def test_adamw_matches_its_formula(decay_vectors):
     result = run(make_optimizer("adamw", decay_vectors=decay_vectors), 4)
     for name, start in parameters().items():
         grads = [gradients(s)[name] for s in range(4)]
@@ -68,7 +68,7 @@ def test_adamw(decay_vectors):
         np.testing.assert_allclose(result[name], expected, rtol=1e-5, atol=1e-6)
 
 
-def test_adamws_epsilon():
+def test_adamw_uses_its_epsilon():
     result = run(make_optimizer("adamw", eps=0.3), 3)
     for name, start in parameters().items():
         grads = [gradients(s)[name] for s in range(3)]
@@ -77,8 +77,8 @@ def test_adamws_epsilon():
 
 
 @pytest.mark.parametrize("share", [0.5, 2.0])
-def test_gradients_are_clipped_together(share):
-    """By one factor for all, and only where their norm is above the limit."""
+def test_global_clipping_scales_all_gradients(share):
+    """By one factor for all, and only if their joint norm exceeds the limit."""
     found = gradients(0)
     norm = np.sqrt(sum(float((g**2).sum()) for g in found.values()))
     clip = clip_together(share * norm)
@@ -91,7 +91,7 @@ def test_gradients_are_clipped_together(share):
         np.testing.assert_allclose(once[name], expected, rtol=1e-5, atol=1e-7)
 
 
-def test_sgd_and_lars():
+def test_sgd_and_lars_match_their_formulas():
     sgd, lars = run(make_optimizer("sgd"), 3), run(make_optimizer("lars"), 3)
     for name, start in parameters().items():
         grads = [gradients(s)[name] for s in range(3)]
@@ -102,7 +102,7 @@ def test_sgd_and_lars():
         )
 
 
-def test_a_frozen_layer_stands_still_with_its_moments_and_step_count():
+def test_frozen_layer_keeps_weights_moments_and_step_count():
     optimizer = make_optimizer("adamw", freezable=lambda name: ".last_layer." in name)
     result = run(optimizer, 5, frozen=lambda step: step < 2)
     for name, start in parameters().items():
@@ -118,6 +118,6 @@ def test_clipping_is_per_tensor():
     np.testing.assert_array_equal(clipped["short"], grads["short"])
 
 
-def test_unknown_name():
+def test_unknown_name_suggests_the_closest():
     with pytest.raises(UserError, match='did you mean "adamw"'):
         make_optimizer("adam")

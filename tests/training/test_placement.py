@@ -45,8 +45,8 @@ def assert_block_is(order, block, step, count):
 @pytest.mark.parametrize("kind", KINDS)
 @settings(max_examples=25, deadline=None)
 @given(requests=st.lists(st.tuples(st.integers(0, 30), st.integers(1, BLOCK)), max_size=6))
-def test_any_sequence_of_blocks_is_right(mesh, kind, requests):
-    """Consecutive ones, after a short one, repeated and out of order."""
+def test_any_sequence_of_blocks_is_correct(mesh, kind, requests):
+    """Consecutive, after a short one, repeated and out of order."""
     order = BatchOrder(len(IMAGES), 6, seed=5)
     shapes = set()
     with make_source(IMAGES, LABELS, order, mesh, kind, BLOCK) as source:
@@ -55,11 +55,11 @@ def test_any_sequence_of_blocks_is_right(mesh, kind, requests):
             block = source.block(step, count)
             assert_block_is(order, block, step, count)
             shapes.add(str(jax.tree.map(np.shape, block)))
-    assert len(shapes) == 1  # so that one program serves them all
+    assert len(shapes) == 1  # so one program serves them all
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_fetch_takes_a_traced_step_and_no_constants(mesh, order, kind):
+def test_fetch_traces_the_step_and_captures_no_constants(mesh, order, kind):
     def total(block, count):
         def body(i, running):
             images, labels = fetch(block, i)
@@ -74,8 +74,8 @@ def test_fetch_takes_a_traced_step_and_no_constants(mesh, order, kind):
         assert jax.make_jaxpr(total)(block, 3).consts == []
 
 
-def test_host_prepares_the_next_block_ahead(mesh, order):
-    """The block is there before it is asked for, and its images are gathered once."""
+def test_host_prefetches_the_next_block(mesh, order):
+    """The block is ready before it is requested, and its images are gathered once."""
     gathered = []
 
     class Watched(BatchOrder):
@@ -94,7 +94,7 @@ def test_host_prepares_the_next_block_ahead(mesh, order):
     assert all(name.startswith("prefetch") for _, name in gathered)
 
 
-def test_failure_in_the_thread_reaches_the_caller(mesh, order):
+def test_failure_in_the_prefetch_thread_reaches_the_caller(mesh, order):
     class Broken(BatchOrder):
         def block(self, step, count):
             if step >= BLOCK:
@@ -105,7 +105,7 @@ def test_failure_in_the_thread_reaches_the_caller(mesh, order):
         source.block(0, BLOCK)  # prepares the next one, which fails
         with pytest.raises(RuntimeError, match="no more"):
             source.block(BLOCK, BLOCK)
-        assert_block_is(order, source.block(1, 2), 1, 2)  # and the source lives on
+        assert_block_is(order, source.block(1, 2), 1, 2)  # and the source still works
 
 
 def test_close_ends_the_thread(mesh, order):
@@ -122,7 +122,7 @@ def test_close_ends_the_thread(mesh, order):
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("count", [0, BLOCK + 1])
-def test_count_outside_the_block(mesh, order, kind, count):
+def test_count_outside_the_block_is_refused(mesh, order, kind, count):
     with (
         make_source(IMAGES, LABELS, order, mesh, kind, BLOCK) as source,
         pytest.raises(ValueError),
@@ -130,12 +130,12 @@ def test_count_outside_the_block(mesh, order, kind, count):
         source.block(0, count)
 
 
-def test_order_of_another_set_is_refused(mesh, order):
+def test_order_of_another_dataset_is_refused(mesh, order):
     with pytest.raises(ValueError, match="36 images, 37 labels and an order of 37"):
         make_source(IMAGES[:36], LABELS, order, mesh, "device", BLOCK)
 
 
-def test_auto_takes_the_device_when_it_fits(mesh, monkeypatch):
+def test_auto_chooses_the_device_if_images_fit(mesh, monkeypatch):
     monkeypatch.setattr(placement, "_memory_per_device", lambda mesh: (10 * 2**30, 0.4))
     assert choose_placement("auto", 4 * 2**30, mesh) == "device"
     assert choose_placement("auto", 4 * 2**30 + 1, mesh) == "host"
@@ -150,14 +150,14 @@ def test_cifar_fits_on_this_device(mesh):
     assert choose_placement("auto", 2**50, mesh) == "host"
 
 
-def test_unknown_placement(mesh):
+def test_unknown_placement_suggests_the_closest(mesh):
     with pytest.raises(UserError, match=r'runtime.data_placement is "hots" .did you mean "host"'):
         choose_placement("hots", 1, mesh)
 
 
 @pytest.mark.multiprocess
-def test_eight_devices():
-    """The batch is split over them, both placements agree, and no device waits for another."""
+def test_batches_are_split_over_eight_devices():
+    """The batch is split over the devices in both placements, and fetching needs no collective."""
     repository = Path(__file__).parents[2]
     run = subprocess.run(
         [sys.executable, "-m", "tests.training.eight_devices"],

@@ -1,4 +1,4 @@
-"""Progress: the figures on a stream that is no terminal, and the bar on one that is."""
+"""Progress: lines on a stream that is not a terminal, and a bar on one that is."""
 
 import io
 import os
@@ -13,7 +13,7 @@ from smallvit_jax.training.progress import Progress
 
 @pytest.fixture
 def clock(monkeypatch):
-    """A clock that stands still until it is moved."""
+    """A clock that only moves when a test moves it."""
 
     class Clock:
         now = 100.0
@@ -26,7 +26,7 @@ def clock(monkeypatch):
     return clock
 
 
-def test_lines_come_at_intervals_and_at_the_end(clock):
+def test_lines_are_printed_at_intervals_and_at_the_end(clock):
     out = io.StringIO()
     with Progress(1000, 100, 50, "pretrain", stream=out) as progress:
         for step in range(10, 1001, 10):
@@ -41,14 +41,14 @@ def test_lines_come_at_intervals_and_at_the_end(clock):
         "pretrain: step 1000/1000, epoch 10/10, loss 6.0000, 1,000 images/s, 0:00:00 left"
     )
     assert lines[-1] == "kNN 31.0 %"
-    # An epoch takes 5 s, so each of its ends has a line; the first comes 4.5 s after the start.
+    # An epoch takes 5 s, so every epoch end has a line; the first is 4.5 s after the start.
     assert [int(re.search(r"step (\d+)", line)[1]) for line in lines[1:-1]] == list(
         range(100, 1001, 100)
     )
     assert "0:00:25 left" in lines[5]
 
 
-def test_pauses_count_for_the_time_left_but_not_for_the_rate(clock):
+def test_pauses_affect_the_time_left_but_not_the_rate(clock):
     out = io.StringIO()
     with Progress(400, 100, 50, "train", stream=out) as progress:
         for step in range(10, 201, 10):
@@ -56,13 +56,13 @@ def test_pauses_count_for_the_time_left_but_not_for_the_rate(clock):
             progress.update(step)
             if step % 100 == 0:
                 with progress.pause():
-                    clock.now += 4.0  # of which the second comes after the last update
+                    clock.now += 4.0  # the second pause is after the last update
     # 190 steps of 50 images in 9.5 s, or in 13.5 s with the first pause.
     assert progress.images_per_second == pytest.approx(1000)
     assert "704 images/s, 0:00:14 left" in out.getvalue().splitlines()[-1]
 
 
-def test_long_epochs_have_a_line_every_ten_seconds_and_short_ones_not_each(clock):
+def test_line_interval_is_bounded_for_long_and_short_epochs(clock):
     for per_epoch, expected in ((1000, [1, 11, 21]), (1, [1, 4, 7, 10, 13, 16, 19, 22, 25])):
         out = io.StringIO()
         progress = Progress(1000, per_epoch, 1, "train", stream=out)
@@ -72,7 +72,7 @@ def test_long_epochs_have_a_line_every_ten_seconds_and_short_ones_not_each(clock
         assert [int(x) for x in re.findall(r"step (\d+)/", out.getvalue())] == expected
 
 
-def test_a_resumed_run_counts_only_its_own_steps(clock):
+def test_resumed_run_counts_only_its_own_steps(clock):
     out = io.StringIO()
     progress = Progress(200, 100, 8, "finetune", start_step=100, stream=out)
     progress.update(110, 1.0)
@@ -84,7 +84,7 @@ def test_a_resumed_run_counts_only_its_own_steps(clock):
     )
 
 
-def test_other_processes_show_nothing(clock):
+def test_inactive_processes_print_nothing(clock):
     out = io.StringIO()
     with Progress(10, 5, 1, "train", active=False, stream=out) as progress:
         progress.update(10, 1.0)
@@ -93,7 +93,7 @@ def test_other_processes_show_nothing(clock):
 
 
 @pytest.mark.parametrize("columns", [80, 120])
-def test_a_terminal_gets_a_bar_with_notes_above_it(monkeypatch, columns):
+def test_terminal_gets_a_bar_with_notes_above_it(monkeypatch, columns):
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", str(columns))
     leader, follower = os.openpty()

@@ -12,7 +12,7 @@ def assert_equal_at(values, recorded, beyond: int | None = None):
             assert values[step] == pytest.approx(value, rel=1e-12, abs=1e-18), step
 
 
-def test_pretraining_schedules_equal_the_reference(golden):
+def test_pretraining_schedules_match_the_reference(golden):
     recorded = golden("schedules")
     assert_equal_at(schedules.cosine(2e-4, 1e-6, 19400, 30 * 97), recorded["lr"]["values"])
     assert_equal_at(schedules.cosine(0.04, 0.4, 19400), recorded["weight_decay"]["values"])
@@ -22,7 +22,7 @@ def test_pretraining_schedules_equal_the_reference(golden):
     assert len(temperatures) == 600
 
 
-def test_finetuning_schedule_equals_the_reference(golden):
+def test_finetuning_schedule_matches_the_reference(golden):
     recorded = golden("schedules")
     values = schedules.warmup_cosine(1e-3, 1e-6, 58500, 5850)
     assert_equal_at(values, recorded["finetune"]["values"], beyond=58500)
@@ -30,13 +30,13 @@ def test_finetuning_schedule_equals_the_reference(golden):
     np.testing.assert_allclose(tiny, recorded["finetune_tiny_epochs5_it2_warmup1"][:10])
 
 
-def test_base_rate_stands_twice_at_the_end_of_the_warmup():
+def test_base_rate_occurs_twice_at_the_end_of_warmup():
     values = schedules.cosine(2e-4, 1e-6, 19400, 2910)
     assert values[0] == 0
     assert values[2909] == values[2910] == 2e-4
 
 
-def test_short_runs_scale_their_warmup_and_warn():
+def test_short_runs_shorten_their_warmup_and_warn():
     with pytest.warns(UserWarning, match=r"20 epochs are too few for x = 30; using 2 instead"):
         assert schedules.fit_warmup(30, 20, "x") == 2
     assert schedules.fit_warmup(30, 31, "x") == 30

@@ -1,4 +1,4 @@
-"""A stage in its folder, on a toy that trains in milliseconds."""
+"""A training stage in its folder, on a toy that trains in milliseconds."""
 
 import contextlib
 import os
@@ -74,18 +74,18 @@ def run_toy(
         )
 
 
-def figures(epochs, state):
+def toy_metrics(epochs, state):
     return {"test": {"top1": float(jnp.abs(state.weight).sum())}}
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("stage") / "whole"
-    return folder, run_toy(folder, figures)
+def uninterrupted(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("stage") / "uninterrupted"
+    return folder, run_toy(folder, toy_metrics)
 
 
-def test_what_a_stage_leaves_behind(whole):
-    folder, outcome = whole
+def test_stage_writes_metrics_and_checkpoints(uninterrupted):
+    folder, outcome = uninterrupted
     train = read_metrics(folder, "train")
     assert [row["step"] for row in train] == list(range(1, TOTAL + 1))
     assert [row["learning_rate"] for row in train] == pytest.approx(np.linspace(1, 0.1, TOTAL))
@@ -99,39 +99,39 @@ def test_what_a_stage_leaves_behind(whole):
     assert (meta["kind"], meta["step"]) == ("toy", TOTAL)
 
 
-def test_evaluations_that_the_log_has_lost_are_made_again(whole, tmp_path):
-    """The last line is that of the evaluation which the newest checkpoint follows."""
-    folder, outcome = shutil.copytree(whole[0], tmp_path / "again"), whole[1]
+def test_evaluations_lost_from_the_log_are_repeated(uninterrupted, tmp_path):
+    """The last line is the evaluation before the newest checkpoint."""
+    folder, outcome = shutil.copytree(uninterrupted[0], tmp_path / "again"), uninterrupted[1]
     log = folder / "metrics.jsonl"
     text = log.read_text()
     log.write_text(text[:-20])
     with pytest.warns(UserWarning, match="lines of step 20 are lost"):
-        assert run_toy(folder, figures).evaluations == outcome.evaluations
+        assert run_toy(folder, toy_metrics).evaluations == outcome.evaluations
     assert log.read_text() == text
 
 
-def test_a_log_without_any_step_is_one_sentence(whole, tmp_path):
-    folder = shutil.copytree(whole[0], tmp_path / "again")
+def test_log_without_steps_gets_one_sentence(uninterrupted, tmp_path):
+    folder = shutil.copytree(uninterrupted[0], tmp_path / "again")
     (folder / "metrics.jsonl").unlink()
     with pytest.raises(UserError, match=r"metrics.jsonl has lost every step of this run; restore"):
-        run_toy(folder, figures)
+        run_toy(folder, toy_metrics)
 
 
 @pytest.mark.parametrize("stop_at", [0, 3, 5])
-def test_a_stage_that_was_stopped_continues_bit_for_bit(whole, tmp_path, stop_at):
-    """Stopped in an evaluation, before what it found was written."""
+def test_stopped_stage_resumes_bit_exactly(uninterrupted, tmp_path, stop_at):
+    """Stopped during an evaluation, before its metrics were written."""
 
     def stop(epochs, state):
         if epochs == stop_at:
             raise KeyboardInterrupt
-        return figures(epochs, state)
+        return toy_metrics(epochs, state)
 
     with pytest.raises(KeyboardInterrupt):
         run_toy(tmp_path, stop)
     due = [step for step in (6, 12, 18) if step < stop_at * STEPS_PER_EPOCH]
     assert checkpoint_steps(tmp_path) == due[-2:]
-    outcome = run_toy(tmp_path, figures)
-    folder, expected = whole
+    outcome = run_toy(tmp_path, toy_metrics)
+    folder, expected = uninterrupted
     assert (tmp_path / "metrics.jsonl").read_text() == (folder / "metrics.jsonl").read_text()
     np.testing.assert_array_equal(outcome.state.weight, expected.state.weight)
     assert outcome.evaluations == expected.evaluations
@@ -141,13 +141,15 @@ def test_a_stage_that_was_stopped_continues_bit_for_bit(whole, tmp_path, stop_at
     ("signum", "stop_at"),
     [(signal.SIGTERM, 0), (signal.SIGINT, 2), (signal.SIGTERM, 3), (signal.SIGTERM, EPOCHS)],
 )
-def test_a_signal_saves_what_is_done_and_changes_no_bit(whole, tmp_path, signum, stop_at, capsys):
+def test_signal_saves_progress_and_resumes_bit_exactly(
+    uninterrupted, tmp_path, signum, stop_at, capsys
+):
     """Sent during an evaluation; after epoch 3 and at the end a checkpoint is due anyway."""
 
     def stop(epochs, state):
         if epochs == stop_at:
             signal.raise_signal(signum)
-        return figures(epochs, state)
+        return toy_metrics(epochs, state)
 
     before = signal.getsignal(signum)
     with pytest.raises(KeyboardInterrupt) as caught, _default_handlers(signum):
@@ -160,15 +162,15 @@ def test_a_signal_saves_what_is_done_and_changes_no_bit(whole, tmp_path, signum,
         expected = f"step {done} of {TOTAL}, which is saved" if done else "no step was finished"
         assert expected in str(caught.value)
     assert [step for step in checkpoint_steps(tmp_path) if step == done] == [done] * (done > 0)
-    outcome = run_toy(tmp_path, figures)
-    folder, expected = whole
+    outcome = run_toy(tmp_path, toy_metrics)
+    folder, expected = uninterrupted
     assert (tmp_path / "metrics.jsonl").read_text() == (folder / "metrics.jsonl").read_text()
     np.testing.assert_array_equal(outcome.state.weight, expected.state.weight)
 
 
 @contextlib.contextmanager
 def _default_handlers(signum):
-    """As Python has them for SIGINT, so that a signal that comes too late is an exception, too."""
+    """Installs Python's default SIGINT handler, so that a late signal raises as well."""
     before = signal.signal(signum, signal.default_int_handler)
     try:
         yield
@@ -176,16 +178,16 @@ def _default_handlers(signum):
         signal.signal(signum, before)
 
 
-def test_weights_that_a_step_spoils_are_not_saved(tmp_path):
-    """The loss of step 12 is finite; what it makes of the weights is not."""
+def test_infinite_weights_are_not_saved(tmp_path):
+    """The loss of step 12 is finite, but the weights after it are not."""
 
-    def spoil(state, *rest):
+    def overflow(state, *rest):
         state, metrics = toy_step(state, *rest)
         return state._replace(weight=jnp.where(state.step == 12, jnp.inf, state.weight)), metrics
 
     message = r"state after the update \(weight\) became infinite .* at step 12 \(epoch 3\)"
     with pytest.raises(TrainingDivergedError, match=message):
-        run_toy(tmp_path, step_function=spoil)
+        run_toy(tmp_path, step_function=overflow)
     assert checkpoint_steps(tmp_path) == [6]
     assert read_metrics(tmp_path, "train")[-1]["step"] == 12
 
@@ -201,7 +203,7 @@ LIVE = """
 """
 
 
-def test_a_folder_in_use_is_refused_until_its_run_is_killed(tmp_path):
+def test_folder_in_use_is_refused_until_its_run_is_killed(tmp_path):
     command = [sys.executable, "-c", textwrap.dedent(LIVE), str(tmp_path)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
@@ -214,14 +216,14 @@ def test_a_folder_in_use_is_refused_until_its_run_is_killed(tmp_path):
         process.kill()
         process.wait()
     run_toy(tmp_path)
-    run_toy(tmp_path)  # a run lets go of the folder at its end
+    run_toy(tmp_path)  # a finished run releases the folder
 
 
 SMALL_DISK = """
     import os, sys, time
     from pathlib import Path
     from smallvit_jax.errors import UserError
-    from tests.training.test_stage import checkpoint_steps, fill, figures, run_toy
+    from tests.training.test_stage import checkpoint_steps, fill, run_toy, toy_metrics
 
     folder = Path(sys.argv[1])
     def evaluate(epochs, state):
@@ -229,14 +231,14 @@ SMALL_DISK = """
             while not (folder / "run/checkpoints/6").is_dir():  # it is written in the background
                 time.sleep(0.01)
             fill(folder / "ballast")
-        return figures(epochs, state)
+        return toy_metrics(epochs, state)
     try:
         run_toy(folder / "run", evaluate)
     except UserError as error:
         print(error)
     print(checkpoint_steps(folder / "run"))
     os.remove(folder / "ballast")
-    run_toy(folder / "run", figures)
+    run_toy(folder / "run", toy_metrics)
     print((folder / "run/metrics.jsonl").read_text() == Path(sys.argv[2]).read_text())
 """
 
@@ -270,9 +272,9 @@ def on_a_file_system(folder, options, code, *words):
     return done.stdout.splitlines()
 
 
-def test_a_full_disk_keeps_the_last_good_checkpoint_and_says_so(whole, tmp_path):
+def test_full_disk_keeps_and_names_the_last_good_checkpoint(uninterrupted, tmp_path):
     sentence, steps, same = on_a_file_system(
-        tmp_path, "size=2m", SMALL_DISK, whole[0] / "metrics.jsonl"
+        tmp_path, "size=2m", SMALL_DISK, uninterrupted[0] / "metrics.jsonl"
     )
     assert sentence.startswith(f"the disk holding {tmp_path}/run/")
     assert "is full; free space and run the same command again; the last good chec" in sentence
@@ -294,7 +296,7 @@ READ_ONLY = """
 """
 
 
-def test_a_read_only_workdir_is_one_sentence(tmp_path):
+def test_read_only_workdir_gets_one_sentence(tmp_path):
     lines = on_a_file_system(tmp_path, "size=1m,ro", READ_ONLY)
     assert len(lines) == 2
     for line, folder in zip(lines, (tmp_path, tmp_path / "run"), strict=True):
@@ -302,8 +304,8 @@ def test_a_read_only_workdir_is_one_sentence(tmp_path):
         assert line.endswith("choose a writable --workdir")
 
 
-def test_a_finished_stage_run_again_takes_no_step(whole, tmp_path):
-    first = run_toy(tmp_path, figures)
+def test_finished_stage_takes_no_further_step(uninterrupted, tmp_path):
+    first = run_toy(tmp_path, toy_metrics)
     again = run_toy(tmp_path, lambda epochs, state: pytest.fail("evaluated"))
     np.testing.assert_array_equal(again.state.weight, first.state.weight)
     assert again.evaluations == first.evaluations and again.last_metrics == first.last_metrics
@@ -313,10 +315,8 @@ def test_a_finished_stage_run_again_takes_no_step(whole, tmp_path):
     ("accuracies", "best_epoch", "stop_at"),
     [([1, 3, 9, 2, 4], 3, None), ([5, 9, 9, 1, 1], 3, 4), ([9, 1, 1, 1, 1], 1, 3)],
 )
-def test_the_best_epoch_keeps_its_checkpoint_also_after_a_stop(
-    tmp_path, accuracies, best_epoch, stop_at
-):
-    """Whatever `checkpoint_every` is; of equals the newest."""
+def test_best_checkpoint_is_kept_across_a_stop(tmp_path, accuracies, best_epoch, stop_at):
+    """For any `checkpoint_every`; the newest of equally good epochs counts."""
     seen = {}
 
     def evaluate(epochs, state):
@@ -340,7 +340,7 @@ def test_the_best_epoch_keeps_its_checkpoint_also_after_a_stop(
     assert len(checkpoint_steps(tmp_path)) <= 3
 
 
-def test_a_warning_about_an_epoch_is_shown_once_until_it_was_gone(tmp_path, capsys):
+def test_epoch_warning_is_repeated_only_after_a_good_epoch(tmp_path, capsys):
     means = []
 
     def warn_about(epoch_means):
@@ -355,8 +355,8 @@ def test_a_warning_about_an_epoch_is_shown_once_until_it_was_gone(tmp_path, caps
     assert [m["loss"] for m in means] == pytest.approx(by_epoch)
 
 
-def test_lines_are_on_disk_before_the_checkpoint_that_follows_them(tmp_path, monkeypatch):
-    """Whatever the moment of a kill, no checkpoint is ahead of the metrics."""
+def test_metrics_are_on_disk_before_their_checkpoint(tmp_path, monkeypatch):
+    """Whenever a run is killed, no checkpoint is ahead of the metrics."""
     lines = {}
     save = CheckpointStore.save
 

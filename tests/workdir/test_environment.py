@@ -1,4 +1,4 @@
-"""What is recorded of the machine, and which changes of it matter."""
+"""What is recorded about the machine, and which changes matter."""
 
 import copy
 import json
@@ -11,7 +11,7 @@ import jax
 from smallvit_jax.workdir.environment import bit_changes, environment
 
 
-def test_names_what_changed():
+def test_changes_that_affect_results_are_named():
     now = environment()
     assert json.loads(json.dumps(now)) == now
     assert bit_changes(now, now) == []
@@ -28,7 +28,7 @@ def test_names_what_changed():
     assert bit_changes(before, now | {"platform": "gpu"}) == [f"platform {now['platform']} → gpu"]
 
 
-def test_threads_are_the_cores_this_process_may_use():
+def test_threads_are_the_cores_available_to_the_process():
     code = (
         "import os; os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])\n"
         "from smallvit_jax.workdir.environment import environment\n"

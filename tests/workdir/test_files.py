@@ -1,4 +1,4 @@
-"""Files that are replaced whole."""
+"""Files that are replaced atomically."""
 
 import multiprocessing
 
@@ -10,8 +10,8 @@ def _write_often(path, letter):
         write_atomically(path, letter * 1000)
 
 
-def test_two_processes_may_write_the_same_file(tmp_path):
-    """As those of a comparison that share its work write its table."""
+def test_two_processes_can_write_the_same_file(tmp_path):
+    """Like processes that share a comparison and write its table."""
     context = multiprocessing.get_context("spawn")
     path = tmp_path / "table.csv"
     writers = [context.Process(target=_write_often, args=(path, letter)) for letter in "ab"]

@@ -1,4 +1,4 @@
-"""Metrics, configs and results: strict JSON, nothing twice after a resume, plain errors."""
+"""Metrics, configs and results: strict JSON, no duplicates after a resume, clear errors."""
 
 import json
 import math
@@ -36,7 +36,7 @@ def lines(folder: Path) -> list[dict]:
 
 
 def scalars(folder: Path) -> list[tuple[int, str, float]]:
-    """What TensorBoard shows: events by file, a session start purging its step and later ones."""
+    """What TensorBoard shows: events by file; a session start purges its step and later ones."""
     from tensorboardX.proto.event_pb2 import Event
 
     shown = []
@@ -52,7 +52,7 @@ def scalars(folder: Path) -> list[tuple[int, str, float]]:
     return shown
 
 
-def test_one_strict_json_object_a_line(tmp_path):
+def test_each_line_is_one_strict_json_object(tmp_path):
     with RunLog(tmp_path / "new/pretrain", restored_step=None) as log:
         log.write(4, 0.5, "train", {"loss": np.float32(0.1), "steps": jnp.asarray(3)})
         log.write(8, 1, "test", {"accuracy": math.nan, "loss": math.inf, "note": "é"})
@@ -76,7 +76,7 @@ def test_one_strict_json_object_a_line(tmp_path):
     assert math.isnan(shown[8, "test/accuracy"]) and len(shown) == 4
 
 
-def test_a_value_may_not_hide_the_step(tmp_path):
+def test_value_cannot_override_the_step(tmp_path):
     with RunLog(tmp_path, restored_step=None) as log, pytest.raises(ValueError, match="step"):
         log.write(1, 0, "train", {"step": 2})
 
@@ -87,10 +87,10 @@ def test_a_value_may_not_hide_the_step(tmp_path):
     restored=st.one_of(st.none(), st.integers(0, 12)),
     torn=st.integers(0, 40),
 )
-def test_resume_leaves_each_line_once_and_none_past_the_restored_step(
+def test_resume_keeps_each_line_once_up_to_the_restored_step(
     tmp_path_factory, last, restored, torn
 ):
-    """A run of 14 steps, killed at `last` (in the middle of a line), continued from `restored`."""
+    """A run of 14 steps, killed at `last` (in the middle of a line), resumed from `restored`."""
     folder = tmp_path_factory.mktemp("run")
 
     def rows(first, stop):
@@ -105,7 +105,7 @@ def test_resume_leaves_each_line_once_and_none_past_the_restored_step(
     log.flush()
     path = folder / "metrics.jsonl"
     restored = None if restored is None else min(restored, last - 1)
-    path.write_bytes(path.read_bytes()[: -torn or None])  # the last line: 51 bytes and more
+    path.write_bytes(path.read_bytes()[: -torn or None])  # the last line has at least 51 bytes
     with RunLog(folder, restored_step=restored) as log:
         kept = [row["step"] for row in log.read("train")]
         assert kept == list(range(0, (-1 if restored is None else restored) + 1))
@@ -115,7 +115,7 @@ def test_resume_leaves_each_line_once_and_none_past_the_restored_step(
     assert scalars(folder) == [(step, f"{split}/value", v) for step, split, v in expected]
 
 
-def test_a_torn_line_that_is_not_written_again_is_told_of(tmp_path):
+def test_torn_line_that_is_not_rewritten_gives_a_warning(tmp_path):
     with RunLog(tmp_path, restored_step=None) as log:
         log.write_many([(step, 0, "test", {"a": step}) for step in (1, 2)])
     os.truncate(tmp_path / "metrics.jsonl", (tmp_path / "metrics.jsonl").stat().st_size - 5)
@@ -123,7 +123,7 @@ def test_a_torn_line_that_is_not_written_again_is_told_of(tmp_path):
         RunLog(tmp_path, restored_step=2).close()
 
 
-def test_a_process_that_is_not_active_reads_but_writes_nothing(tmp_path):
+def test_inactive_process_reads_but_writes_nothing(tmp_path):
     with RunLog(tmp_path, restored_step=None) as log:
         log.write_many([(1, 0, "test", {"a": 1}), (2, 0, "test", {"a": 2})])
     before = sorted(os.listdir(tmp_path)), (tmp_path / "metrics.jsonl").read_bytes()
@@ -134,7 +134,7 @@ def test_a_process_that_is_not_active_reads_but_writes_nothing(tmp_path):
     assert before == (sorted(os.listdir(tmp_path)), (tmp_path / "metrics.jsonl").read_bytes())
 
 
-def test_a_workdir_that_cannot_be_written(tmp_path):
+def test_unwritable_workdir_gets_one_sentence(tmp_path):
     (tmp_path / "file").touch()
     for folder in (tmp_path / "file", tmp_path / "file/pretrain"):
         for action in (
@@ -153,7 +153,7 @@ def test_a_workdir_that_cannot_be_written(tmp_path):
             RunLog(tmp_path / "locked", restored_step=None)
 
 
-def test_a_full_disk_is_one_sentence(tmp_path):
+def test_full_disk_gets_one_sentence(tmp_path):
     if not Path("/dev/full").exists():
         pytest.skip("needs /dev/full")
     (tmp_path / f".config.json.{os.getpid()}.tmp").symlink_to("/dev/full")
@@ -161,7 +161,7 @@ def test_a_full_disk_is_one_sentence(tmp_path):
         write_config(tmp_path, {"a": 1})
 
 
-def test_config_differences():
+def test_config_differences_are_listed():
     old = {"seed": 0, "views": {"scale": [0.4, 1.0], "flip": 0.5}, "gone": 1, "width": None}
     new = {"seed": 0, "views": {"scale": (0.4, 1.0), "flip": 0.0}, "added": (1, 2)}
     assert config_differences(old, new) == [
@@ -171,7 +171,7 @@ def test_config_differences():
     ]
 
 
-def test_config_survives_the_file(tmp_path):
+def test_config_survives_a_round_trip(tmp_path):
     config = {"seed": 3, "model": {"name": "vit", "scale": (0.1, 1 / 3), "width": None}}
     assert read_config(tmp_path) is None
     write_config(tmp_path, config)
@@ -181,7 +181,7 @@ def test_config_survives_the_file(tmp_path):
         read_config(tmp_path)
 
 
-def test_result(tmp_path):
+def test_result_is_strict_json_with_the_environment(tmp_path):
     assert read_result(tmp_path / "finetune") is None
     write_result(tmp_path / "finetune", {"accuracy": np.float64(0.5), "loss": math.nan})
     result = read_result(tmp_path / "finetune")
@@ -191,7 +191,7 @@ def test_result(tmp_path):
     assert os.listdir(tmp_path / "finetune") == ["result.json"]
 
 
-def test_table():
+def test_table_columns_are_aligned():
     rows = [("top-1 accuracy", "61.2 %"), ("kNN", "8.0 %", "raw 3.1 %"), ("time", 12)]
     assert format_table("cifar10", rows).splitlines() == [
         "cifar10",

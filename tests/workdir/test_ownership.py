@@ -1,4 +1,4 @@
-"""Whose a stage folder is."""
+"""Which run a stage folder belongs to."""
 
 import errno
 import fcntl
@@ -27,18 +27,18 @@ def folder(tmp_path):
     return tmp_path
 
 
-def test_a_new_folder_and_one_without_work_are_free(tmp_path):
+def test_new_folder_and_folder_without_work_are_free(tmp_path):
     assert finished_result(tmp_path / "new", CONFIG) is None
     records.write_config(tmp_path, CONFIG)
     assert finished_result(tmp_path, CONFIG | {"seed": 1}) is None
 
 
-def test_a_result_is_handed_back_and_nothing_is_written(folder):
+def test_result_is_returned_and_nothing_is_written(folder):
     assert finished_result(folder, CONFIG) is None
     records.write_result(folder, {"figure": 3})
-    elsewhere = CONFIG | {"runtime": {"checkpoint_every": 3, "precision": "auto"}}
-    assert finished_result(folder, elsewhere)["figure"] == 3
-    assert records.read_config(folder) == CONFIG  # how it was done
+    changed_runtime = CONFIG | {"runtime": {"checkpoint_every": 3, "precision": "auto"}}
+    assert finished_result(folder, changed_runtime)["figure"] == 3
+    assert records.read_config(folder) == CONFIG  # the settings it was made with
 
 
 @pytest.mark.parametrize(
@@ -58,18 +58,18 @@ def test_work_of_another_config_is_refused(folder, changes, words):
     assert words in str(caught.value) and str(folder) in str(caught.value)
 
 
-def test_how_a_run_is_done_may_change(folder):
+def test_settings_that_do_not_affect_results_may_change(folder):
     check_folder(folder, CONFIG | {"runtime": {"checkpoint_every": 3, "precision": "auto"}})
 
 
-def test_a_folder_whose_stages_hold_work_is_not_free(tmp_path):
+def test_folder_whose_stages_hold_work_is_not_free(tmp_path):
     records.write_config(tmp_path, CONFIG)
     (tmp_path / "pretrain" / "checkpoints" / "6").mkdir(parents=True)
     with pytest.raises(UserError, match="seed = 0, but this run has 1;"):
         check_folder(tmp_path, CONFIG | {"seed": 1})
 
 
-def test_a_field_that_is_younger_than_the_run_had_its_default(tmp_path):
+def test_field_newer_than_the_run_has_its_default(tmp_path):
     seed, epochs = default_config().seed, default_config().pretrain.epochs
     records.write_config(tmp_path, {"dataset": {"name": "digits"}})
     (tmp_path / "checkpoints" / "6").mkdir(parents=True)
@@ -80,7 +80,7 @@ def test_a_field_that_is_younger_than_the_run_had_its_default(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("jobs", "changed", "way_on"),
+    ("jobs", "changed", "suggestion"),
     [
         (["pretrain"], "pretrain", "--config.pretrain.init_from={folder} to start"),
         (["finetune"], "finetune", "--config.finetune.init_from={folder} to start"),
@@ -92,8 +92,8 @@ def test_a_field_that_is_younger_than_the_run_had_its_default(tmp_path):
         ),
     ],
 )
-def test_a_refusal_names_the_way_on(tmp_path, jobs, changed, way_on):
-    """More epochs, for example, are a new run that starts from the weights of the old one."""
+def test_refusal_suggests_how_to_continue(tmp_path, jobs, changed, suggestion):
+    """More epochs, for example, need a new run that starts from the old run's weights."""
     config = {job: {"epochs": 2} for job in jobs}
     records.write_config(tmp_path, config)
     stage = tmp_path / "pretrain" if jobs[1:] else tmp_path
@@ -102,11 +102,11 @@ def test_a_refusal_names_the_way_on(tmp_path, jobs, changed, way_on):
         check_folder(tmp_path, config | {changed: {"epochs": 4}})
     sentence = str(caught.value)
     assert f"{changed}.epochs = 2, but this run has 4; repeat the old command" in sentence
-    assert "choose a new --workdir (use " + way_on.format(folder=tmp_path) in sentence
+    assert "choose a new --workdir (use " + suggestion.format(folder=tmp_path) in sentence
 
 
-def test_a_comparison_names_no_weights_to_start_from(tmp_path):
-    """It has as many as trainings, in folders below."""
+def test_refused_comparison_suggests_no_weights(tmp_path):
+    """It has weights for each of its trainings, in subfolders."""
     config = {job: {"epochs": 2} for job in ("pretrain", "finetune")}
     records.write_config(tmp_path, config)
     records.write_result(tmp_path, {"job": "compare"})
@@ -118,20 +118,20 @@ def test_a_comparison_names_no_weights_to_start_from(tmp_path):
     ("name", "counts"),
     [("6", True), ("6.corrupt", True), ("6.corrupt+", True), ("6.orbax-checkpoint-tmp", False)],
 )
-def test_a_checkpoint_that_was_never_finished_is_no_work(tmp_path, name, counts):
-    """Else fine-tuning killed while it wrote its first one would go on from random weights."""
+def test_unfinished_checkpoint_is_not_work(tmp_path, name, counts):
+    """Otherwise, fine-tuning killed during its first save would resume from random weights."""
     (tmp_path / "finetune/checkpoints" / name).mkdir(parents=True)
     assert holds_work(tmp_path) is holds_work(tmp_path / "finetune") is counts
 
 
-def test_a_stage_in_a_subfolder_is_not_the_folders_own(tmp_path):
-    """Else fine-tuning in runs/x would take runs/x/pretrain for its own and load nothing."""
+def test_stage_in_a_subfolder_is_not_the_folders_own(tmp_path):
+    """Otherwise, fine-tuning in runs/x would take runs/x/pretrain for its own and load nothing."""
     (tmp_path / "pretrain/checkpoints/6").mkdir(parents=True)
     assert holds_work(tmp_path) and not holds_checkpoint(tmp_path)
     assert holds_checkpoint(tmp_path / "pretrain")
 
 
-def test_a_file_system_without_locks_gives_a_warning(tmp_path, monkeypatch):
+def test_file_system_without_locks_gives_a_warning(tmp_path, monkeypatch):
     def no_locks(*_):
         raise OSError(errno.ENOLCK, "No locks available")
 

@@ -11,7 +11,7 @@ from smallvit_jax.data.prepare import prepare
 from smallvit_jax.errors import UserError
 from tests.data import tiny_originals as originals
 
-# Dataset → name of its original's folder, of its archive.
+# Dataset → folder and archive name of its original.
 TINY = {
     "cinic10": ("CINIC-10", "CINIC-10.tar.gz"),
     "tiny_imagenet": ("tiny-imagenet-200", "tiny-imagenet-200.zip"),
@@ -21,7 +21,7 @@ TINY = {
 
 
 class Tiny:
-    """An unpacked original in `folder`, and the labels that belong to its images."""
+    """An unpacked original in `folder`, and the labels of its images."""
 
     def __init__(self, name, folder, monkeypatch, make=None):
         usual, classes = originals.ORIGINALS[name]
@@ -32,12 +32,12 @@ class Tiny:
         self.spec = DATASETS[name]
 
     def read(self, split, data_dir):
-        """Images and labels of a split as stored, by the image's file."""
+        """Images and labels of a split as stored, by image file."""
         source = tfds.data_source(f"{self.spec.builder}:1.0.0", split=split, data_dir=data_dir)
         return {x["id"].decode(): (x["image"], int(x["label"])) for x in source}
 
     def failure(self, original):
-        """What preparing from `original` says; it leaves no dataset and nothing unfinished."""
+        """The error message of preparing from `original`, which must leave nothing behind."""
         data_dir = self.folder.parent / "failed"
         with pytest.raises(UserError) as caught:
             prepare(self.name, original, data_dir)
@@ -58,7 +58,7 @@ def make(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("packed", [False, True], ids=["unpacked", "packed"])
-def test_every_image_comes_with_its_label(tiny, tmp_path, packed):
+def test_every_image_has_its_label(tiny, tmp_path, packed):
     path = tiny.folder
     if packed:
         path = originals.pack(tiny.folder, tmp_path / tiny.archive_name)
@@ -76,7 +76,7 @@ def test_every_image_comes_with_its_label(tiny, tmp_path, packed):
         assert (info.image_size, info.num_classes) == (tiny.spec.image_size, len(info.class_names))
 
 
-def test_small_images_are_stored_as_they_come(make, tmp_path):
+def test_small_images_are_stored_unchanged(make, tmp_path):
     for name in ("cinic10", "tiny_imagenet"):
         tiny = make(name)
         prepare(name, tiny.folder, tmp_path)
@@ -85,8 +85,8 @@ def test_small_images_are_stored_as_they_come(make, tmp_path):
             assert np.array_equal(image, np.asarray(original))
 
 
-def test_photographs_become_squares(make, tmp_path):
-    """Scaled in both directions, at half size within two levels of exact averages."""
+def test_photographs_are_resized_to_squares(make, tmp_path):
+    """Scaled in both directions; at half size, within two levels of exact averages."""
     tiny = make("aircraft")
     prepare("aircraft", tiny.folder, tmp_path)
     for file, (image, _) in tiny.read("trainval", tmp_path).items():
@@ -95,10 +95,10 @@ def test_photographs_become_squares(make, tmp_path):
         box = photograph.resize((128, 128), Image.Resampling.BOX)
         halved = image.astype(float).reshape(128, 2, 128, 2, 3).mean((1, 3))
         assert np.abs(halved - np.asarray(box, float)).mean() < 2
-        assert image[-1].min() < 250  # the white banner has gone
+        assert image[-1].min() < 250  # the white banner is cut off
 
 
-def test_class_names(make, tmp_path):
+def test_class_names_match_the_original(make, tmp_path):
     expected = {
         "tiny_imagenet": ("goldfish", "Egyptian cat", "orange"),
         "aircraft": originals.VARIANTS,
@@ -109,7 +109,7 @@ def test_class_names(make, tmp_path):
         assert load_split(name, "test", tmp_path)[2].class_names == names
 
 
-def test_classes_that_share_a_word_are_told_apart(make, tmp_path):
+def test_classes_with_the_same_word_are_disambiguated(make, tmp_path):
     tiny = make("tiny_imagenet")
     words = "n01443537\tcat\nn02124075\tcat, house cat\n"
     (tiny.folder / "words.txt").write_text(words)
@@ -118,7 +118,7 @@ def test_classes_that_share_a_word_are_told_apart(make, tmp_path):
     assert names == ("cat (n01443537)", "cat (n02124075)", "n07747607")
 
 
-def test_cars_in_class_folders(make, tmp_path):
+def test_cars_in_class_folders_are_read(make, tmp_path):
     tiny = make("cars", make=originals.cars_by_class)
     prepare("cars", originals.pack(tiny.folder, tmp_path / "archive.zip"), tmp_path)
     for split, labels in tiny.labels.items():
@@ -126,7 +126,7 @@ def test_cars_in_class_folders(make, tmp_path):
         assert {file: label for file, (_, label) in read.items()} == labels
 
 
-def test_cars_as_their_authors_packed_them(make, tmp_path):
+def test_cars_in_the_authors_archives_are_read(make, tmp_path):
     tiny = make("cars")
     packed = tmp_path / "packed"
     for part, member in (("cars_train", "cars_train"), ("car_devkit", "devkit")):
@@ -140,7 +140,7 @@ def test_cars_as_their_authors_packed_them(make, tmp_path):
         assert {f: label for f, (_, label) in tiny.read(split, tmp_path).items()} == expected
 
 
-def test_cars_without_the_devkit(make):
+def test_cars_without_the_devkit_are_refused(make):
     tiny = make("cars")
     (tiny.folder / "devkit/cars_meta.mat").write_bytes(b"404")
     assert "cars_meta.mat in" in tiny.failure(tiny.folder)
@@ -148,8 +148,8 @@ def test_cars_without_the_devkit(make):
     assert "photographs of cars but not cars_meta.mat" in tiny.failure(tiny.folder)
 
 
-def test_missing_images(tiny):
-    """An image that a list promises is named; otherwise the count tells."""
+def test_missing_images_are_reported(tiny):
+    """A missing listed image is named; without a list, the count is reported."""
     split, labels = list(tiny.labels.items())[-1]
     file = sorted(labels)[0]
     root = tiny.folder / "data" if tiny.name == "aircraft" else tiny.folder
@@ -163,7 +163,7 @@ def test_missing_images(tiny):
     assert expected in tiny.failure(tiny.folder)
 
 
-def test_damaged_image(tiny):
+def test_damaged_image_is_named(tiny):
     file = sorted(next(iter(tiny.labels.values())))[0]
     path = (tiny.folder / "data" if tiny.name == "aircraft" else tiny.folder) / file
     whole = path.read_bytes()
@@ -172,7 +172,7 @@ def test_damaged_image(tiny):
         assert f"image {file} in {tiny.folder} cannot be used (" in tiny.failure(tiny.folder)
 
 
-def test_image_of_another_size(make):
+def test_image_of_another_size_is_named(make):
     tiny = make("cinic10")
     file = sorted(tiny.labels["train"])[0]
     originals.save(originals.picture(0, 48, 32), tiny.folder / file)
@@ -181,7 +181,7 @@ def test_image_of_another_size(make):
     )
 
 
-def test_list_that_is_missing_or_wrong(make):
+def test_missing_or_wrong_list_is_reported(make):
     tiny = make("tiny_imagenet")
     (tiny.folder / "wnids.txt").write_text("\n".join(originals.WORDNET_IDS[:2]))
     assert "belongs to n07747607, which wnids.txt does not list" in tiny.failure(tiny.folder)
@@ -193,7 +193,7 @@ def test_list_that_is_missing_or_wrong(make):
     assert 'the variant "F/A-18", which variants.txt does not list' in plane.failure(plane.folder)
 
 
-def test_the_real_counts_are_checked(tmp_path):
+def test_real_counts_are_checked(tmp_path):
     """Without the fixture's smaller counts."""
     originals.cinic10(tmp_path / "CINIC-10")
     with pytest.raises(UserError, match=r'has 10 images in split "train" instead of 90000'):

@@ -11,13 +11,13 @@ from tests.data.tiny_originals import pack
 CONTENT = {f"train/{name}.txt": name.encode() for name in "abc"} | {"list.txt": b"a b c"}
 
 
-def recognise(path):
+def recognize(path):
     match = re.search(r"(?:^|/)(train/\w\.txt|list\.txt)$", path)
     return match[1] if match else None
 
 
 LAYOUT = OriginalLayout(
-    "set.zip", ("set*.zip", "set*.tar.gz"), ("train", "list.txt"), ("list.txt",), recognise
+    "set.zip", ("set*.zip", "set*.tar.gz"), ("train", "list.txt"), ("list.txt",), recognize
 )
 
 
@@ -29,7 +29,7 @@ def unpacked(tmp_path):
         (folder / name).write_bytes(content)
     (folder / "other").mkdir()
     (folder / "other/train").write_text("not of the set")
-    (folder / "train/._a.txt").write_text("what a Mac adds")
+    (folder / "train/._a.txt").write_text("what macOS adds")
     return folder
 
 
@@ -41,24 +41,24 @@ def check_reads_everything(path):
     assert original.read_text("list.txt") == "a b c"
 
 
-def test_unpacked_folder_and_the_folders_around_it(unpacked):
+def test_unpacked_folder_or_its_parents_can_be_given(unpacked):
     for folder in (unpacked, unpacked.parent, unpacked.parent.parent):
         check_reads_everything(folder)
 
 
 @pytest.mark.parametrize("name", ["set.zip", "set.tar.gz"])
-def test_archive_and_the_folder_around_it(unpacked, tmp_path, name):
+def test_archive_or_its_folder_can_be_given(unpacked, tmp_path, name):
     (tmp_path / "packed").mkdir()
     archive = pack(unpacked, tmp_path / "packed" / name)
     check_reads_everything(archive)
     check_reads_everything(archive.parent)
 
 
-def test_archive_of_another_name_may_be_given_itself(unpacked, tmp_path):
+def test_renamed_archive_can_be_given_directly(unpacked, tmp_path):
     check_reads_everything(pack(unpacked, tmp_path / "renamed.zip"))
 
 
-def test_parts_of_it_packed(unpacked, tmp_path):
+def test_archives_and_loose_files_can_be_mixed(unpacked, tmp_path):
     folder = tmp_path / "mixed"
     folder.mkdir()
     pack(unpacked, folder / "set_1.tar.gz", members=("train",))
@@ -66,7 +66,7 @@ def test_parts_of_it_packed(unpacked, tmp_path):
     check_reads_everything(folder)
 
 
-def test_a_file_that_occurs_twice_counts_once(unpacked):
+def test_duplicate_file_counts_once(unpacked):
     pack(unpacked, unpacked / "set.zip")
     check_reads_everything(unpacked)
 
@@ -78,20 +78,20 @@ def failure(path):
     return str(caught.value)
 
 
-def test_nothing_there(tmp_path):
+def test_missing_original_is_reported(tmp_path):
     assert failure(tmp_path / "no") == f'--manual_dir "{tmp_path}/no" does not exist; pass set.zip'
     assert "has no files of the dataset; pass set.zip" in failure(tmp_path)
 
 
 @pytest.mark.parametrize("content", [b"", b"<html>404 Not Found</html>"])
-def test_no_archive_at_all(tmp_path, content):
+def test_invalid_archive_is_reported(tmp_path, content):
     file = tmp_path / "set.zip"
     file.write_bytes(content)
     assert f"{file} is not a zip or tar archive, or is truncated" in failure(file)
     assert f"{file} is not a zip or tar archive, or is truncated" in failure(tmp_path)
 
 
-def test_archive_without_the_dataset(unpacked, tmp_path):
+def test_archive_without_the_dataset_is_refused(unpacked, tmp_path):
     archive = pack(unpacked / "other", tmp_path / "set.zip")
     assert "has no files of the dataset; pass set.zip" in failure(archive)
     archive.write_bytes(bytes(2000))  # an empty tar
@@ -100,14 +100,14 @@ def test_archive_without_the_dataset(unpacked, tmp_path):
 
 @pytest.mark.parametrize("kept", [0.3, 0.9])
 @pytest.mark.parametrize("name", ["set.zip", "set.tar.gz"])
-def test_cut_off_archive(unpacked, tmp_path, name, kept):
+def test_truncated_archive_is_reported(unpacked, tmp_path, name, kept):
     archive = pack(unpacked, tmp_path / name)
     content = archive.read_bytes()
     archive.write_bytes(content[: int(kept * len(content))])
     assert re.search(f"{archive} (is not a zip|is damaged or truncated)", failure(archive))
 
 
-def test_flipped_byte_in_an_archive(unpacked, tmp_path):
+def test_flipped_byte_in_an_archive_is_detected(unpacked, tmp_path):
     archive = pack(unpacked, tmp_path / "set.zip")
     content = bytearray(archive.read_bytes())
     content[content.index(b"a b c")] ^= 1
@@ -115,7 +115,7 @@ def test_flipped_byte_in_an_archive(unpacked, tmp_path):
     assert "set.zip is damaged or truncated (BadZipFile: Bad CRC-32" in failure(archive)
 
 
-def test_missing_small_file(unpacked):
+def test_missing_small_file_is_named(unpacked):
     (unpacked / "train/a.txt").unlink()
     with pytest.raises(UserError, match=r"has no file train/a.txt; download the original again"):
         Original(unpacked, LAYOUT).read_text("train/a.txt")
