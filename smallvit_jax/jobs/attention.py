@@ -104,10 +104,6 @@ def _choose_pictures(config: ConfigDict, reader: DatasetReader, loaded, size: in
         read = read_images(
             paths[: a.images], size, unreadable_fraction=1.0, what=f"attention.input={a.input}"
         )
-        if not read.kept:
-            raise UserError(
-                f"attention.input={a.input} contains no readable image; give an image or a folder"
-            )
         kept = [paths[i] for i in read.kept]
         names = [str(p.relative_to(folder)) if folder.is_dir() else p.name for p in kept]
         return Pictures(read.images, names, [_box_in_crop(p, boxes.get(p.name)) for p in kept])

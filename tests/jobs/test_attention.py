@@ -72,3 +72,21 @@ def test_boxes_are_clipped_to_the_center_crop(tiny_recipe, tmp_path):
 def test_mistakes_get_one_sentence(tiny_recipe, tmp_path, capsys, fields, message):
     assert draw(tmp_path, checkpoint=tiny_recipe.folder / "finetune", **fields) == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "boxes.txt cannot be read"),
+        ("a.png left=0\n", "has no line with a file name and four integers"),
+        ("b.png 0 0 4 4\n", "names no file in"),
+        ("a.png 0 0 4 4\n", "a.png (not an image); give other files"),
+    ],
+)
+def test_mistakes_in_boxes_and_images(tiny_recipe, tmp_path, capsys, text, message):
+    (tmp_path / "a.png").write_bytes(b"not an image")
+    if text is not None:
+        (tmp_path / "boxes.txt").write_text(text)
+    files = {"input": tmp_path, "boxes": tmp_path / "boxes.txt"}
+    assert draw(tmp_path / "maps", checkpoint=tiny_recipe.folder / "finetune", **files) == 2
+    assert message in capsys.readouterr().err

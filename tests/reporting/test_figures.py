@@ -36,6 +36,15 @@ def test_only_best_and_worst_of_many_classes_are_named():
     assert named == [f"c{i}" for i in range(10)] + [""] + [f"c{i}" for i in range(50, 60)]
 
 
+def test_corruptions_have_a_bar_per_severity_beside_the_clean_error():
+    errors = {"fog": [10.0, 20.0, 30.0, 40.0, 50.0], "gaussian_noise": [5.0, 6.0, 7.0, 8.0, 9.0]}
+    axes = figures.draw_corruptions(errors, clean_error=4.5).axes[0]
+    assert [bar.get_height() for bar in axes.patches] == [*errors["fog"], *errors["gaussian_noise"]]
+    assert axes.lines[0].get_ydata() == [4.5, 4.5]
+    named = [label.get_text() for label in axes.get_xticklabels()]
+    assert named == ["fog", "gaussian noise"]
+
+
 def test_most_confident_mistake_comes_first():
     probabilities = np.array([[0.9, 0.1], [0.2, 0.8], [0.45, 0.55], [0.01, 0.99]])
     labels = np.array([0, 0, 0, 0])
