@@ -1,5 +1,7 @@
 """Recorded outputs of SPT_LSA_ViT's modules, for our modules with the same weights."""
 
+import functools
+
 import numpy as np
 import pytest
 from flax import nnx
@@ -40,8 +42,10 @@ def check(case: str, tokens) -> None:
 
 def added_parameters(name: str, image_size: int = 32, **options) -> int:
     """Number of parameters that options add to a family's default model."""
-    base, changed = (
-        sum(a.size for a in get_arrays(abstract_model(name, image_size=image_size, **o)).values())
-        for o in ({}, options)
-    )
-    return changed - base
+    return _parameters(name, image_size, **options) - _parameters(name, image_size)
+
+
+@functools.cache
+def _parameters(name: str, image_size: int, **options) -> int:
+    arrays = get_arrays(abstract_model(name, image_size=image_size, **options))
+    return sum(a.size for a in arrays.values())
