@@ -22,16 +22,16 @@ setup(
     python_requires=">=3.11",
     install_requires=[
         "clu>=0.0.12",
-        "flax>=0.12",
+        "flax>=0.12.2",
         "importlib_resources",  # TFDS needs it to prepare a dataset, but does not declare it
-        "jax>=0.10",
+        "jax>=0.10.2",
         "jaxtyping>=0.3",
         "jinja2>=3.1",
         "matplotlib>=3.9",
         "ml-collections>=1.0",
         "numpy>=2.0",
         "optax>=0.2.5",
-        "orbax-checkpoint>=0.12",
+        "orbax-checkpoint>=0.12.3",
         "pillow>=10.0",
         "rich>=13.0",
         "safetensors>=0.5",
@@ -50,7 +50,7 @@ setup(
         ],
         "prepare": ["tensorflow>=2.18"],  # only to download and prepare TFDS's own datasets
         "torch": ["torch>=2.6"],  # only to read .pth files
-        "gpu": ["jax[cuda12]>=0.10"],
-        "tpu": ["jax[tpu]>=0.10"],
+        "gpu": ["jax[cuda12]>=0.10.2"],
+        "tpu": ["jax[tpu]>=0.10.2"],
     },
 )
