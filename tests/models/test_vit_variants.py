@@ -89,7 +89,7 @@ def test_maps_without_class_token_show_received_attention():
 
 
 @pytest.mark.parametrize(
-    ("pool", "pos_embed"), itertools.product(["cls", "mean"], ["learned", "sincos"])
+    ("pool", "pos_embed"), list(itertools.product(["cls", "mean"], ["learned", "sincos"]))
 )
 def test_options_determine_the_parameters(pool, pos_embed):
     names = set(get_arrays(make(pool, pos_embed)))
