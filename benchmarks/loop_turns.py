@@ -16,12 +16,16 @@ from ml_collections import ConfigDict
 from benchmarks.synthetic_data import write_cifar10
 from benchmarks.timing import Run
 from smallvit_jax.jobs import finetune, pretrain
+from smallvit_jax.plans.data_and_model import DatasetReader
 
 Turn = Callable[[], None]
 """Ends the contender's turn and returns when its next one starts."""
 Contender = Callable[[Turn], None]
 
-_EVALUATOR = {"pretrain": (pretrain, "KnnEvaluator"), "finetune": (finetune, "AccuracyEvaluator")}
+_EVALUATOR = {
+    "pretrain": (pretrain, "FeatureEvaluator"),
+    "finetune": (finetune, "AccuracyEvaluator"),
+}
 
 
 def take_turns(contenders: Mapping[str, Contender]) -> dict[str, list[float]]:
@@ -121,7 +125,7 @@ def jobs(config: ConfigDict, folder: Path, steps: int, repeats: int) -> dict[str
                 return {"test": {"top1": 0.0, "top5": 0.0, "loss": 0.0}}
 
             with mock.patch.object(module, evaluator, lambda *_, **__: evaluate):
-                module.run(own, folder / placement, str(folder))
+                module.run(own, folder / placement, DatasetReader(folder))
 
         return contender
 

@@ -12,13 +12,12 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from smallvit_jax.augment.finetune import augment_batch
-from smallvit_jax.augment.views import multi_crop
 from smallvit_jax.config import default_config
 from smallvit_jax.data.datasets import get_dataset
 from smallvit_jax.jobs import finetune, pretrain
 from smallvit_jax.models import create_model
 from smallvit_jax.models.parameters import Functional
-from smallvit_jax.objectives import dino, supervised
+from smallvit_jax.objectives import supervised
 from smallvit_jax.plans import finetuning, pretraining
 from smallvit_jax.plans.data_and_model import model_options
 from smallvit_jax.process import runtime
@@ -79,20 +78,20 @@ def make_steps(
 
 
 def _pretraining(config, options, dtype, data, random) -> TrainingSteps:
-    p, size = config.pretrain, options["image_size"]
-    network, _ = pretrain.build_network(config, options, dtype)
-    optimizer = pretrain.bind_optimizer(config)
+    size = options["image_size"]
     views = pretraining.view_settings(config, data, size)
+    backbone = create_model(**options, dtype=dtype, seed=config.seed)
+    objective = pretrain.build_objective(config, backbone, views, dtype)
 
     return TrainingSteps(
-        state=dino.initial_state(network, optimizer, p.head.out_dim),
+        state=objective.initial_state(),
         images=random.images(size),
         labels=random.labels(),
         ready=(random.floats(2, size), random.floats(views.local_crops, size // 2)),
         schedule=_row(pretraining.make_schedule(config, _STEPS_PER_EPOCH)),
-        complete=pretrain.make_step(config, network, optimizer, views),
-        augment=lambda images, key: multi_crop(images, key, views),
-        update=pretrain.bind_update(config, network, optimizer),
+        complete=pretrain.make_step(objective),
+        augment=objective.views,
+        update=objective.update,
     )
 
 

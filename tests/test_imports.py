@@ -21,7 +21,7 @@ ALLOWED = {
     "interop": "models",
     "checkpoints": "interop models process workdir",
     "training": "checkpoints config data process workdir",
-    "objectives": "config models training",
+    "objectives": "augment config models training",
     "evaluation": "augment checkpoints data models process",
     "plans": "augment config data models objectives process training",
     "reporting": "augment checkpoints config data evaluation plans workdir",

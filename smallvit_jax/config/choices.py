@@ -50,6 +50,10 @@ INITS = {
     "fan_in": "normal, std 1/sqrt(fan in), for narrow models",
 } | STRUCTURED_INITS
 
+OBJECTIVES = {
+    "dino": "self-distillation, as in the reference",
+    "lejepa": "view prediction held to a Gaussian; learns more per image in short runs",
+}
 OPTIMIZERS = ("adamw", "sgd", "lars")
 AUGMENT_POLICIES = {
     "cifar10": "AutoAugment",

@@ -7,6 +7,7 @@ from smallvit_jax.config.field import Group, field, optional
 from smallvit_jax.config.rules import (
     AREA_RANGE,
     BELOW_ONE,
+    FRACTION,
     JITTER,
     NOT_NEGATIVE,
     POSITIVE,
@@ -18,20 +19,19 @@ from smallvit_jax.config.rules import (
 )
 
 PRETRAIN: Group = {
+    "objective": field("dino", "what to learn from", one_of(choices.OBJECTIVES)),
     "init_from": field(
         "",
-        "stage folder or checkpoint of an earlier pre-training, to start from its student, teacher "
-        "and center; empty: from scratch",
+        "stage folder or checkpoint of an earlier pre-training with the same objective, to start "
+        "from its networks; empty: from scratch",
     ),
     "epochs": field(200, "passes over the images", at_least(1)),
     "batch_size": field(512, "images per step, over all devices", at_least(1)),
-    "student_temperature": field(0.1, "softmax temperature of the student", POSITIVE),
+    "student_temperature": field(0.1, "dino: softmax temperature of the student", POSITIVE),
     "freeze_last_layer_epochs": field(
-        1, "initial epochs in which the head's last layer is frozen", at_least(0)
+        1, "dino: initial epochs in which the head's last layer is frozen", at_least(0)
     ),
-    "knn_every": field(
-        10, "epochs between kNN evaluations of the teacher's features; 0: never", at_least(0)
-    ),
+    "knn_every": field(10, "epochs between evaluations of the features; 0: never", at_least(0)),
     "views": {
         "local_crops": field(8, "small views per image, at half the image size", at_least(0)),
         "global_scale": optional(
@@ -60,10 +60,23 @@ PRETRAIN: Group = {
         "solarize": field(0.2, "probability of solarizing the second global view", PROBABILITY),
     },
     "head": {
-        "out_dim": field(1024, "number of prototypes", at_least(2)),
-        "hidden_dim": field(512, "width of the projection MLP", at_least(1)),
-        "bottleneck_dim": field(256, "width before the weight-normalized last layer", at_least(1)),
-        "batch_norm": field(False, "batch norm in the projection MLP"),
+        "out_dim": field(1024, "dino: number of prototypes", at_least(2)),
+        "hidden_dim": field(512, "dino: width of the projection MLP", at_least(1)),
+        "bottleneck_dim": field(
+            256, "dino: width before the weight-normalized last layer", at_least(1)
+        ),
+        "batch_norm": field(False, "dino: batch norm in the projection MLP"),
+    },
+    "lejepa": {
+        "weight": field(
+            0.05, "weight of the statistic against that of the prediction, 1 - weight", FRACTION
+        ),
+        "out_dim": field(64, "dimensions of the projections", at_least(1)),
+        "hidden_dim": field(256, "width of the projection MLP", at_least(1)),
+        "directions": field(
+            256, "random directions of the statistic, drawn anew in each step", at_least(1)
+        ),
+        "knots": field(17, "points at which it compares characteristic functions", at_least(2)),
     },
     "teacher": {
         "momentum": field(
@@ -98,6 +111,9 @@ PRETRAIN: Group = {
         ),
         "clip": field(
             3.0, "largest gradient norm of each single tensor; 0: no clipping", NOT_NEGATIVE
+        ),
+        "clip_global": field(
+            0.0, "largest norm of the whole gradient; 0: no clipping", NOT_NEGATIVE
         ),
     },
 }

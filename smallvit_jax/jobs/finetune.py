@@ -18,7 +18,7 @@ from smallvit_jax.evaluation.forward import Forward
 from smallvit_jax.models import create_model
 from smallvit_jax.models.parameters import Functional
 from smallvit_jax.objectives.relative_location import Drloc, grid_side, without_head
-from smallvit_jax.objectives.supervised import FinetuneState, initial_state, update
+from smallvit_jax.objectives.supervised import initial_state, update
 from smallvit_jax.plans.data_and_model import Data, DatasetReader, describe_data
 from smallvit_jax.plans.finetuning import make_plan
 from smallvit_jax.process import runtime
@@ -26,6 +26,7 @@ from smallvit_jax.process.sharding import make_mesh, replicate
 from smallvit_jax.training import stage
 from smallvit_jax.training.optimizers import make_optimizer
 from smallvit_jax.training.placement import make_source
+from smallvit_jax.training.state import TrainState
 from smallvit_jax.workdir.ownership import finished_result, holds_checkpoint
 from smallvit_jax.workdir.records import write_result
 
@@ -167,7 +168,7 @@ class AccuracyEvaluator:
             mesh=mesh,
         )
 
-    def __call__(self, epochs_done: int, state: FinetuneState) -> dict[str, dict[str, float]]:
+    def __call__(self, epochs_done: int, state: TrainState) -> dict[str, dict[str, float]]:
         if epochs_done == 0 or (epochs_done % self._every and epochs_done != self._epochs):
             return {}
         arrays = state.params | state.buffers

@@ -1,4 +1,4 @@
-"""The projection head of self-distillation, and the network of backbone and head."""
+"""Heads for pre-training on projected views, and the network of backbone and head."""
 
 import itertools
 from collections.abc import Sequence
@@ -40,11 +40,10 @@ class WeightNormLinear(nnx.Module):
 
 
 class ProjectionHead(nnx.Module):
-    """Three-layer MLP with GELU, L2 normalization, then a weight-normalized last layer.
+    """DINO's head: a three-layer MLP, L2 normalization, then a weight-normalized last layer.
 
     As in models/projection_head.py: in → hidden → hidden → bottleneck → out. With `batch_norm`,
-    batch norm follows both hidden layers (epsilon 1e-5, momentum 0.9 for the old value), with
-    statistics of the whole batch across all devices.
+    batch norm follows both hidden layers, see `Projector`.
     """
 
     def __init__(
@@ -60,30 +59,71 @@ class ProjectionHead(nnx.Module):
         rngs: nnx.Rngs,
     ):
         widths = (features, hidden_dim, hidden_dim, bottleneck_dim)
-        self.linears = nnx.List(
-            Linear(inputs, outputs, **get_scheme(init).linear(inputs), dtype=dtype, rngs=rngs)
-            for inputs, outputs in itertools.pairwise(widths)
-        )
-        self.norms = nnx.List(
-            nnx.BatchNorm(hidden_dim, momentum=0.9, epsilon=1e-5, dtype=dtype, rngs=rngs)
-            for _ in range(2 if batch_norm else 0)
-        )
+        self.linears = _linears(widths, init, dtype, rngs)
+        self.norms = _norms(hidden_dim if batch_norm else 0, dtype, rngs)
         self.last_layer = WeightNormLinear(bottleneck_dim, out_dim, dtype=dtype, rngs=rngs)
 
     def __call__(
         self, features: Float[Array, "batch features"], *, train: bool = False
     ) -> Float[Array, "batch out_dim"]:
         """Prototype scores in [-1, 1], float32; `train` uses the batch statistics."""
-        x = features
-        for i, linear in enumerate(self.linears):
-            x = linear(x)
-            if i < 2:
-                if self.norms:
-                    x = self.norms[i](x, use_running_average=not train)
-                x = jax.nn.gelu(x, approximate=False)
-        x = x.astype(jnp.float32)
+        x = _mlp(self.linears, self.norms, features, train).astype(jnp.float32)
         x = x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), 1e-12)
         return self.last_layer(x)
+
+
+class Projector(nnx.Module):
+    """LeJEPA's head, a three-layer MLP with batch norm and GELU: in → hidden → hidden → out.
+
+    Batch norm has epsilon 1e-5, momentum 0.9 for the old value, and statistics of all views of the
+    whole batch, across all devices. The last layer computes in float32.
+    """
+
+    def __init__(
+        self,
+        features: int,
+        *,
+        out_dim: int,
+        hidden_dim: int,
+        init: str = "reference",
+        dtype=jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        widths = (features, hidden_dim, hidden_dim, out_dim)
+        self.linears = _linears(widths, init, dtype, rngs)
+        self.linears[-1].dtype = jnp.float32
+        self.norms = _norms(hidden_dim, dtype, rngs)
+
+    def __call__(
+        self, features: Float[Array, "batch features"], *, train: bool = False
+    ) -> Float[Array, "batch out_dim"]:
+        """Projections, float32; `train` uses the batch statistics."""
+        return _mlp(self.linears, self.norms, features, train)
+
+
+def _linears(widths: Sequence[int], init: str, dtype, rngs: nnx.Rngs) -> nnx.List:
+    return nnx.List(
+        Linear(inputs, outputs, **get_scheme(init).linear(inputs), dtype=dtype, rngs=rngs)
+        for inputs, outputs in itertools.pairwise(widths)
+    )
+
+
+def _norms(width: int, dtype, rngs: nnx.Rngs) -> nnx.List:
+    """Batch norms of the two hidden layers; none if the width is 0."""
+    return nnx.List(
+        nnx.BatchNorm(width, momentum=0.9, epsilon=1e-5, dtype=dtype, rngs=rngs)
+        for _ in range(2 if width else 0)
+    )
+
+
+def _mlp(linears: nnx.List, norms: nnx.List, x: Float[Array, "batch features"], train: bool):
+    for i, linear in enumerate(linears):
+        x = linear(x)
+        if i < 2:
+            if norms:
+                x = norms[i](x, use_running_average=not train)
+            x = jax.nn.gelu(x, approximate=False)
+    return x
 
 
 class ViewNetwork(nnx.Module):
@@ -92,7 +132,7 @@ class ViewNetwork(nnx.Module):
     The view axis follows the batch axis, so that a batch split over devices stays in place.
     """
 
-    def __init__(self, backbone: ImageModel, projection: ProjectionHead):
+    def __init__(self, backbone: ImageModel, projection: ProjectionHead | Projector):
         self.backbone = backbone
         self.projection = projection
 

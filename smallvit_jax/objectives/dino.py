@@ -4,21 +4,29 @@ The loss of Caron et al., "Emerging Properties in Self-Supervised Vision Transfo
 (eq. 1-4), as the reference computes it (train_ssl.py:360-523).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import nnx
 from jaxtyping import Array, Float, Int
+from ml_collections import ConfigDict
 
+from smallvit_jax.augment.views import ViewSettings
+from smallvit_jax.models.heads import ProjectionHead, ViewNetwork
+from smallvit_jax.models.image_model import ImageModel
 from smallvit_jax.models.parameters import Arrays, Functional
+from smallvit_jax.objectives.objective import Metrics, Objective, Views, backbone_arrays
+from smallvit_jax.training import schedules
 from smallvit_jax.training.accumulation import mean_over_parts
+from smallvit_jax.training.loop import Schedule
 
 
-class PretrainState(NamedTuple):
-    """Everything needed to resume pre-training."""
+class DinoState(NamedTuple):
+    """Everything needed to resume pre-training with DINO."""
 
     step: Int[Array, ""]
     student: Arrays
@@ -29,10 +37,77 @@ class PretrainState(NamedTuple):
     optimizer: Any
 
 
-def teacher_backbone(state: PretrainState) -> Arrays:
-    """Weights and batch statistics of the teacher's backbone, by their names in the backbone."""
-    prefix, arrays = "backbone.", state.teacher | state.teacher_buffers
-    return {k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)}
+class Dino(Objective):
+    """Self-distillation as in the reference, with the fields of `pretrain` that are DINO's."""
+
+    reported = ("loss", "teacher_entropy", "mutual_information")
+
+    def __init__(
+        self, config: ConfigDict, backbone: ImageModel, views: ViewSettings, dtype, key: jax.Array
+    ):
+        super().__init__(config, views, freezable=is_last_layer)
+        head = ProjectionHead(
+            backbone.num_features,
+            **config.pretrain.head,
+            init=config.model.init,
+            dtype=dtype,
+            rngs=nnx.Rngs(key),
+        )
+        self.network = Functional(ViewNetwork(backbone, head))
+
+    @staticmethod
+    def schedule(config: ConfigDict, steps_per_epoch: int) -> Schedule:
+        """The teacher's momentum and temperature, and whether the last layer is frozen."""
+        p, t = config.pretrain, config.pretrain.teacher
+        steps = p.epochs * steps_per_epoch
+        warmup = schedules.fit_warmup(
+            t.warmup_temperature_epochs,
+            p.epochs,
+            "pretrain.teacher.warmup_temperature_epochs",
+            whole=True,
+        )
+        return {
+            "teacher_momentum": schedules.cosine(t.momentum, 1.0, steps),
+            "teacher_temperature": schedules.teacher_temperature(
+                t.warmup_temperature, t.temperature, int(warmup), p.epochs, steps_per_epoch
+            ),
+            "frozen": np.arange(steps) < p.freeze_last_layer_epochs * steps_per_epoch,
+        }
+
+    def initial_state(self) -> DinoState:
+        """The student, its copy as the teacher, and a center of 0."""
+        return initial_state(self.network, self.optimizer, self.config.pretrain.head.out_dim)
+
+    def update(
+        self,
+        state: DinoState,
+        views: Views,
+        key: jax.Array,
+        schedule: Mapping[str, Float[Array, ""]],
+    ) -> tuple[DinoState, Metrics]:
+        """Takes one step; see the function `update`."""
+        p = self.config.pretrain
+        return update(
+            state,
+            views,
+            key,
+            schedule,
+            network=self.network,
+            optimizer=self.optimizer,
+            student_temperature=p.student_temperature,
+            center_momentum=p.teacher.center_momentum,
+            teacher_drop_path=p.teacher.drop_path,
+            accumulate=self.config.runtime.accumulate,
+        )
+
+    def backbone(self, state: DinoState) -> Arrays:
+        """Weights and batch statistics of the teacher's backbone."""
+        return backbone_arrays(state.teacher | state.teacher_buffers)
+
+    def describe_collapse(self, means: Mapping[str, float]) -> str | None:
+        """Says so if the teacher gives every image the same output."""
+        out_dim = self.config.pretrain.head.out_dim
+        return describe_collapse(means["mutual_information"], means["teacher_entropy"], out_dim)
 
 
 def is_last_layer(name: str) -> bool:
@@ -42,9 +117,9 @@ def is_last_layer(name: str) -> bool:
 
 def initial_state(
     network: Functional, optimizer: optax.GradientTransformation, out_dim: int
-) -> PretrainState:
+) -> DinoState:
     """The state before the first step: the teacher is a copy of the student, the center is 0."""
-    return PretrainState(
+    return DinoState(
         step=jnp.zeros((), jnp.int32),
         student=network.trainable,
         student_buffers=network.buffers,
@@ -66,8 +141,8 @@ class Means(NamedTuple):
 
 
 def batch_means(
-    state: PretrainState,
-    views: Sequence[Float[Array, "batch _ _ _ 3"]],
+    state: DinoState,
+    views: Views,
     key: jax.Array | None,
     teacher_temperature: Float[Array, ""],
     *,
@@ -105,10 +180,10 @@ def batch_means(
 
 
 def update(
-    state: PretrainState,
-    views: Sequence[Float[Array, "batch _ _ _ 3"]],
+    state: DinoState,
+    views: Views,
     key: jax.Array | None,
-    schedule: dict[str, Float[Array, ""]],
+    schedule: Mapping[str, Float[Array, ""]],
     *,
     network: Functional,
     optimizer: optax.GradientTransformationExtraArgs,
@@ -116,7 +191,7 @@ def update(
     center_momentum: float,
     teacher_drop_path: bool,
     accumulate: int = 1,
-) -> tuple[PretrainState, dict[str, Float[Array, ""]]]:
+) -> tuple[DinoState, Metrics]:
     """Takes one step on augmented views: loss, gradients, optimizer, teacher and center.
 
     Args:
@@ -161,7 +236,7 @@ def update(
         "mutual_information": mutual_information(means.probabilities, means.entropy),
         "gradient_norm": optax.tree.norm(means.gradients),
     }
-    new_state = PretrainState(
+    new_state = DinoState(
         step=state.step + 1,
         student=student,
         student_buffers=student_buffers,

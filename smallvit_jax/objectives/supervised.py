@@ -1,6 +1,4 @@
-"""The state and the update step of fine-tuning: losses, gradients and optimizer."""
-
-from typing import Any, NamedTuple
+"""The loss and the update step of fine-tuning."""
 
 import jax
 import jax.numpy as jnp
@@ -8,18 +6,10 @@ import optax
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from smallvit_jax.models.parameters import Arrays, Functional
+from smallvit_jax.models.parameters import Functional
 from smallvit_jax.objectives.relative_location import Drloc
 from smallvit_jax.training.accumulation import mean_over_parts
-
-
-class FinetuneState(NamedTuple):
-    """Everything needed to resume fine-tuning."""
-
-    step: Int[Array, ""]
-    params: Arrays
-    buffers: Arrays
-    optimizer: Any
+from smallvit_jax.training.state import TrainState, descend
 
 
 def smoothed_cross_entropy(
@@ -44,7 +34,7 @@ def mixed_loss(
 
 
 def update(
-    state: FinetuneState,
+    state: TrainState,
     images: Float[Array, "batch height width 3"],
     labels: Int[Array, " batch"],
     other_labels: Int[Array, " batch"],
@@ -57,7 +47,7 @@ def update(
     label_smoothing: float,
     accumulate: int = 1,
     drloc: Drloc | None = None,
-) -> tuple[FinetuneState, dict[str, Float[Array, ""]]]:
+) -> tuple[TrainState, dict[str, Float[Array, ""]]]:
     """Takes one step on augmented, possibly mixed images.
 
     `key` is the PRNG key for drop path; None disables it. `schedule` holds this step's
@@ -93,32 +83,18 @@ def update(
     (losses, gradients, accuracy), buffers = mean_over_parts(
         means_of, accumulate, (images, labels, other_labels), key
     )
-    updates, optimizer_state = optimizer.update(
-        gradients, state.optimizer, state.params, **schedule
-    )
     metrics = losses | {
         "accuracy": accuracy,
         "gradient_norm": optax.tree.norm(gradients),
     }
-    new_state = FinetuneState(
-        step=state.step + 1,
-        params=optax.apply_updates(state.params, updates),
-        buffers=buffers,
-        optimizer=optimizer_state,
-    )
-    return new_state, metrics
+    return descend(state, gradients, buffers, schedule, optimizer), metrics
 
 
 def initial_state(
     model: Functional,
     optimizer: optax.GradientTransformationExtraArgs,
     drloc: Drloc | None = None,
-) -> FinetuneState:
+) -> TrainState:
     """The state before the first step."""
     params = model.trainable | (drloc.params if drloc else {})
-    return FinetuneState(
-        step=jnp.zeros((), jnp.int32),
-        params=params,
-        buffers=model.buffers,
-        optimizer=optimizer.init(params),
-    )
+    return TrainState.start(params, model.buffers, optimizer)

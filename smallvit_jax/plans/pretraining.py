@@ -2,12 +2,12 @@
 
 from typing import Any, NamedTuple
 
-import numpy as np
 from ml_collections import ConfigDict
 
 from smallvit_jax.augment.views import ViewSettings
 from smallvit_jax.data.batches import BatchOrder
 from smallvit_jax.errors import UserError
+from smallvit_jax.objectives import OBJECTIVES
 from smallvit_jax.plans.data_and_model import Data, LabeledImages, model_options
 from smallvit_jax.process.sharding import make_mesh
 from smallvit_jax.training import schedules
@@ -53,27 +53,13 @@ def make_schedule(config: ConfigDict, steps_per_epoch: int) -> Schedule:
     warmup = schedules.fit_warmup(
         p.optimizer.warmup_epochs, p.epochs, "pretrain.optimizer.warmup_epochs"
     )
-    temperature_epochs = schedules.fit_warmup(
-        p.teacher.warmup_temperature_epochs,
-        p.epochs,
-        "pretrain.teacher.warmup_temperature_epochs",
-        whole=True,
-    )
-    o, t = p.optimizer, p.teacher
+    o = p.optimizer
     return {
         "learning_rate": schedules.cosine(
             o.base_lr * scale, o.min_lr, steps, round(warmup * steps_per_epoch)
         ),
         "weight_decay": schedules.cosine(o.weight_decay, o.weight_decay_end, steps),
-        "teacher_momentum": schedules.cosine(t.momentum, 1.0, steps),
-        "teacher_temperature": schedules.teacher_temperature(
-            t.warmup_temperature,
-            t.temperature,
-            int(temperature_epochs),
-            p.epochs,
-            steps_per_epoch,
-        ),
-        "frozen": np.arange(steps) < p.freeze_last_layer_epochs * steps_per_epoch,
+        **OBJECTIVES[p.objective].schedule(config, steps_per_epoch),
     }
 
 

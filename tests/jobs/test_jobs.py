@@ -198,7 +198,7 @@ def test_pretraining_can_start_from_an_earlier_run(tiny_recipe, tmp_path, capsys
     unchanging |= {"pretrain__teacher__momentum": 1.0, "pretrain__optimizer__weight_decay": 0.0}
     unchanging |= {"pretrain__optimizer__weight_decay_end": 0.0}
     assert run_job("pretrain", tmp_path / "more", **changes, **unchanging) == 0
-    assert f"center from {earlier}" in capsys.readouterr().out
+    assert f"restored the networks from {earlier}" in capsys.readouterr().out
     (before, _), (after, _) = read_checkpoint(earlier), read_checkpoint(tmp_path / "more")
     for name, value in before.items():
         if name.startswith(("student.", "teacher.")):

@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 
 import smallvit_jax
+from smallvit_jax.augment.views import ViewSettings
 from smallvit_jax.command.flags import read_flags, resolve
 from smallvit_jax.data.datasets import get_dataset
 from smallvit_jax.jobs import pretrain
+from smallvit_jax.models import create_model
 from smallvit_jax.plans.data_and_model import model_options
 from tests.support.tiny_jobs import (
     command,
@@ -100,10 +102,11 @@ def test_pretraining_updates_agree(runs):
 def fresh_student(folder):
     """The weights that pre-training started from."""
     config, _, _ = resolve(read_flags(command("recipe", folder, **CHANGES)))
-    network, _ = pretrain.build_network(
-        config, model_options(config, get_dataset("digits")), jnp.float32
+    options = model_options(config, get_dataset("digits"))
+    objective = pretrain.build_objective(
+        config, create_model(**options, seed=config.seed), ViewSettings(), jnp.float32
     )
-    return jax.device_get(network.trainable)
+    return jax.device_get(objective.network.trainable)
 
 
 def test_finetuning_updates_agree(runs):

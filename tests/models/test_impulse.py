@@ -113,7 +113,9 @@ def test_maps_match_the_authors_code(geometry, positions, reached):
     ]
     stats = measure(*fit(geometry, offsets, PUBLISHED_STEPS), offsets, grid)
     assert outside(stats, BANDS[geometry]) == [], stats
-    np.testing.assert_allclose(stats.mass, reached, atol=0.045)  # the random start differs
+    # The random start differs: from key to key, a head's mass has a standard deviation of 0.02.
+    np.testing.assert_allclose(stats.mass, reached, atol=0.1)
+    np.testing.assert_allclose(np.mean(stats.mass), np.mean(reached), atol=0.03)
 
 
 @pytest.mark.parametrize("geometry", [SMALL, pytest.param((192, 3, 16, 3), marks=pytest.mark.slow)])

@@ -195,7 +195,8 @@ def test_resumed_last_epoch_is_bit_exact(tuned, tmp_path):
 def test_other_families_with_all_options(family, tmp_path):
     command = preset_command(
         "recipe", family, "digits", tmp_path, tmp_path, dataset__train_fraction=0.1,
-        model__stem="spt", model__lsa=True, finetune__drloc__loss="cbr", **FIELDS,
+        model__stem="spt", model__lsa=True, model__patch_size=2,
+        finetune__drloc__loss="cbr", **FIELDS,
     )  # fmt: skip
     assert main(command) == 0
     assert np.isfinite(read_metrics(tmp_path / "finetune", "train")[-1]["drloc"])
