@@ -4,6 +4,7 @@ Each contender works for one turn while the others wait, round after round, so t
 machine's speed affect all of them.
 """
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -104,8 +105,8 @@ def repeated(run: Run, steps: int, repeats: int) -> Contender:
 def jobs(config: ConfigDict, folder: Path, steps: int, repeats: int) -> dict[str, Contender]:
     """The config's job with its images in device memory and in host memory.
 
-    A turn is an epoch of `steps` steps. Only the evaluation is replaced, to end the turn. Writes
-    images and results to `folder`.
+    A turn is an epoch of `steps` steps. Writes images and results to `folder`. Take the turns
+    inside `evaluations_end_turns`.
     """
     stage = config.job
     write_cifar10(folder, images=steps * config[stage].batch_size)
@@ -117,16 +118,25 @@ def jobs(config: ConfigDict, folder: Path, steps: int, repeats: int) -> dict[str
         own.runtime.data_placement = placement
         own.runtime.checkpoint_every = 10**9  # only one, after the last turn
         own.runtime.compilation_cache = ""
-        module, evaluator = _EVALUATOR[stage]
+        module, _ = _EVALUATOR[stage]
 
         def contender(turn: Turn) -> None:
-            def evaluate(*_: Any) -> dict[str, dict[str, float]]:
-                turn()
-                return {"test": {"top1": 0.0, "top5": 0.0, "loss": 0.0}}
-
-            with mock.patch.object(module, evaluator, lambda *_, **__: evaluate):
-                module.run(own, folder / placement, DatasetReader(folder))
+            _turn_of[threading.get_ident()] = turn
+            module.run(own, folder / placement, DatasetReader(folder))
 
         return contender
 
     return {placement: job(placement) for placement in ("device", "host")}
+
+
+_turn_of: dict[int, Turn] = {}  # by thread
+
+
+def evaluations_end_turns(stage: str) -> contextlib.AbstractContextManager:
+    """Replaces the evaluation of a stage's job by the end of the turn of the job's thread."""
+
+    def evaluate(*_: Any) -> dict[str, dict[str, float]]:
+        _turn_of[threading.get_ident()]()
+        return {"test": {"top1": 0.0, "top5": 0.0, "loss": 0.0}}
+
+    return mock.patch.object(*_EVALUATOR[stage], lambda *_, **__: evaluate)

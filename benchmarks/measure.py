@@ -139,7 +139,8 @@ def loop(
         config.runtime.precision = precision
         contenders = loop_turns.jobs(config, Path(folder), count, repeats)
         contenders["step"] = loop_turns.repeated(bare, count, repeats)
-        times = loop_turns.take_turns(contenders)
+        with loop_turns.evaluations_end_turns(stage):
+            times = loop_turns.take_turns(contenders)
     rates = {name: [count * batch / t for t in values] for name, values in times.items()}
     return {
         "images_per_second": {name: summarize(values) for name, values in rates.items()},
