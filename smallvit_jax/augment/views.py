@@ -87,6 +87,19 @@ def multi_crop(
     return tuple(groups)
 
 
+def single_view(
+    images: UInt8[Array, "batch height width 3"], key: jax.Array, settings: ViewSettings
+) -> Float[Array, "batch size size 3"]:
+    """Returns one normalized view of each image: the first global one of `multi_crop`."""
+    _, height, width, _ = images.shape
+    draw = jax.vmap(lambda k: draw_views(k, height, width, settings))
+    first = jax.tree.map(lambda x: x[:, 0], draw(jax.random.split(key, len(images))))
+    render = functools.partial(
+        render_view, size=settings.image_size, mean=settings.mean, std=settings.std
+    )
+    return jax.vmap(render)(geometry.to_planes(images), first)
+
+
 def draw_views(key: jax.Array, height: int, width: int, settings: ViewSettings) -> ViewParameters:
     """Draws the parameters of all views of one image, stacked along the first axis."""
     count = settings.local_crops

@@ -94,11 +94,16 @@ def _check_start(config: ml_collections.ConfigDict, job: Job) -> None:
 
 
 def _check_accumulate(config: ml_collections.ConfigDict, job: Job) -> None:
-    """Batch norm needs the whole batch at once."""
-    parts = config.runtime.accumulate
+    """Batch norm and LeJEPA's statistic need the whole batch at once."""
+    parts, objective = config.runtime.accumulate, config.pretrain.objective
     if parts == 1:
         return
-    if job.pretrains and config.pretrain.head.batch_norm:
+    if job.pretrains and objective == "lejepa":
+        raise UserError(
+            f"runtime.accumulate is {parts}, but pretrain.objective=lejepa needs the whole batch "
+            "at once, for its statistic and its batch norm; set accumulate to 1"
+        )
+    if job.pretrains and objective == "dino" and config.pretrain.head.batch_norm:
         raise UserError(
             f"runtime.accumulate is {parts}, but pretrain.head.batch_norm needs statistics over "
             "the whole batch; set accumulate to 1 or batch_norm to false"

@@ -53,6 +53,12 @@ INITS = {
 OBJECTIVES = {
     "dino": "self-distillation, as in the reference",
     "lejepa": "view prediction held to a Gaussian; learns more per image in short runs",
+    "mae": "masked autoencoding, for a vit; a fraction of the compute per image",
+}
+HEAD_INITS = {
+    "random": "as the model's initialization, as in the reference",
+    "probe": "from logistic regression on the pre-trained model's frozen features",
+    "auto": "probe with at most 100 labels per class, otherwise random",
 }
 OPTIMIZERS = ("adamw", "sgd", "lars")
 AUGMENT_POLICIES = {

@@ -83,6 +83,7 @@ POSITIVE = Rule("a finite number above 0", lambda value: 0 < value < math.inf)
 NOT_NEGATIVE = Rule("a finite number, at least 0", lambda value: 0 <= value < math.inf)
 PROBABILITY = Rule("between 0 and 1", lambda value: 0 <= value <= 1)
 BELOW_ONE = Rule("at least 0 and below 1", lambda value: 0 <= value < 1)
+BETWEEN = Rule("above 0 and below 1", lambda value: 0 < value < 1)
 FRACTION = Rule("above 0 and at most 1", lambda value: 0 < value <= 1)
 PROBABILITIES = Rule(
     "numbers between 0 and 1", lambda value: all(_is_number(p) and 0 <= p <= 1 for p in value)

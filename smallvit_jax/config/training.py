@@ -7,6 +7,7 @@ from smallvit_jax.config.field import Group, field, optional
 from smallvit_jax.config.rules import (
     AREA_RANGE,
     BELOW_ONE,
+    BETWEEN,
     FRACTION,
     JITTER,
     NOT_NEGATIVE,
@@ -69,7 +70,7 @@ PRETRAIN: Group = {
     },
     "lejepa": {
         "weight": field(
-            0.05, "weight of the statistic against that of the prediction, 1 - weight", FRACTION
+            0.05, "weight of the statistic against that of the prediction, 1 - weight", PROBABILITY
         ),
         "out_dim": field(64, "dimensions of the projections", at_least(1)),
         "hidden_dim": field(256, "width of the projection MLP", at_least(1)),
@@ -77,6 +78,15 @@ PRETRAIN: Group = {
             256, "random directions of the statistic, drawn anew in each step", at_least(1)
         ),
         "knots": field(17, "points at which it compares characteristic functions", at_least(2)),
+    },
+    "mae": {
+        "mask_ratio": field(0.75, "share of the patches that the model does not see", BETWEEN),
+        "visible_weight": field(
+            0.1, "weight of the loss on visible patches; masked ones have 1", NOT_NEGATIVE
+        ),
+        "decoder_width": field(64, "embedding width of the decoder", at_least(1)),
+        "decoder_depth": field(2, "blocks of the decoder", at_least(1)),
+        "decoder_heads": field(4, "attention heads of the decoder", at_least(1)),
     },
     "teacher": {
         "momentum": field(
@@ -132,6 +142,15 @@ FINETUNE: Group = {
         1,
         "epochs between evaluations on the test images; the last epoch is always evaluated",
         at_least(1),
+    ),
+    "head_init": field(
+        "random", "how the classifier of a pre-trained model starts", one_of(choices.HEAD_INITS)
+    ),
+    "layer_decay": field(
+        1.0,
+        "factor of a pre-trained model's learning rate from one block to the block before it; the "
+        "classifier has the full rate",
+        FRACTION,
     ),
     "label_smoothing": field(
         0.1, "share of the target that is spread evenly over the classes", BELOW_ONE

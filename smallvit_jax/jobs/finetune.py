@@ -5,7 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import optax
+from jaxtyping import Int
 from ml_collections import ConfigDict
 
 from smallvit_jax.augment.finetune import AugmentSettings, augment_batch
@@ -15,11 +17,14 @@ from smallvit_jax.config.jobs import JOBS
 from smallvit_jax.config.tree import part_of
 from smallvit_jax.evaluation.accuracy import classification_figures
 from smallvit_jax.evaluation.forward import Forward
+from smallvit_jax.evaluation.logistic_probe import fit_classifier
 from smallvit_jax.models import create_model
-from smallvit_jax.models.parameters import Functional
+from smallvit_jax.models.depth import layer_numbers
+from smallvit_jax.models.image_model import ImageModel
+from smallvit_jax.models.parameters import Functional, get_arrays, set_arrays
 from smallvit_jax.objectives.relative_location import Drloc, grid_side, without_head
 from smallvit_jax.objectives.supervised import initial_state, update
-from smallvit_jax.plans.data_and_model import Data, DatasetReader, describe_data
+from smallvit_jax.plans.data_and_model import Data, DatasetReader, LabeledImages, describe_data
 from smallvit_jax.plans.finetuning import make_plan
 from smallvit_jax.process import runtime
 from smallvit_jax.process.sharding import make_mesh, replicate
@@ -29,6 +34,9 @@ from smallvit_jax.training.placement import make_source
 from smallvit_jax.training.state import TrainState
 from smallvit_jax.workdir.ownership import finished_result, holds_checkpoint
 from smallvit_jax.workdir.records import write_result
+
+PROBE_LABELS = 100  # most labels per class with which "auto" starts from a probe
+STANDARDIZED_IMAGES = 5000  # whose features standardize those of the labeled images
 
 
 def run(
@@ -52,14 +60,18 @@ def run(
     images, order, options, augment, schedule, settings = make_plan(config, data)
     classifier = create_model(**options, dtype=dtype, remat=r.remat, seed=config.seed)
     start = init_from or config.finetune.init_from
+    probed = bool(start) and head_init(config, images.labels) == "probe"
     if start and not holds_checkpoint(workdir):  # else it resumes from its own checkpoint
         print(load_backbone(classifier, start, options))
+        if probed:
+            forward = bind_forward(config, Functional(classifier), augment, mesh)
+            set_head(classifier, images, data, forward)
     model, drloc = Functional(classifier), None
     if settings:
         key = runtime.stage_key(config.seed, "drloc")
         side, features = grid_side(options), classifier.num_features
         drloc = Drloc(settings, side, features, dtype=dtype, key=key)
-    optimizer = bind_optimizer(config)
+    optimizer = bind_optimizer(config, model if start else None)
     with make_source(*images, order, mesh, r.data_placement, r.steps_per_dispatch) as source:
         outcome = stage.run_stage(
             stage.Stage(
@@ -72,7 +84,7 @@ def run(
                 batch_size=order.batch_size,
                 params_of=lambda state: without_head(state.params) | state.buffers,
                 meta={"model": options, **describe_data(data.info)},
-                evaluate=AccuracyEvaluator(config, model, data, augment, mesh),
+                evaluate=AccuracyEvaluator(config, model, data, augment, mesh, from_start=probed),
                 best_split="validation" if len(data.subsets.validation) else None,
             ),
             replicate(initial_state(model, optimizer, drloc), mesh),
@@ -85,11 +97,64 @@ def run(
     return _write_result(workdir, config, data, str(start), outcome)
 
 
-def bind_optimizer(config: ConfigDict) -> optax.GradientTransformationExtraArgs:
-    """Builds the optimizer that `config.finetune.optimizer` describes."""
-    o = config.finetune.optimizer
+def head_init(config: ConfigDict, labels: Int[np.ndarray, " labeled"]) -> str:
+    """How a pre-trained model's classifier starts: `finetune.head_init`, or what "auto" chooses."""
+    chosen = config.finetune.head_init
+    if chosen != "auto":
+        return chosen
+    per_class = len(labels) / max(1, len(np.unique(labels)))
+    return "probe" if per_class <= PROBE_LABELS else "random"
+
+
+def set_head(classifier: ImageModel, labeled: LabeledImages, data: Data, forward: Forward) -> None:
+    """Sets the classifier, in place, to logistic regression on the model's frozen features.
+
+    Kumar et al., "Fine-Tuning can Distort Pretrained Features and Underperform
+    Out-of-Distribution", ICLR 2022. The features of up to `STANDARDIZED_IMAGES` training images,
+    which need no labels, standardize those of the labeled ones.
+    """
+    everything = data.subsets.unlabeled
+    sample = data.train.images[everything[:: -(-len(everything) // STANDARDIZED_IMAGES)]]
+    arrays = get_arrays(classifier)
+    features, all_features = (
+        forward(arrays, images)["features"] for images in (labeled.images, sample)
+    )
+    kernel, bias = fit_classifier(features, labeled.labels, all_features, data.info.num_classes)
+    set_arrays(classifier, arrays | {"head.kernel": kernel, "head.bias": bias})
+
+
+def bind_forward(
+    config: ConfigDict, model: Functional, settings: AugmentSettings, mesh: jax.sharding.Mesh
+) -> Forward:
+    """The model's features and logits for whole splits, on images scaled as in training."""
+    return Forward(
+        model,
+        ("features", "logits"),
+        image_size=settings.image_size,
+        mean=settings.mean,
+        std=settings.std,
+        batch_size=config.evaluate.batch_size,
+        mesh=mesh,
+    )
+
+
+def bind_optimizer(
+    config: ConfigDict, pretrained: Functional | None = None
+) -> optax.GradientTransformationExtraArgs:
+    """Builds the optimizer that `config.finetune.optimizer` describes.
+
+    If it starts from a pre-trained model, the learning rate falls by `finetune.layer_decay` from
+    the classifier to the first layer, block by block (Clark et al., "ELECTRA", 2020; BEiT, MAE).
+    """
+    o, decay = config.finetune.optimizer, config.finetune.layer_decay
+    factors = None
+    if pretrained is not None and decay < 1:
+        numbers = layer_numbers(pretrained.trainable)
+        last = max(numbers.values())
+        factors = {name: decay ** (last - number) for name, number in numbers.items()}
     return make_optimizer(
         o.name,
+        rate_factors=factors,
         clip=o.clip,
         clip_global=o.clip_global,
         eps=o.eps,
@@ -143,7 +208,8 @@ def bind_update(
 class AccuracyEvaluator:
     """Top-1, top-5 and loss on the test split, and on the validation part if there is one.
 
-    Measured every `finetune.evaluate_every` epochs and after the last one.
+    Measured every `finetune.evaluate_every` epochs and after the last one; with `from_start`, also
+    before the first step.
     """
 
     def __init__(
@@ -153,23 +219,19 @@ class AccuracyEvaluator:
         data: Data,
         settings: AugmentSettings,
         mesh: jax.sharding.Mesh,
+        from_start: bool = False,
     ):
         self._every, self._epochs = config.finetune.evaluate_every, config.finetune.epochs
+        self._from_start = from_start
         self._splits = {"test": data.test}
         if len(data.subsets.validation):
             self._splits["validation"] = data.train.take(data.subsets.validation)
-        self._outputs = Forward(
-            model,
-            ("logits",),
-            image_size=settings.image_size,
-            mean=settings.mean,
-            std=settings.std,
-            batch_size=config.evaluate.batch_size,
-            mesh=mesh,
-        )
+        self._outputs = bind_forward(config, model, settings, mesh)
 
     def __call__(self, epochs_done: int, state: TrainState) -> dict[str, dict[str, float]]:
-        if epochs_done == 0 or (epochs_done % self._every and epochs_done != self._epochs):
+        if epochs_done == 0 and not self._from_start:
+            return {}
+        if epochs_done % self._every and epochs_done != self._epochs:
             return {}
         arrays = state.params | state.buffers
         return {
@@ -194,6 +256,7 @@ def _write_result(
     }
     test, validation = by_split["test"], by_split["validation"]
     best = max(test, key=lambda row: row["top1"])
+    probe = test[0] if test[0]["step"] == 0 else None
     result = {
         "job": "finetune",
         "dataset": data.info.name,
@@ -205,6 +268,7 @@ def _write_result(
         "test_top1": test[-1]["top1"],
         "test_top5": test[-1]["top5"],
         "test_loss": test[-1]["loss"],
+        "probe_test_top1": probe and probe["top1"],
         "best_on_test_top1": best["top1"],
         "best_on_test_epoch": best["epoch"],
     }

@@ -49,11 +49,18 @@ def _run_stages(
         config, workdir / "finetune", reader, init_from=workdir / "pretrain"
     )
     if config.recipe.from_scratch:
-        stages["scratch"] = finetune.run(config, workdir / "scratch", reader)
+        stages["scratch"] = finetune.run(_from_scratch(config), workdir / "scratch", reader)
     stages["evaluate"] = evaluate.run(
         config, workdir / "evaluate", reader, checkpoint=workdir / "finetune"
     )
     return stages
+
+
+def _from_scratch(config: ConfigDict) -> ConfigDict:
+    config = config.copy_and_resolve_references()
+    if config.recipe.scratch_lr is not None:
+        config.finetune.optimizer.lr = config.recipe.scratch_lr
+    return config
 
 
 # Results of the evaluation that are only in its own result.json.

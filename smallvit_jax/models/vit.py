@@ -5,7 +5,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from smallvit_jax.config.choices import POOLS, POSITIONS
 from smallvit_jax.errors import UserError, check_choice
@@ -149,6 +149,33 @@ class ViT(ImageModel):
             found["logits"] = classify(self.head, features)
         found |= {"layers": layers, "features": features}
         return {name: found[name] for name in wanted}
+
+    def encode(
+        self,
+        images: Images,
+        visible: Int[Array, "batch count"],
+        *,
+        train: bool = False,
+        rngs: nnx.Rngs | None = None,
+    ) -> Tokens:
+        """Runs only some patches of each image, and the class token, if there is one.
+
+        `visible` has the patches' indices, row by row. The other patches are zeroed before the
+        stem, so that no convolution or shift reveals them. Returns the tokens after the final norm,
+        the class token first, then the patches in the order of `visible`.
+        """
+        rows, columns = (side // self.patch_size for side in images.shape[1:3])
+        seen = jnp.zeros((len(images), rows * columns), images.dtype)
+        seen = seen.at[jnp.arange(len(images))[:, None], visible].set(1)
+        seen = seen.reshape(-1, rows, 1, columns, 1, 1)
+        patches = images.reshape(len(images), rows, self.patch_size, columns, self.patch_size, 3)
+        x = self._embed((patches * seen).reshape(images.shape), train)
+        class_token, x = jnp.split(x, [x.shape[1] - rows * columns], axis=1)
+        x = jnp.take_along_axis(x, visible[..., None], axis=1)
+        x = apply_blocks(
+            list(self.blocks), jnp.concatenate([class_token, x], axis=1), rngs, self.remat
+        )
+        return self.norm(x)
 
     def _attention_map(
         self, block: EncoderBlock, x: Tokens, rows: int, columns: int

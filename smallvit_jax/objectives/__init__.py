@@ -8,9 +8,10 @@ from smallvit_jax.errors import check_choice
 from smallvit_jax.models.image_model import ImageModel
 from smallvit_jax.objectives.dino import Dino
 from smallvit_jax.objectives.lejepa import Lejepa
+from smallvit_jax.objectives.mae import Mae
 from smallvit_jax.objectives.objective import Objective
 
-OBJECTIVES: dict[str, type[Dino | Lejepa]] = {"dino": Dino, "lejepa": Lejepa}
+OBJECTIVES: dict[str, type[Dino | Lejepa | Mae]] = {"dino": Dino, "lejepa": Lejepa, "mae": Mae}
 
 
 def create_objective(

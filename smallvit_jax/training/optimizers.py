@@ -5,7 +5,7 @@ Their `update` takes the step's `learning_rate`, `weight_decay` and, if a layer 
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +23,7 @@ def make_optimizer(
     eps: float = 1e-8,
     decay_vectors: bool = False,
     freezable: Callable[[str], bool] | None = None,
+    rate_factors: Mapping[str, float] | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Builds an optimizer for a flat dict of parameters.
 
@@ -37,12 +38,15 @@ def make_optimizer(
       freezable: selects by name the parameters that do not change while `frozen` is true. Their
         moments, decay and step count do not change either (reference: their gradient is None,
         utils/utils_ssl.py:809).
+      rate_factors: factors of the learning rate by parameter name; 1 for parameters not named.
 
     Raises:
       UserError: unknown name.
     """
     check_choice("the optimizer", name, OPTIMIZERS)
     inner = _RULES[name](decay_vectors, eps)
+    if rate_factors:
+        inner = optax.chain(inner, _scale_each(rate_factors))
     if clip_global:
         inner = optax.chain(clip_together(clip_global), inner)
     if clip:
@@ -73,6 +77,12 @@ def clip_together(max_norm: float) -> optax.GradientTransformation:
         return jax.tree.map(lambda gradient: gradient * factor, gradients)
 
     return optax.stateless(clip)
+
+
+def _scale_each(factors: Mapping[str, float]) -> optax.GradientTransformation:
+    return optax.stateless(
+        lambda updates, _: {k: u * factors.get(k, 1.0) for k, u in updates.items()}
+    )
 
 
 def hold_while_frozen(

@@ -1,0 +1,77 @@
+"""Did pre-training help? Compares two test accuracies and says what to try."""
+
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+HARDLY_MOVED = 5.0  # percent
+
+
+class Verdict(NamedTuple):
+    """The difference that pre-training made, in points of test accuracy.
+
+    `answer` is "yes" or "no" if the difference is more than two standard errors above or below 0,
+    otherwise "cannot tell".
+    """
+
+    answer: str
+    difference: float
+    standard_error: float
+    images: int
+
+    def __str__(self) -> str:
+        return (
+            f"{self.answer}: {self.difference:+.1f} points ± {self.standard_error:.1f} "
+            f"(standard error, {self.images:,} test images)"
+        )
+
+
+def judge(pretrained: float, scratch: float, images: int) -> Verdict:
+    """Compares two test accuracies in percent, each measured on the same `images` images.
+
+    The standard error is that of the difference of two independent proportions, each
+    sqrt(p (1 - p) / images). Models that make the same mistakes differ by less, so it errs on the
+    side of "cannot tell". It is about the test images alone, not about other seeds.
+    """
+    variances = (p * (100 - p) / images for p in (pretrained, scratch))
+    error, difference = math.sqrt(sum(variances)), pretrained - scratch
+    answer = "cannot tell"
+    if abs(difference) > 2 * error:
+        answer = "yes" if difference > 0 else "no"
+    return Verdict(answer, difference, error, images)
+
+
+def advice(
+    verdict: Verdict | None, pretraining: Mapping[str, Any], tuned: Mapping[str, Any]
+) -> list[str]:
+    """What to know about a recipe's result, and what to try, in whole sentences.
+
+    `pretraining` and `tuned` are the results of these stages.
+    """
+    found = []
+    moved, probe = pretraining.get("weights_moved"), tuned.get("probe_test_top1")
+    if moved is not None and moved < HARDLY_MOVED:
+        found.append(
+            f"Pre-training hardly moved the weights ({moved:.1f} % of their norm): raise "
+            "pretrain.optimizer.base_lr or pretrain.epochs, or lower pretrain.batch_size."
+        )
+    if probe is not None and tuned["test_top1"] < probe:
+        found.append(
+            "Fine-tuning ended below its start, a probe on frozen features "
+            f"({tuned['test_top1']:.1f} % against {probe:.1f} %): lower finetune.optimizer.lr or "
+            "finetune.layer_decay."
+        )
+    if verdict is None or verdict.answer == "yes":
+        return found
+    if pretraining.get("objective") == "dino":
+        found.append("In short runs, pretrain.objective=lejepa learns more from each image.")
+    before, after = pretraining.get("knn_before"), pretraining.get("knn_after")
+    if before is not None and after <= before:
+        found.append(
+            f"Pre-training did not improve the features (kNN {before:.1f} % before, {after:.1f} % "
+            "after): raise pretrain.epochs."
+        )
+    if verdict.answer == "cannot tell":
+        found.append("More test images or more seeds would narrow the uncertainty.")
+    found.append("The fewer images have labels, the more pre-training helps.")
+    return found

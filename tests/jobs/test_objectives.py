@@ -1,0 +1,117 @@
+"""Pre-training with each objective: resuming, several devices, bfloat16, collapse, refusals."""
+
+import shutil
+
+import numpy as np
+import pytest
+
+from tests.support.tiny_jobs import (
+    finish,
+    read_checkpoint,
+    read_json,
+    read_metrics,
+    run_job,
+    start_job,
+)
+
+LEJEPA = {
+    "pretrain__objective": "lejepa",
+    "pretrain__lejepa__out_dim": 8,
+    "pretrain__lejepa__hidden_dim": 16,
+    "pretrain__lejepa__directions": 16,
+    "pretrain__lejepa__knots": 9,
+}
+MAE = {
+    "pretrain__objective": "mae",
+    "pretrain__mae__decoder_width": 8,
+    "pretrain__mae__decoder_depth": 1,
+    "pretrain__mae__decoder_heads": 2,
+}
+NEW = pytest.mark.parametrize("objective", [LEJEPA, MAE], ids=["lejepa", "mae"])
+
+
+@NEW
+def test_stopped_run_resumes_to_the_same_bits(objective, tmp_path):
+    changes = objective | {"runtime__checkpoint_every": 8}
+    whole, resumed = tmp_path / "whole", tmp_path / "resumed"
+    assert run_job("pretrain", whole, **changes) == 0
+    shutil.copytree(whole, resumed)
+    (resumed / "result.json").unlink()
+    shutil.rmtree(resumed / "checkpoints" / "12")
+    assert run_job("pretrain", resumed, **changes) == 0
+    (expected, _), (found, _) = (read_checkpoint(folder) for folder in (whole, resumed))
+    assert expected.keys() == found.keys()
+    for name, array in expected.items():
+        np.testing.assert_array_equal(found[name], array, err_msg=name)
+    result = read_json(whole / "result.json")
+    losses = {"lejepa": ("prediction", "statistic"), "mae": ("masked_loss", "visible_loss")}
+    for name in ("loss", *losses[result["objective"]]):
+        assert result[name] == read_metrics(whole, "train")[-1][name]
+    assert 1 <= result["rankme_after"] <= 16
+    assert read_metrics(whole, "features")[-1]["rankme"] == result["rankme_after"]
+
+
+@NEW
+@pytest.mark.multiprocess
+def test_eight_devices_take_the_same_steps_as_one(objective, tmp_path):
+    changes = objective | {
+        "pretrain__batch_size": 48,
+        "pretrain__epochs": 1,
+        "pretrain__knn_every": 0,
+        "pretrain__optimizer__name": "sgd",  # whose steps are proportional to the gradients
+        "pretrain__optimizer__warmup_epochs": 0,
+        "pretrain__optimizer__base_lr": 0.1,
+    }
+    process = start_job("pretrain", tmp_path / "8", devices=8, **changes)
+    try:
+        assert run_job("pretrain", tmp_path / "1", **changes) == 0
+        finish(process)
+    finally:
+        process.kill()
+    assert read_json(tmp_path / "8" / "result.json")["environment"]["device_count"] == 8
+    one, eight = (read_metrics(tmp_path / n, "train") for n in "18")
+    assert len(one) == len(eight) == 3
+    for a, b in zip(one, eight, strict=True):
+        for name in a.keys() - {"split"}:
+            assert a[name] == pytest.approx(b[name], rel=1e-4, abs=1e-6), (a["step"], name)
+    (one, _), (eight, _) = (read_checkpoint(tmp_path / n, "params") for n in "18")
+    for name, array in one.items():
+        np.testing.assert_allclose(eight[name], array, rtol=1e-3, atol=1e-5, err_msg=name)
+
+
+@NEW
+def test_conv_stem_and_bfloat16_train(objective, tmp_path):
+    changes = objective | {"model__stem": "conv", "runtime__precision": "bfloat16"}
+    assert run_job("pretrain", tmp_path, pretrain__epochs=1, **changes) == 0
+    assert np.isfinite(read_json(tmp_path / "result.json")["loss"])
+
+
+def test_collapse_of_lejepa_is_noticed(tmp_path, capsys):
+    """Without the statistic, nothing keeps projections apart."""
+    changes = LEJEPA | {"pretrain__lejepa__weight": 0.0, "pretrain__epochs": 10}
+    assert run_job("pretrain", tmp_path, **changes, pretrain__optimizer__base_lr=0.2) == 0
+    assert "warning: Collapse: the projections of different images" in capsys.readouterr().err
+
+
+def test_mae_that_learns_nothing_is_noticed(tmp_path, capsys):
+    changes = MAE | {"pretrain__epochs": 1, "pretrain__optimizer__base_lr": 1e-9}
+    assert run_job("pretrain", tmp_path, **changes, pretrain__optimizer__min_lr=0.0) == 0
+    assert "warning: Collapse: masked patches are predicted no better" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"model__stem": "conv", "runtime__accumulate": 2}, "batch norm of the stem"),
+        (LEJEPA | {"runtime__accumulate": 2}, "pretrain.objective=lejepa needs the whole batch"),
+        (MAE | {"pretrain__mae__mask_ratio": 0.01}, "leaves 16 of 16 patches visible"),
+        (MAE | {"pretrain__mae__mask_ratio": 1.0}, "must be above 0 and below 1"),
+        (MAE | {"pretrain__mae__decoder_heads": 3}, "decoder_heads 3 does not divide"),
+        (MAE | {"model__name": "cait"}, "only a vit allows"),
+        ({"pretrain__objective": "lejpa"}, "must be one of dino, lejepa, mae"),
+    ],
+)
+def test_contradictions_get_one_sentence(changes, words, tmp_path, capsys):
+    assert run_job("pretrain", tmp_path, **changes) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("error: ") and words in error, error
