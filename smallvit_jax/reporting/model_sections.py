@@ -1,14 +1,12 @@
 """Report sections that need the model and images: views, mistakes, attention, features."""
 
-import math
-
 import jax
 import numpy as np
 
 from smallvit_jax.checkpoints.format import read_meta
 from smallvit_jax.checkpoints.loading import load_with_meta
 from smallvit_jax.checkpoints.lookup import FOLDER, find_step
-from smallvit_jax.checkpoints.summary import parameter_table
+from smallvit_jax.checkpoints.summary import parameter_table, trainable_shapes
 from smallvit_jax.config.choices import CONVNETS
 from smallvit_jax.data.subsets import stratified_order
 from smallvit_jax.evaluation import accuracy
@@ -78,9 +76,8 @@ def parameters(run: Run) -> list[Block]:
     for name, stage in run.stages.items():
         if not (stage.folder / FOLDER).is_dir():
             continue
-        table = read_meta(find_step(stage.folder, "latest"))["arrays"]["params"]
-        shapes = {k: jax.ShapeDtypeStruct(row["shape"], row["dtype"]) for k, row in table.items()}
-        count = sum(math.prod(row["shape"]) for row in table.values())
+        shapes = trainable_shapes(read_meta(find_step(stage.folder, "latest"))["model"])
+        count = sum(array.size for array in shapes.values())
         title = f"{NAMES[name].capitalize()}: {count:,} parameters"
         blocks.append(Folded(title, parameter_table(shapes)))
     return blocks

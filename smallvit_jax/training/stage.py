@@ -13,7 +13,7 @@ import numpy as np
 
 from smallvit_jax.checkpoints.format import flatten, read_meta
 from smallvit_jax.checkpoints.store import CheckpointStore
-from smallvit_jax.checkpoints.summary import parameter_table
+from smallvit_jax.checkpoints.summary import parameter_table, trainable_shapes
 from smallvit_jax.errors import UserError
 from smallvit_jax.process.others import all_processes_agree
 from smallvit_jax.process.signals import Interrupted, StopRequest
@@ -43,7 +43,7 @@ class Stage:
       schedule: values per step; their length is the length of training.
       steps_per_epoch: training steps per epoch.
       batch_size: images per step.
-      params_of: returns the parameters of a state that are needed to use the model.
+      params_of: returns the arrays of a state that are needed to use the model.
       meta: describes model and data, ready for JSON.
       evaluate: called with the number of finished epochs (0 before the first step) and the state;
         an empty result is not logged.
@@ -158,7 +158,8 @@ def _continue(
     ):
         progress.note(_summary(stage, source, start))
         if not restored:
-            progress.note(parameter_table(stage.params_of(state), _PARAMETER_LINES))
+            shapes = trainable_shapes(stage.meta["model"])
+            progress.note(parameter_table(shapes, _PARAMETER_LINES))
         recorder = _Recorder(stage, store, log, progress, stop, started)
         lost = active and recorder.evaluation_is_lost(start)  # the others have no log
         if start == 0 or not all_processes_agree(not lost):

@@ -62,7 +62,7 @@ def run_toy(
                 steps_per_epoch=STEPS_PER_EPOCH,
                 batch_size=5,
                 params_of=lambda state: {"weight": state.weight},
-                meta={"model": {"name": "toy", "image_size": 2}, "kind": "toy"},
+                meta={"model": {"name": "vit", "image_size": 8}, "kind": "toy"},
                 evaluate=evaluate,
                 **more,
             ),
