@@ -158,8 +158,7 @@ def _continue(
     ):
         progress.note(_summary(stage, source, start))
         if not restored:
-            shapes = trainable_shapes(stage.meta["model"])
-            progress.note(parameter_table(shapes, _PARAMETER_LINES))
+            progress.note(_parameters(stage))
         recorder = _Recorder(stage, store, log, progress, stop, started)
         lost = active and recorder.evaluation_is_lost(start)  # the others have no log
         if start == 0 or not all_processes_agree(not lost):
@@ -306,6 +305,13 @@ def _summary(stage: Stage, source: Source, start: int) -> str:
         f"{source.order.num_examples:,} images in {source.placement} memory, {stage.total_steps:,} "
         f"steps of {stage.batch_size} on {devices}{resumed}; compiling the first step"
     )
+
+
+def _parameters(stage: Stage) -> str:
+    options = stage.meta["model"]
+    what = "model" if options["num_classes"] else "backbone"
+    table = parameter_table(trainable_shapes(options), _PARAMETER_LINES)
+    return f"Parameters of the {what}:\n{table}"
 
 
 def _line(description: str, epoch: int, split: str, values: Mapping[str, float]) -> str:
