@@ -37,7 +37,8 @@ def compare(runs: dict[str, Run]) -> PageContent:
     shown: list[Block] = []
     if quantities:
         caption = "Each run has the same color in every panel."
-        drawn = figures.draw_curves(quantities, columns=2)
+        colors = dict(zip(runs, figures.colors_of(len(runs)), strict=True))
+        drawn = figures.draw_curves(quantities, columns=2, colors=colors)
         shown = [Picture("curves", drawn, caption, wide=True)]
     commands = [Code(run.command) for run in runs.values() if run.command]
     sections = [
