@@ -126,12 +126,13 @@ class ViT(ImageModel):
             count if all_layers else 0,
         ]
         first = count - max(needed_from_end)
-        x = self._embed(images, train)
-        layers = {"patch_embed": self.patch_embed(images), "block_input": x} if all_layers else {}
+        rows, columns = (side // self.patch_size for side in images.shape[1:3])
+        patches = self.patch_embed(images, train=train)
+        x = self._add_positions(patches, rows, columns)
+        layers = {"patch_embed": patches, "block_input": x} if all_layers else {}
         x = apply_blocks(list(self.blocks)[:first], x, rngs, self.remat)
         found: dict[str, Any] = {}
         pooled: list[Array] = []
-        rows, columns = (side // self.patch_size for side in images.shape[1:3])
         for i, layer in enumerate(list(self.blocks)[first:], first):
             if i == index and "attention" in wanted:
                 found["attention"] = self._attention_map(layer, x, rows, columns)
@@ -164,12 +165,10 @@ class ViT(ImageModel):
         x = x.mean(axis=1, dtype=jnp.float32) if self.pool == "mean" else x[:, 0]
         return self.norm(x).astype(jnp.float32)
 
-    def _embed(self, images: Float[Array, "batch height width 3"], train: bool = False) -> Tokens:
-        """Class token, if there is one, and patch tokens, with positions added."""
-        x = self.patch_embed(images, train=train)
-        rows, columns = (side // self.patch_size for side in images.shape[1:3])
+    def _add_positions(self, x: Tokens, rows: int, columns: int) -> Tokens:
+        """Class token, if there is one, and patch tokens `x`, with positions added."""
         if self.cls_token is not None:
-            shape = (images.shape[0], 1, self.num_features)
+            shape = (len(x), 1, self.num_features)
             cls = jnp.broadcast_to(self.cls_token[...], shape).astype(x.dtype)
             x = jnp.concatenate([cls, x], axis=1)
         return x + self._positions(rows, columns).astype(x.dtype)

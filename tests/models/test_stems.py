@@ -183,6 +183,13 @@ def test_model_outputs_agree(family, norm):
         assert not Functional(model).buffers
 
 
+def test_layers_in_training_have_the_tokens_that_the_blocks_get():
+    model = create_model("vit", **TINY["vit"])
+    layers = model.outputs(IMAGES, "layers", train=True)["layers"]
+    tokens = layers["block_input"][:, 1:] - model.pos_embed[:, 1:]
+    np.testing.assert_allclose(layers["patch_embed"], tokens, atol=1e-5)
+
+
 def test_swin_keeps_the_norm_after_patch_embedding():
     model = create_model("swin", **TINY["swin"])
     model.patch_embed.norm.bias[...] = jnp.full(4, 3.0)
