@@ -106,8 +106,8 @@ class ViT(ImageModel):
         *wanted: str,
         train: bool = False,
         rngs: nnx.Rngs | None = None,
-        blocks: int = 4,
-        block: int = -1,
+        last_blocks: int = 4,
+        attention_block: int = -1,
     ) -> dict[str, Any]:
         """Runs the model once and returns the wanted outputs; see `ImageModel.outputs`.
 
@@ -116,12 +116,12 @@ class ViT(ImageModel):
         all patches and sums to 1.
         """
         count = len(self.blocks)
-        index, all_layers = range(count)[block], "layers" in wanted
+        index, all_layers = range(count)[attention_block], "layers" in wanted
         # Features need only the class token's output from the last block.
         class_token_only = self.pool == "cls" and not {*wanted} - {"features", "logits"}
         needed_from_end = [
             1 if class_token_only else 0,
-            min(blocks, count) if "block_features" in wanted else 0,
+            min(last_blocks, count) if "block_features" in wanted else 0,
             count - index if "attention" in wanted else 0,
             count if all_layers else 0,
         ]
@@ -145,7 +145,7 @@ class ViT(ImageModel):
         if "grid" in wanted:
             found["grid"] = x[:, -rows * columns :].reshape(len(x), rows, columns, -1)
         if "block_features" in wanted:
-            found["block_features"] = jnp.concatenate(pooled[-blocks:], axis=1)
+            found["block_features"] = jnp.concatenate(pooled[-last_blocks:], axis=1)
         if "logits" in wanted:
             found["logits"] = classify(self.head, features)
         found |= {"layers": layers, "features": features}

@@ -176,7 +176,7 @@ def test_model_outputs_agree(family, norm):
     pooled = tokens.mean(axis=1) if family == "swin" else tokens[:, 0]
     np.testing.assert_allclose(features, pooled, 1e-4, 1e-5)
     np.testing.assert_allclose(
-        output(model, IMAGES, "block_features", blocks=1), features, 1e-4, 1e-5
+        output(model, IMAGES, "block_features", last_blocks=1), features, 1e-4, 1e-5
     )
     assert np.isfinite(output(model, IMAGES, "attention")).all()
     if norm == "layer":
