@@ -31,6 +31,7 @@ from smallvit_jax.jobs.variants import Variant, read_variants
 from smallvit_jax.plans.data_and_model import DatasetReader
 from smallvit_jax.process.terminal import print_table
 from smallvit_jax.workdir.files import csv_text, write_atomically
+from smallvit_jax.workdir.ownership import CHECKPOINTS
 from smallvit_jax.workdir.records import write_config, write_result
 
 OPTIMIZERS = ("adamw", "sgd")
@@ -131,7 +132,7 @@ def _train(training: Training, reader: DatasetReader, guessing: float) -> Figure
     o = training.config.finetune.optimizer
     stage = training.folder / "finetune"
     result = run_or_diverge(finetune.run, training.config, stage, reader)
-    shutil.rmtree(stage / "checkpoints", ignore_errors=True)
+    shutil.rmtree(stage / CHECKPOINTS, ignore_errors=True)
     return {
         "variant": training.variant.name,
         "optimizer": o.name,

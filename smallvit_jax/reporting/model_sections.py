@@ -5,7 +5,7 @@ import numpy as np
 
 from smallvit_jax.checkpoints.format import read_meta
 from smallvit_jax.checkpoints.loading import load_with_meta
-from smallvit_jax.checkpoints.lookup import FOLDER, find_step
+from smallvit_jax.checkpoints.lookup import find_step
 from smallvit_jax.checkpoints.summary import parameter_table, trainable_shapes
 from smallvit_jax.config.choices import CONVNETS
 from smallvit_jax.data.subsets import stratified_order
@@ -19,6 +19,7 @@ from smallvit_jax.plans.pretraining import view_settings
 from smallvit_jax.reporting import figures, pictures
 from smallvit_jax.reporting.page import Block, Folded, Picture
 from smallvit_jax.reporting.runs import NAMES, Predictions, Run
+from smallvit_jax.workdir.ownership import CHECKPOINTS
 
 _IMAGES = 5  # rows of views and of augmented images
 _ATTENTION_IMAGES = 6
@@ -74,7 +75,7 @@ def parameters(run: Run) -> list[Block]:
     """The parameters of each model that the run trained, from its latest checkpoint."""
     blocks: list[Block] = []
     for name, stage in run.stages.items():
-        if not (stage.folder / FOLDER).is_dir():
+        if not (stage.folder / CHECKPOINTS).is_dir():
             continue
         shapes = trainable_shapes(read_meta(find_step(stage.folder, "latest"))["model"])
         count = sum(array.size for array in shapes.values())
@@ -152,7 +153,7 @@ def attention(run: Run, data: Data | None) -> list[Block]:
     images, maps = data.test.images[chosen], {}
     for name in stages:
         stage = run.stages[name]
-        if not (stage.folder / "checkpoints").is_dir():
+        if not (stage.folder / CHECKPOINTS).is_dir():
             return []
         model, meta = load_with_meta(stage.folder)
         size = meta["model"]["image_size"]

@@ -22,7 +22,7 @@ from smallvit_jax.training.placement import Source
 from smallvit_jax.training.progress import Progress
 from smallvit_jax.workdir.files import StorageError
 from smallvit_jax.workdir.metrics import RunLog
-from smallvit_jax.workdir.ownership import check_folder, locked
+from smallvit_jax.workdir.ownership import CHECKPOINTS, check_folder, locked
 from smallvit_jax.workdir.records import write_config
 
 _PARAMETER_LINES = 30  # printed of the parameter table; the report has the whole table
@@ -117,7 +117,7 @@ def run_stage(
     with locked(stage.folder):
         check_folder(stage.folder, stage.config)
         keep_best = stage.best_split is not None
-        with CheckpointStore(stage.folder / "checkpoints", keep_best=keep_best) as store:
+        with CheckpointStore(stage.folder / CHECKPOINTS, keep_best=keep_best) as store:
             try:
                 write_config(stage.folder, stage.config)
                 return _continue(stage, store, state, source, train_stage)
