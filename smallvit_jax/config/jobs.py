@@ -140,3 +140,11 @@ _ROWS = (
 )
 
 JOBS: dict[str, Job] = {row.name: row for row in _ROWS}
+
+STAGES = {
+    "pretrain": "pre-training",
+    "finetune": "fine-tuning",
+    "scratch": "training from scratch",
+    "evaluate": "evaluation",
+}
+"""Titles of the stages in reports, in their order: by job, or by folder of a recipe."""

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from smallvit_jax.config.jobs import STAGES
 from smallvit_jax.config.tree import flatten
 from smallvit_jax.data.datasets import DATASETS
 from smallvit_jax.errors import UserError
@@ -157,10 +158,9 @@ def _training(meta: Mapping[str, Any], origin: Origin) -> dict[str, str]:
         stages = {"pretrain": origin.config}
     for stage, config in stages.items():
         settings = flatten(config.get(stage, {}))
-        kind = "pre-training" if stage == "pretrain" else "fine-tuning"
         for name, label in _SETTINGS.items():
             if name in settings:
-                rows[f"{kind}: {label}"] = str(settings[name])
+                rows[f"{STAGES[stage]}: {label}"] = str(settings[name])
     for result in (origin.pretrain_result, origin.result):
         if "images" in result and result.get("job") == "pretrain":
             rows["images used without labels"] = f"{result['images']:,}"

@@ -8,6 +8,7 @@ from smallvit_jax.checkpoints.loading import load_with_meta
 from smallvit_jax.checkpoints.lookup import find_step
 from smallvit_jax.checkpoints.summary import parameter_table, trainable_shapes
 from smallvit_jax.config.choices import CONVNETS
+from smallvit_jax.config.jobs import STAGES
 from smallvit_jax.data.subsets import stratified_order
 from smallvit_jax.evaluation import accuracy
 from smallvit_jax.evaluation.attention_maps import attention_maps, draw_attention
@@ -18,7 +19,7 @@ from smallvit_jax.plans.finetuning import augment_settings
 from smallvit_jax.plans.pretraining import view_settings
 from smallvit_jax.reporting import figures, pictures
 from smallvit_jax.reporting.page import Block, Folded, Picture
-from smallvit_jax.reporting.runs import NAMES, Predictions, Run
+from smallvit_jax.reporting.runs import Predictions, Run
 from smallvit_jax.workdir.ownership import CHECKPOINTS
 
 _IMAGES = 5  # rows of views and of augmented images
@@ -79,7 +80,7 @@ def parameters(run: Run) -> list[Block]:
             continue
         shapes = trainable_shapes(read_meta(find_step(stage.folder, "latest"))["model"])
         count = sum(array.size for array in shapes.values())
-        title = f"{NAMES[name].capitalize()}: {count:,} parameters"
+        title = f"{STAGES[name].capitalize()}: {count:,} parameters"
         blocks.append(Folded(title, parameter_table(shapes)))
     return blocks
 
@@ -160,7 +161,7 @@ def attention(run: Run, data: Data | None) -> list[Block]:
         scale = 4 if size <= _LARGEST_ENLARGED else 1
         if meta["model"]["name"] in CONVNETS:
             return ["A convolutional network has no attention to draw."]
-        maps[titles.get(name, NAMES[name])] = attention_maps(
+        maps[titles.get(name, STAGES[name])] = attention_maps(
             model, meta, images, image_size=size * scale
         )
     caption = (

@@ -10,18 +10,11 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from smallvit_jax.config import default_config
+from smallvit_jax.config.jobs import STAGES
 from smallvit_jax.config.tree import DEFAULTS, flatten, set_value
 from smallvit_jax.errors import UserError
 from smallvit_jax.workdir import metrics, records
 
-# In the order of the report: folders of a recipe, or the job of a single stage.
-STAGES = ("pretrain", "finetune", "scratch", "evaluate")
-NAMES = {
-    "pretrain": "pre-training",
-    "finetune": "fine-tuning",
-    "scratch": "training from scratch",
-    "evaluate": "evaluation",
-}
 COMMAND = "command.txt"
 
 

@@ -5,10 +5,11 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from smallvit_jax.config.jobs import STAGES
 from smallvit_jax.plans.data_and_model import Data
 from smallvit_jax.reporting import figures, model_sections
 from smallvit_jax.reporting.page import Block, Code, PageContent, Picture, Section, Table
-from smallvit_jax.reporting.runs import NAMES, Run, StageRecord, changed_fields, read_predictions
+from smallvit_jax.reporting.runs import Run, StageRecord, changed_fields, read_predictions
 
 _TITLES = {
     "loss": "loss",
@@ -31,7 +32,7 @@ def build_page(run: Run, data: Data | None, missing: str | None) -> PageContent:
     c = run.config
     environment = next(iter(run.stages.values())).result["environment"]
     subtitle = (
-        f"{', '.join(NAMES[name] for name in run.stages)}; seed {c.seed}; "
+        f"{', '.join(STAGES[name] for name in run.stages)}; seed {c.seed}; "
         f"{environment['device_count']} x {environment['device_kind']}"
     )
     sections = [
@@ -133,9 +134,8 @@ def _precision(run: Run) -> str:
 
 def _curves(run: Run) -> list[Block]:
     parts: list[Block] = []
-    for name in ("pretrain", "finetune", "scratch"):
-        stage = run.stages.get(name)
-        if stage is None or not stage.rows:
+    for name, stage in run.stages.items():
+        if not stage.rows:
             continue
         quantities: dict[str, dict[str, figures.Curve]] = {}
         for split in ("test", "validation"):
@@ -157,13 +157,14 @@ def _curves(run: Run) -> list[Block]:
 
 
 def _advice(name: str) -> str:
+    title = STAGES[name].capitalize()
     if name == "pretrain":
         return (
-            "Pre-training. The loss need not fall far. Mutual information measures how much the "
+            f"{title}. The loss need not fall far. Mutual information measures how much the "
             "teacher's output says about the image; near zero means collapse."
         )
     return (
-        f"{NAMES[name].capitalize()}. The training loss is computed on mixed and augmented "
+        f"{title}. The training loss is computed on mixed and augmented "
         "images, so it stays above the test loss."
     )
 
@@ -211,7 +212,7 @@ def _shown(value: Any) -> str:
 def _stage_row(stage: StageRecord) -> tuple[str, ...]:
     rate = stage.result.get("images_per_second")
     return (
-        NAMES[stage.name],
+        STAGES[stage.name],
         duration(stage.result.get("seconds", 0)),
         "" if rate is None else f"{rate:,.0f}",
         f"{stage.result['steps']:,}" if "steps" in stage.result else "",
