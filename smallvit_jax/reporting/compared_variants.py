@@ -53,10 +53,10 @@ def _best(result: Figures) -> list[Block]:
             "each seed.",
         ),
         Table(*comparison_table(result)),
-        "FLOP count 2 per multiply-add of the matrix products and convolutions in one image's "
-        "forward pass. Times are for training only, without evaluation, checkpoints and "
-        "compilation; times to an accuracy include pre-training and are “-” if a seed did not "
-        "reach it. Training that diverged counts as guessing and has no time.",
+        "FLOPs of the matrix products and convolutions in one image's forward pass; a multiply-add "
+        "counts as 2. Times are for training only, without evaluation, checkpoints and "
+        "compilation. Times to an accuracy include pre-training and are “-” if a seed did not "
+        "reach the accuracy. Training that diverged is scored at chance level and has no time.",
     ]
 
 
