@@ -104,7 +104,7 @@ def failures(run: Run, data: Data | None, predictions: Predictions | None) -> li
         Picture(
             "confusion",
             figures.draw_confusion(confusion, names),
-            "Rows are true classes, in % of their images. Off the diagonal are the mistakes.",
+            "Rows are true classes, in % of their images. Off-diagonal entries are mistakes.",
         ),
         Picture("classes", figures.draw_classes(per_class), "Test accuracy by class."),
         Picture(
@@ -140,7 +140,7 @@ def _worst_confusions(confusion: np.ndarray, names: list[str]) -> str:
         return "Every test image is classified correctly."
     order = np.argsort(-wrong, axis=None)[:3]
     pairs = [np.unravel_index(i, wrong.shape) for i in order if wrong.flat[i]]
-    shown = [f"{names[a]} taken for {names[b]} ({wrong[a, b]} times)" for a, b in pairs]
+    shown = [f"{names[a]} mistaken for {names[b]} ({wrong[a, b]} times)" for a, b in pairs]
     return f"The most frequent mistakes: {'; '.join(shown)}."
 
 
@@ -184,7 +184,7 @@ def embedding(run: Run, predictions: Predictions | None, data: Data | None) -> l
     )
     caption = (
         "Features of test images in two dimensions, similar ones close together (PCA, then "
-        "t-SNE). Colors are the true classes. Distances between clusters mean little."
+        "t-SNE). Colors are the true classes. Distances between clusters are not meaningful."
     )
     figure = figures.draw_embedding(points, predictions.labels[chosen], names)
     return [Picture("embedding", figure, caption)]

@@ -95,7 +95,7 @@ def _pretraining(run: Run) -> list[Block]:
         if len(epochs) > 1:
             raw = stage.result.get("knn_raw_pixels")
             parts += [
-                "kNN accuracy of the features, which have seen no labels: "
+                "kNN accuracy of features learned without labels: "
                 f"{top1[0]:.1f} % before pre-training, {top1[-1]:.1f} % after it"
                 + (f", {raw:.1f} % on raw pixels." if raw is not None else "."),
                 Picture(
@@ -160,12 +160,12 @@ def _advice(name: str) -> str:
     title = STAGES[name].capitalize()
     if name == "pretrain":
         return (
-            f"{title}. The loss need not fall far. Mutual information measures how much the "
-            "teacher's output says about the image; near zero means collapse."
+            f"{title}. A small drop in the loss is normal. Mutual information measures how much "
+            "the teacher's output says about the image; near zero means collapse."
         )
     return (
         f"{title}. The training loss is computed on mixed and augmented "
-        "images, so it stays above the test loss."
+        "images, so it is usually higher than the test loss."
     )
 
 

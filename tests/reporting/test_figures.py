@@ -62,5 +62,5 @@ def test_most_confident_mistake_comes_first():
         ax.get_title(loc="left")
         for ax in pictures.draw_mistakes(images, labels, probabilities, ["cat", "dog"]).axes
     ]
-    assert titles == [f"cat\ntaken for dog, {p}%" for p in (99, 80, 55)]
+    assert titles == [f"cat\nmistaken for dog, {p}%" for p in (99, 80, 55)]
     assert pictures.draw_mistakes(images[:1], labels[:1], probabilities[:1], ["cat", "dog"]) is None
