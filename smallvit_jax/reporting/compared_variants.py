@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 
 from smallvit_jax.reporting.figures import COLORS, colors_of, panels, styled
 from smallvit_jax.reporting.page import Block, Code, PageContent, Picture, Section, Table
+from smallvit_jax.reporting.runs import describe_environment
 from smallvit_jax.reporting.sections import duration
 
 Figures = Mapping[str, Any]
@@ -38,9 +39,7 @@ def build_page(result: Figures, command: str | None) -> PageContent:
 
 def run_again(result: Figures, command: str | None) -> list[Block]:
     """The command, if known, and the versions and hardware that results depend on."""
-    environment = result["environment"]
-    versions = ", ".join(f"{name} {v}" for name, v in environment["versions"].items())
-    about = f"{versions}; {environment['platform']}, {environment['threads']} threads."
+    about = describe_environment(result["environment"])
     return [Code(command), about] if command else [about]
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +91,12 @@ def read_command(folder: Path) -> str | None:
     """The command line that started a run, if known."""
     file = folder / COMMAND
     return file.read_text(encoding="utf-8").strip() if file.is_file() else None
+
+
+def describe_environment(environment: Mapping[str, Any]) -> str:
+    """The versions and the hardware that a result depends on, as a sentence."""
+    versions = ", ".join(f"{name} {version}" for name, version in environment["versions"].items())
+    return f"{versions}; {environment['platform']}, {environment['threads']} threads."
 
 
 def _read_stage(name: str, folder: Path) -> StageRecord | None:

@@ -9,7 +9,13 @@ from smallvit_jax.config.jobs import STAGES
 from smallvit_jax.plans.data_and_model import Data
 from smallvit_jax.reporting import figures, model_sections
 from smallvit_jax.reporting.page import Block, Code, PageContent, Picture, Section, Table
-from smallvit_jax.reporting.runs import Run, StageRecord, changed_fields, read_predictions
+from smallvit_jax.reporting.runs import (
+    Run,
+    StageRecord,
+    changed_fields,
+    describe_environment,
+    read_predictions,
+)
 
 _TITLES = {
     "loss": "loss",
@@ -201,8 +207,7 @@ def _run_again(run: Run, missing: str | None) -> list[Block]:
     rows = [_stage_row(stage) for stage in run.stages.values()]
     parts.append(Table(("stage", "time", "images per second", "steps"), rows))
     environment = next(iter(run.stages.values())).result["environment"]
-    versions = ", ".join(f"{name} {v}" for name, v in environment["versions"].items())
-    return [*parts, f"{versions}; {environment['platform']}, {environment['threads']} threads."]
+    return [*parts, describe_environment(environment)]
 
 
 def _shown(value: Any) -> str:
