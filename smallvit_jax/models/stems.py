@@ -93,7 +93,7 @@ def resolve_stem(stem: str, patch_size: int, width: int, given: dict[str, Any]) 
             "model.stem=spt or leave the option out."
         )
     if stem == "spt":
-        return {"spt_directions": _check_shifts(patch_size, directions or SPT_DIRECTIONS[0])}
+        return {"spt_directions": _check_shifts(patch_size, directions or min(SPT_DIRECTIONS))}
     if stem == "patchify":
         return {}
     norm = given.get("stem_norm") or "batch"
