@@ -164,8 +164,8 @@ class CaiT(ImageModel):
         elif rows * columns > self.grid**2:
             raise UserError(
                 f"cait was built for {self.grid**2} patches, but images of {images.shape[1]} x "
-                f"{images.shape[2]} pixels have {rows * columns}; build it with their image_size "
-                'or with position_resize="interpolate".'
+                f"{images.shape[2]} pixels have {rows * columns}; create it with that image_size "
+                'or with position_resize="interpolate"'
             )
         else:
             positions = positions[:, : rows * columns]
@@ -178,7 +178,7 @@ def _check(position_resize: str, lsa: bool, lsa_mask: str) -> None:
     if lsa_mask != "masked" and not lsa:
         raise UserError(
             f'model.lsa_mask is "{lsa_mask}", but nothing is masked without model.lsa; set '
-            "model.lsa to true, or leave model.lsa_mask out."
+            "model.lsa to true, or leave model.lsa_mask out"
         )
 
 

@@ -181,7 +181,7 @@ def _check(grid: int, depths: tuple[int, ...], window_padding: str) -> None:
     if grid < 2 ** (len(depths) - 1):
         raise UserError(
             f"swin halves its grid of {grid} x {grid} patches {len(depths) - 1} times, which "
-            "leaves nothing; choose a smaller model.patch_size or a larger model.image_size."
+            "leaves nothing; choose a smaller model.patch_size or a larger model.image_size"
         )
     check_choice("model.window_padding", window_padding, WINDOW_PADDINGS)
 
