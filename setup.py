@@ -12,7 +12,7 @@ readme = here / "README.md"
 setup(
     name="smallvit_jax",
     version=version,
-    description="Training small vision transformers from nothing on small image datasets, in JAX",
+    description="Training small vision transformers from scratch on small image datasets, in JAX",
     long_description=readme.read_text(encoding="utf-8") if readme.exists() else "",
     long_description_content_type="text/markdown",
     license="Apache-2.0",

@@ -1,6 +1,7 @@
 """Imports between subpackages go one way."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -34,16 +35,43 @@ ALLOWED = {
 
 
 def imported_subpackages(file: Path) -> set[str]:
-    """The subpackages and root files that a file imports from, also inside functions."""
+    """The subpackages and root files that a file imports from, also inside functions.
+
+    A string such as "smallvit_jax.jobs." counts as an import, because `importlib` may get it.
+    """
     names = set()
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
+            whole = [alias.name for alias in node.names if alias.name.startswith("smallvit_jax")]
+            assert not whole, f"{file} imports {whole[0]}, which hides what it uses; import from it"
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{file} has a relative import"
             names |= {f"{node.module}.{alias.name}" for alias in node.names}
-    ours = [name.split(".") for name in names if name.split(".")[0] == "smallvit_jax"]
-    return {parts[1] for parts in ours if len(parts) > 1}
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            match = re.match(r"smallvit_jax\.(\w+)", node.value)
+            if match and match[1] in ALLOWED:
+                names.add(match[0])
+    return {name.split(".")[1] for name in names if name.split(".")[0] == "smallvit_jax"}
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "from smallvit_jax.models import create_model",
+        "from smallvit_jax import models",
+        'importlib.import_module(f"smallvit_jax.models.{name}")',
+        'command = ["python", "-m", "smallvit_jax.main"]; model = "smallvit_jax.models"',
+    ],
+)
+def test_imports_are_found(tmp_path, line):
+    (tmp_path / "module.py").write_text(f"def function():\n    {line}\n")
+    assert imported_subpackages(tmp_path / "module.py") == {"models"}
+
+
+def test_import_of_the_whole_package_is_refused(tmp_path):
+    (tmp_path / "module.py").write_text("import smallvit_jax\n")
+    with pytest.raises(AssertionError, match=r"module\.py imports smallvit_jax, which hides"):
+        imported_subpackages(tmp_path / "module.py")
 
 
 def test_table_lists_every_subpackage_and_root_file():

@@ -8,8 +8,7 @@ from pathlib import Path
 from smallvit_jax.checkpoints import format as checkpoint_format
 from smallvit_jax.checkpoints.format import DamagedCheckpointError
 from smallvit_jax.errors import UserError, did_you_mean
-
-FOLDER = "checkpoints"  # of a stage folder
+from smallvit_jax.workdir.ownership import CHECKPOINTS
 
 
 def find_step(path: Path, which: str) -> Path:
@@ -24,13 +23,13 @@ def find_step(path: Path, which: str) -> Path:
         )
     if not path.is_dir():
         raise UserError(f"{path} is a file; give a stage folder or one of its checkpoints")
-    folder = path / FOLDER if (path / FOLDER).is_dir() else path
+    folder = path / CHECKPOINTS if (path / CHECKPOINTS).is_dir() else path
     present = sorted(entry.name for entry in folder.iterdir())
     steps = all_steps(folder)
     if not steps:
         if path.name.isdecimal() or not set(present).isdisjoint(checkpoint_format.ITEMS):
             return path
-        stages = [entry.name for entry in path.iterdir() if (entry / FOLDER).is_dir()]
+        stages = [entry.name for entry in path.iterdir() if (entry / CHECKPOINTS).is_dir()]
         if stages:
             raise UserError(
                 f"{path} holds several stages; give one of them: "
@@ -39,7 +38,7 @@ def find_step(path: Path, which: str) -> Path:
         found = f"only {', '.join(present[:4])}" if present else "nothing"
         raise UserError(
             f"{folder} has no finished checkpoint (it holds {found}); give a stage folder whose "
-            f"{FOLDER}/ has one, or wait until the run saves one"
+            f"{CHECKPOINTS}/ has one, or wait until the run saves one"
         )
     if which == "latest":
         return folder / str(max(steps))

@@ -43,7 +43,7 @@ class CheckpointStore:
     ):
         self.directory = make_folder(directory)
         self._keep_best = keep_best
-        self._warn = warn or _print_warning
+        self._print = warn or _print_warning
         self._accuracy = lookup.accuracies(self.directory) if keep_best else {}
         self._open()
 
@@ -178,7 +178,7 @@ class CheckpointStore:
             self._set_aside(unusable, candidate)
             changes = bit_changes(meta["environment"], environment())
             if changes:
-                self._tell(
+                self._warn(
                     f"{folder} was written in a different environment ({', '.join(changes)}); the "
                     "run resumes from it, but not bit for bit"
                 )
@@ -231,16 +231,16 @@ class CheckpointStore:
             what = f"is damaged ({error})"
             if isinstance(error, ForeignCheckpointError):
                 what = f"does not belong to this run ({error.cause})"
-            self._tell(f"{folder} {what}; renamed to {target.name}, resuming from step {good}")
+            self._warn(f"{folder} {what}; renamed to {target.name}, resuming from step {good}")
             if jax.process_index() == 0:
                 folder.rename(target)
             self._accuracy.pop(step, None)
         all_processes_agree(True)
         self._open()
 
-    def _tell(self, sentence: str) -> None:
+    def _warn(self, sentence: str) -> None:
         if jax.process_index() == 0:
-            self._warn(sentence)
+            self._print(sentence)
 
     def close(self) -> None:
         """Waits for the last save and closes the store; raises UserError if the save failed."""
@@ -258,7 +258,7 @@ class CheckpointStore:
         except UserError as failure:
             if error is None:
                 raise
-            self._tell(str(failure))
+            self._warn(str(failure))
 
 
 class _NewestAndBest:

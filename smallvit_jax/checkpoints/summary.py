@@ -8,7 +8,15 @@ from typing import Any
 import jax
 from clu import parameter_overview
 
+from smallvit_jax.models import abstract_model
+from smallvit_jax.models.parameters import Functional
+
 _LAST_NUMBER = re.compile(r"\.\d+\.(?!.*\.\d+\.)")  # the index in a list of blocks
+
+
+def trainable_shapes(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the shapes of a model's trainable arrays by dotted path, without batch statistics."""
+    return Functional(abstract_model(**options)).trainable
 
 
 def parameter_table(params: Mapping[str, Any], most_lines: int | None = None) -> str:

@@ -18,7 +18,8 @@ Usage: python -m smallvit_jax.main --config FILE[:ARGUMENT] --workdir FOLDER
   --workdir FOLDER          folder for checkpoints, metrics and results; repeat the command to
                             resume an interrupted run
   --data_dir FOLDER         folder with prepared TFDS datasets; default: $TFDS_DATA_DIR
-  --config.FIELD=VALUE      set a config field; may be repeated
+  --config.FIELD=VALUE      set a config field, or none for the default that its help names; may be
+                            repeated
   --help, -h                show this help, with the values of --config if given
   --version                 show the version
 

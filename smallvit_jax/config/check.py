@@ -77,7 +77,8 @@ def _check_root(config: ml_collections.ConfigDict, job: Job) -> None:
             f'dataset.root is "{dataset.root}", but dataset.name is "{dataset.name}", which does '
             f"not use it; set --config.dataset.name={FOLDER}, or leave dataset.root empty"
         )
-    if dataset.name == FOLDER and not dataset.root and job.reads_dataset:
+    reads = job.reads_dataset or (job.name == "attention" and not config.attention.input)
+    if dataset.name == FOLDER and not dataset.root and reads:
         raise UserError(
             f'dataset.name is "{FOLDER}", which needs dataset.root: the folder with your images, '
             "as in --config.dataset.root=photos"

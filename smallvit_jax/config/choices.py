@@ -36,7 +36,7 @@ CONVNET_STEMS = {
     "imagenet": "1/4 resolution, or 1/2 in efficientnet_b0",
 }
 STEM_NORMS = ("batch", "layer")
-SPT_DIRECTIONS = (4, 8)
+SPT_DIRECTIONS = {4: "diagonal", 8: "also left, right, up and down"}
 SHORTCUTS = {"pad": "pad with zero channels", "projection": "1 x 1 convolution"}
 
 STRUCTURED_INITS = {

@@ -22,7 +22,7 @@ from smallvit_jax.data.datasets import DATASETS, FOLDER
 DATASET: Group = {
     "name": field(
         "cifar10",
-        "a row of the dataset table, or folder for your own images",
+        "dataset, or folder for your own images",
         one_of(*DATASETS, FOLDER),
     ),
     "root": field("", "folder of your own images, for dataset.name=folder"),
@@ -138,9 +138,9 @@ MODEL: Group = {
     ),
     "spt_directions": optional(
         int,
-        "directions in which spt shifts the image, 4 (diagonal) or 8",
+        "directions in which spt shifts the image",
         "4",
-        one_of_numbers(*choices.SPT_DIRECTIONS),
+        one_of_numbers(choices.SPT_DIRECTIONS),
     ),
     "shortcut": optional(
         str,

@@ -16,7 +16,7 @@ class Field:
       type: int, float, bool, str or tuple.
       about: one line of help, without the choices, which come from `rule`.
       rule: constraint on its value; None if any value of its type is allowed.
-      none: what None means; empty if the field cannot be None.
+      none: what None, the default, means; empty if the field cannot be None.
     """
 
     default: Any
@@ -31,7 +31,7 @@ class Field:
         choices = self.rule.choices if self.rule else {}
         listed = " | ".join(f"{n} ({m})" if m else n for n, m in choices.items())
         text = ": ".join(filter(None, [self.about, listed]))
-        return f"{text}; none: {self.none}" if self.none else text
+        return f"{text}; default: {self.none}" if self.none else text
 
     @property
     def optional(self) -> bool:

@@ -28,7 +28,8 @@ class Job:
       name: the value of `config.job`, and the name of its module.
       uses: groups and single fields that its results depend on. They are written to the workdir's
         `config.json`, and later runs in the workdir must not change them.
-      reads_dataset: whether it reads the dataset in `config.dataset`.
+      reads_dataset: whether it always reads the dataset in `config.dataset`; "attention" reads it
+        unless it has images in `attention.input`.
       needs_labels: whether training and test images must have labels.
       pretrains: whether it trains without labels.
       finetunes: whether it trains with labels.
@@ -139,3 +140,11 @@ _ROWS = (
 )
 
 JOBS: dict[str, Job] = {row.name: row for row in _ROWS}
+
+STAGES = {
+    "pretrain": "pre-training",
+    "finetune": "fine-tuning",
+    "scratch": "training from scratch",
+    "evaluate": "evaluation",
+}
+"""Titles of the stages in reports, in their order: by job, or by folder of a recipe."""

@@ -46,13 +46,13 @@ EVALUATE: Group = {
     "corruptions": {
         "kinds": field(
             0,
-            "corruption types: 15 (the benchmark) | 19 (plus its 4 for validation) | 0: none",
-            one_of_numbers(0, 15, 19),
+            "kinds of corruption",
+            one_of_numbers({0: "none", 15: "the benchmark's", 19: "also its 4 for validation"}),
         ),
         "images": field(0, "test images to corrupt, stratified by class; 0: all", at_least(0)),
         "source": field(
             "auto",
-            "",
+            "corrupted images to use",
             one_of(
                 {
                     "official": "the published files",
@@ -68,7 +68,9 @@ EVALUATE: Group = {
             "~/.cache/smallvit_jax/corruptions",
             "cache folder for regenerated images; empty: no cache",
         ),
-        "processes": field(0, "processes that corrupt images; 0: one per core", at_least(0)),
+        "processes": field(
+            0, "processes that generate corrupted images; 0: one per core", at_least(0)
+        ),
     },
 }
 
@@ -85,7 +87,7 @@ ATTENTION: Group = {
     ),
     "images": field(8, "how many images to draw", at_least(1)),
     "enlarge": field(
-        4, "also draw at this multiple of the trained image size; 1: do not", at_least(1)
+        4, "also draw images enlarged by this factor; 1: only the training size", at_least(1)
     ),
     "block": field(-1, "block whose attention to draw: 0 is the first, -1 the last"),
     "mass": field(0.6, "share of the attention mass that the masked images show", FRACTION),
@@ -115,7 +117,7 @@ CONVERT: Group = {
 }
 
 REPORT: Group = {
-    "at_end": field(True, "end training jobs with a report.html in the workdir"),
+    "at_end": field(True, "write report.html to the workdir when a training job ends"),
     "runs": field(
         "", "workdirs to compare, separated by commas; empty: report on the workdir itself"
     ),

@@ -32,10 +32,11 @@ def one_of(*names: str | Mapping[str, str]) -> Rule:
     return Rule("one of " + ", ".join(choices), lambda value: value in choices, choices)
 
 
-def one_of_numbers(*numbers: int) -> Rule:
-    """One of the given numbers."""
-    *first, last = map(str, numbers)
-    return Rule(f"{', '.join(first)} or {last}", lambda value: value in numbers)
+def one_of_numbers(meanings: Mapping[int, str]) -> Rule:
+    """One of the given numbers, with the meanings that `--help` shows."""
+    choices = {str(number): meaning for number, meaning in meanings.items()}
+    *first, last = choices
+    return Rule(f"{', '.join(first)} or {last}", lambda value: value in meanings, choices)
 
 
 def at_least(low: float) -> Rule:

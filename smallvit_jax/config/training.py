@@ -109,7 +109,7 @@ PRETRAIN: Group = {
         ),
     },
     "optimizer": {
-        "name": field("adamw", "", one_of(*choices.OPTIMIZERS)),
+        "name": field("adamw", "optimizer", one_of(*choices.OPTIMIZERS)),
         "base_lr": field(1e-4, "learning rate per 256 images of batch size", POSITIVE),
         "min_lr": field(1e-6, "learning rate at the end of the cosine schedule", NOT_NEGATIVE),
         "warmup_epochs": field(30, "epochs of linear warmup from 0", at_least(0)),
@@ -173,7 +173,7 @@ FINETUNE: Group = {
         "erase_aspect": field(
             (0.3, 3.33), "range of height / width of the erased box, uniform", POSITIVE_RANGE
         ),
-        "erase_fill": field("reference", "", one_of(choices.ERASE_FILLS)),
+        "erase_fill": field("reference", "fill of erased boxes", one_of(choices.ERASE_FILLS)),
         "mix": field(
             0.5, "probability of mixing a batch, by CutMix or mixup equally often", PROBABILITY
         ),
@@ -189,15 +189,15 @@ FINETUNE: Group = {
             "then falls back to 0; 0: off",
             NOT_NEGATIVE,
         ),
-        "loss": field("l1", "", one_of(choices.DRLOC_LOSSES)),
+        "loss": field("l1", "loss of the offsets", one_of(choices.DRLOC_LOSSES)),
         "pairs": field(64, "pairs of tokens per image", at_least(1)),
         "absolute": field(True, "predict distances; false: signed offsets"),
         "normalize": field(
-            False, "with l1: offsets from 0 to 1 instead of in tokens, for a smaller loss"
+            False, "l1: divide offsets by the largest possible one, which makes the loss smaller"
         ),
     },
     "optimizer": {
-        "name": field("adamw", "", one_of(*choices.OPTIMIZERS)),
+        "name": field("adamw", "optimizer", one_of(*choices.OPTIMIZERS)),
         "lr": field(1e-3, "peak learning rate", POSITIVE),
         "min_lr": field(
             1e-6, "learning rate at the start of warmup and the end of the cosine", NOT_NEGATIVE
@@ -220,7 +220,7 @@ FINETUNE: Group = {
 }
 
 RUNTIME: Group = {
-    "precision": field("auto", "", one_of(choices.PRECISIONS)),
+    "precision": field("auto", "compute precision", one_of(choices.PRECISIONS)),
     "steps_per_dispatch": field(8, "training steps per call of the compiled program", at_least(1)),
     "data_placement": field("auto", "where training images are kept", one_of(choices.PLACEMENTS)),
     "checkpoint_every": field(
@@ -245,8 +245,8 @@ RUNTIME: Group = {
     ),
     "accumulate": field(
         1,
-        "parts to process each batch in: less memory, same result except for the randomness of "
-        "drop path",
+        "gradient accumulation: parts per batch; saves memory, same result except for drop path's "
+        "random draws",
         at_least(1),
     ),
     "profile": field(0, "training steps to trace into the stage's profile/; 0: none", at_least(0)),

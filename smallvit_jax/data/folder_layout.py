@@ -16,7 +16,7 @@ PARTS = {
     "train": ("train", "training"),
     "validation": ("val", "valid", "validation", "dev"),
     "test": ("test", "testing"),
-    "unlabelled": ("unlabelled", "unlabeled"),  # extra images for pre-training
+    "unlabeled": ("unlabeled", "unlabelled"),  # extra images for pre-training
 }
 
 
@@ -72,21 +72,21 @@ def scan_folder(root: str | Path) -> FolderLayout:
     train = found["train"]
     class_names = tuple(sorted(train.classes))
     if class_names:
-        labeled = [part for name, part in found.items() if name != "unlabelled"]
+        labeled = [part for name, part in found.items() if name != "unlabeled"]
         _check_names(root, [name for part in labeled for name in part.classes])
         _check_training_classes(train)
         for part in labeled:
             _warn_of_loose_files(root, part)
     parts = {
         name: _label(root, part, class_names)
-        if class_names and name != "unlabelled"
+        if class_names and name != "unlabeled"
         else _unlabeled(part)
         for name, part in found.items()
     }
     if not parts["train"].paths:
         raise UserError(f"dataset.root={root} has no training images in {train.folder}; add some")
     none = FolderPart([], [])
-    more = parts.get("unlabelled", none)
+    more = parts.get("unlabeled", none)
     validation = parts.get("validation", none)
     if "test" not in parts:
         parts["test"], validation = validation, none

@@ -54,7 +54,12 @@ def attention_maps(
         model = abstract_model(**{**options, "position_resize": "interpolate"})
         set_arrays(model, arrays)
     attention_of = bind_model(
-        model, meta, "attention", batch_size=_BATCH_SIZE, image_size=image_size, block=block
+        model,
+        meta,
+        "attention",
+        batch_size=_BATCH_SIZE,
+        image_size=image_size,
+        attention_block=block,
     )
     try:
         return attention_of(images)["attention"]

@@ -52,9 +52,23 @@ class Forward:
     def __call__(
         self, arrays: Arrays, images: UInt8[np.ndarray, "count height width 3"]
     ) -> Outputs:
-        """Returns the wanted outputs; `arrays` are all of the model's weights and buffers."""
-        return forward_all(
-            lambda batch: self._apply(arrays, batch), images, self._batch_size, self._mesh
+        """Returns the wanted outputs; `arrays` are all of the model's weights and buffers.
+
+        The last batch is padded with black images, whose outputs are dropped. Batches are split
+        over the mesh, so their size is rounded up to a multiple of the number of devices. With
+        several processes, each gets all outputs.
+        """
+        devices = self._mesh.devices.size
+        batch_size = -(-min(self._batch_size, len(images)) // devices) * devices
+        outputs = []
+        for start in range(0, len(images), batch_size):
+            batch = images[start : start + batch_size]
+            missing = batch_size - len(batch)
+            if missing:
+                batch = np.concatenate([batch, np.zeros((missing, *batch.shape[1:]), batch.dtype)])
+            outputs.append(self._apply(arrays, split_batch(batch, self._mesh)))
+        return jax.tree.map(
+            lambda *parts: np.concatenate(parts)[: len(images)], *jax.device_get(outputs)
         )
 
 
@@ -88,30 +102,3 @@ def bind_model(
 def available_outputs(meta: Mapping[str, Any]) -> tuple[str, ...]:
     """Output names for a checkpoint's model: features, and logits if it has a classifier."""
     return ("features", "logits") if meta["model"]["num_classes"] else ("features",)
-
-
-def forward_all(
-    apply: Callable[[UInt8[jax.Array, "batch height width 3"]], Any],
-    images: UInt8[np.ndarray, "count height width 3"],
-    batch_size: int,
-    mesh: Mesh,
-) -> Any:
-    """Applies a jitted function to all images and returns its outputs on the host, in order.
-
-    The outputs are arrays whose leading axis is the batch, alone or in a pytree. With several
-    processes, they must be replicated; each process gets all of them. The last batch is padded with
-    black images, whose outputs are dropped. Batches are split over the mesh, so `batch_size` is
-    rounded up to a multiple of the number of devices.
-    """
-    devices = mesh.devices.size
-    batch_size = -(-min(batch_size, len(images)) // devices) * devices
-    outputs = []
-    for start in range(0, len(images), batch_size):
-        batch = images[start : start + batch_size]
-        missing = batch_size - len(batch)
-        if missing:
-            batch = np.concatenate([batch, np.zeros((missing, *batch.shape[1:]), batch.dtype)])
-        outputs.append(apply(split_batch(batch, mesh)))
-    return jax.tree.map(
-        lambda *parts: np.concatenate(parts)[: len(images)], *jax.device_get(outputs)
-    )

@@ -36,10 +36,11 @@ def run(config: ConfigDict, workdir: Path, reader: DatasetReader) -> dict[str, A
     Each of `config.compare.variants` is trained with the same labels for the same number of steps
     in `VARIANT/seed-S/finetune`; those with "ssl" are first pre-trained on all images in
     `VARIANT/seed-S/pretrain`. Finished trainings are not repeated, interrupted ones resume, and
-    variants and seeds may be added later. Training that diverges counts as guessing. Processes that
-    run the same command at the same time share the work. Writes `comparison.csv` (a row per
-    variant), `runs.csv` (a row per training) and `comparison.png` next to the result; the CSV files
-    are updated after each training. Raises `UserError` before any training for an invalid variant.
+    variants and seeds may be added later. Training that diverges is scored at chance level.
+    Processes that run the same command at the same time share the work. Writes `comparison.csv` (a
+    row per variant), `runs.csv` (a row per training) and `comparison.png` next to the result; the
+    CSV files are updated after each training. Raises `UserError` before any training for an invalid
+    variant.
     """
     c = config.compare
     variants = read_variants(c.variants)
@@ -64,9 +65,9 @@ def run(config: ConfigDict, workdir: Path, reader: DatasetReader) -> dict[str, A
         for v in variants
     ]
     sizes = check_plans(trainings[: len(variants)], reader)
-    guessing = chance(config, reader)
+    chance_level = chance(config, reader)
     write_config(workdir, used)
-    for rows in run_each(trainings, lambda t: [_train(t, reader, c.targets, guessing)]):
+    for rows in run_each(trainings, lambda t: [_train(t, reader, c.targets, chance_level)]):
         comparison = summarize(rows, sizes, c.targets)
         if jax.process_index() == 0:
             write_atomically(workdir / "comparison.csv", csv_text(comparison))
@@ -90,7 +91,7 @@ def run(config: ConfigDict, workdir: Path, reader: DatasetReader) -> dict[str, A
 
 
 def _train(
-    training: Training, reader: DatasetReader, targets: Sequence[float], guessing: float
+    training: Training, reader: DatasetReader, targets: Sequence[float], chance_level: float
 ) -> Figures:
     stages, start = [], None
     assert training.variant is not None  # `run` gives one to every training
@@ -109,8 +110,8 @@ def _train(
         "seconds": sum(stage["seconds"] for stage in stages),
     }
     if "diverged" in stages[-1]:
-        guess = {"test_top1": guessing, "best_on_test_top1": guessing}
-        return row | guess | {"diverged": True, "curve": []}
+        scores = {"test_top1": chance_level, "best_on_test_top1": chance_level}
+        return row | scores | {"diverged": True, "curve": []}
     return row | _figures(training, stages, read_metrics(folder), targets)
 
 

@@ -16,11 +16,11 @@ from smallvit_jax.errors import UserError
 from smallvit_jax.interop import safetensors_files, torch_files
 from smallvit_jax.interop.torch_weights import load_state_dict, state_dict
 from smallvit_jax.models import create_model, resolve_options
-from smallvit_jax.models.parameters import get_arrays
+from smallvit_jax.models.parameters import Functional, get_arrays
 from smallvit_jax.plans.data_and_model import DatasetReader
 from smallvit_jax.reporting.model_card import read_origin, write_card
 from smallvit_jax.workdir.files import make_folder, write_atomically
-from smallvit_jax.workdir.ownership import holds_work
+from smallvit_jax.workdir.ownership import CHECKPOINTS, holds_work
 from smallvit_jax.workdir.records import write_config, write_result
 
 # Options that weights may not reveal; the config's value wins.
@@ -102,9 +102,9 @@ def _from_reference(
 def _save(arrays: Mapping[str, Any], meta: Mapping[str, Any], workdir: Path) -> dict[str, Any]:
     step = meta["step"]
     recorded = {name: value for name, value in meta.items() if name != "step"}
-    with CheckpointStore(workdir / "checkpoints", keep_best=False) as store:
+    with CheckpointStore(workdir / CHECKPOINTS, keep_best=False) as store:
         store.save(step, {"step": np.int32(step)}, arrays, recorded)
-    return _figures(meta["model"], arrays, workdir / "checkpoints" / str(step))
+    return _figures(meta["model"], arrays, workdir / CHECKPOINTS / str(step))
 
 
 def _to_torch(config: ConfigDict, source: Path, workdir: Path) -> dict[str, Any]:
@@ -123,7 +123,8 @@ def _to_safetensors(config: ConfigDict, source: Path, workdir: Path) -> dict[str
     safetensors_files.write_model(target, model, meta)
     figures = _figures(meta["model"], arrays, target)
     keys = list(state_dict(model))[:_SHOWN_KEYS]
-    card = write_card(meta, figures["values"], target.name, keys, read_origin(source, meta["step"]))
+    parameters = sum(array.size for array in Functional(model).trainable.values())
+    card = write_card(meta, parameters, target.name, keys, read_origin(source, meta["step"]))
     write_atomically(workdir / "README.md", card)
     return figures
 

@@ -170,7 +170,7 @@ def _feature_figures(
     }
     if e.probe_blocks:
         outputs_of = bind_model(
-            model, meta, "block_features", batch_size=e.batch_size, blocks=e.probe_blocks
+            model, meta, "block_features", batch_size=e.batch_size, last_blocks=e.probe_blocks
         )
         figures["linear_probe"] = linear_probe(
             *(outputs_of(bank.images)["block_features"], bank.labels),

@@ -261,7 +261,7 @@ def _write_result(
         "job": "finetune",
         "dataset": data.info.name,
         "init_from": init_from,
-        "labelled_images": len(data.subsets.labeled),
+        "labelled_images": len(data.subsets.labeled),  # spelled as in older results
         "seed": config.seed,
         "epochs": config.finetune.epochs,
         "steps": outcome.last_metrics["step"],

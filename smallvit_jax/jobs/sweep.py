@@ -31,6 +31,7 @@ from smallvit_jax.jobs.variants import Variant, read_variants
 from smallvit_jax.plans.data_and_model import DatasetReader
 from smallvit_jax.process.terminal import print_table
 from smallvit_jax.workdir.files import csv_text, write_atomically
+from smallvit_jax.workdir.ownership import CHECKPOINTS
 from smallvit_jax.workdir.records import write_config, write_result
 
 OPTIMIZERS = ("adamw", "sgd")
@@ -43,11 +44,11 @@ def run(config: ConfigDict, workdir: Path, reader: DatasetReader) -> dict[str, A
 
     For AdamW and for SGD, `config.sweep.settings` pairs of learning rate and weight decay are
     drawn, log-uniform in the ranges of `config.sweep`. Each of `config.sweep.variants` is trained
-    with all of them, in `VARIANT/OPTIMIZER/setting-N/finetune`. Training that diverges counts as
-    guessing. Finished trainings are not repeated, so with more settings or variants only the new
-    ones are trained. Processes that run the same command at the same time share the work. Weights
-    are not kept. Writes `sweep.csv`, updated after each training, and `sweep.png` next to the
-    result.
+    with all of them, in `VARIANT/OPTIMIZER/setting-N/finetune`. Training that diverges is scored at
+    chance level. Finished trainings are not repeated, so with more settings or variants only the
+    new ones are trained. Processes that run the same command at the same time share the work.
+    Weights are not kept. Writes `sweep.csv`, updated after each training, and `sweep.png` next to
+    the result.
     """
     s = config.sweep
     variants = read_variants(s.variants)
@@ -74,9 +75,9 @@ def run(config: ConfigDict, workdir: Path, reader: DatasetReader) -> dict[str, A
         for optimizer in OPTIMIZERS
     ]
     check_plans(trainings[: len(variants) * len(OPTIMIZERS)], reader)
-    guessing = chance(config, reader)
+    chance_level = chance(config, reader)
     write_config(workdir, used)
-    for rows in run_each(trainings, lambda training: [_train(training, reader, guessing)]):
+    for rows in run_each(trainings, lambda training: [_train(training, reader, chance_level)]):
         if jax.process_index() == 0:
             write_atomically(workdir / "sweep.csv", csv_text(rows))
     result = {
@@ -126,19 +127,19 @@ def _training(
     )
 
 
-def _train(training: Training, reader: DatasetReader, guessing: float) -> Figures:
+def _train(training: Training, reader: DatasetReader, chance_level: float) -> Figures:
     assert training.variant is not None  # `_training` always gives one
     o = training.config.finetune.optimizer
     stage = training.folder / "finetune"
     result = run_or_diverge(finetune.run, training.config, stage, reader)
-    shutil.rmtree(stage / "checkpoints", ignore_errors=True)
+    shutil.rmtree(stage / CHECKPOINTS, ignore_errors=True)
     return {
         "variant": training.variant.name,
         "optimizer": o.name,
         "setting": int(training.folder.name.removeprefix("setting-")),
         "lr": o.lr,
         "weight_decay": o.weight_decay,
-        "error": 100 - result.get("test_top1", guessing),
+        "error": 100 - result.get("test_top1", chance_level),
         "diverged": "diverged" in result,
         "seconds": result["seconds"],
     }

@@ -84,7 +84,7 @@ def run_or_diverge(
         return stage(config, folder, *args, **kwargs)
     except TrainingDivergedError as error:
         reason = str(error).partition(";")[0]  # the rest is advice on restarting
-        print(f"{reason}; this training counts as guessing", flush=True)
+        print(f"{reason}; this training is scored at chance level", flush=True)
         seconds = round(time.monotonic() - started, 1)
         return write_result(folder, {"job": folder.name, "diverged": reason, "seconds": seconds})
 

@@ -104,17 +104,17 @@ class CaiT(ImageModel):
         *wanted: str,
         train: bool = False,
         rngs: nnx.Rngs | None = None,
-        blocks: int = 4,
-        block: int = -1,
+        last_blocks: int = 4,
+        attention_block: int = -1,
     ) -> dict[str, Any]:
         """Runs the model once and returns the wanted outputs; see `ImageModel.outputs`.
 
-        Features are the class token after the final norm. `blocks` and `block` count class blocks,
-        since only they have a class token; an attention map sums to less than 1, because the class
-        token also attends to itself. Also raises `UserError` if the images have too many patches
-        for the position embedding.
+        Features are the class token after the final norm. `last_blocks` and `attention_block` count
+        class blocks, since only they have a class token; an attention map sums to less than 1,
+        because the class token also attends to itself. Also raises `UserError` if the images have
+        too many patches for the position embedding.
         """
-        index = range(len(self.blocks_token_only))[block]
+        index = range(len(self.blocks_token_only))[attention_block]
         rows, columns = (side // self.patch_size for side in images.shape[1:3])
         patches = self.patch_embed(images, train=train)
         x = self._embed(patches, images)
@@ -142,7 +142,7 @@ class CaiT(ImageModel):
         if "grid" in wanted:
             found["grid"] = x.reshape(len(x), rows, columns, -1)
         if "block_features" in wanted:
-            found["block_features"] = jnp.concatenate(pooled[-blocks:], axis=1)
+            found["block_features"] = jnp.concatenate(pooled[-last_blocks:], axis=1)
         if "logits" in wanted:
             found["logits"] = classify(self.head, pooled[-1])
         found |= {"layers": layers, "features": pooled[-1]}
@@ -164,8 +164,8 @@ class CaiT(ImageModel):
         elif rows * columns > self.grid**2:
             raise UserError(
                 f"cait was built for {self.grid**2} patches, but images of {images.shape[1]} x "
-                f"{images.shape[2]} pixels have {rows * columns}; build it with their image_size "
-                'or with position_resize="interpolate".'
+                f"{images.shape[2]} pixels have {rows * columns}; create it with that image_size "
+                'or with position_resize="interpolate"'
             )
         else:
             positions = positions[:, : rows * columns]
@@ -178,7 +178,7 @@ def _check(position_resize: str, lsa: bool, lsa_mask: str) -> None:
     if lsa_mask != "masked" and not lsa:
         raise UserError(
             f'model.lsa_mask is "{lsa_mask}", but nothing is masked without model.lsa; set '
-            "model.lsa to true, or leave model.lsa_mask out."
+            "model.lsa to true, or leave model.lsa_mask out"
         )
 
 

@@ -98,15 +98,15 @@ class ConvNet(ImageModel):
         *wanted: str,
         train: bool = False,
         rngs: nnx.Rngs | None = None,
-        blocks: int = 4,
-        block: int = -1,
+        last_blocks: int = 4,
+        attention_block: int = -1,
     ) -> dict[str, Any]:
         """Runs the model once and returns the wanted outputs; see `ImageModel.outputs`.
 
         Images may have any size. Features are the mean over all positions; block features of the
         last block are taken after the last layers. There is no grid and no attention.
         """
-        del block
+        del attention_block
         if missing := {"attention", "grid", "layers"} & set(wanted):
             raise UserError(
                 f"a convolutional network has no {min(missing)} to return; choose a vit, swin or "
@@ -121,7 +121,9 @@ class ConvNet(ImageModel):
         features = classified = _pool(maps[-1])
         found = {"features": features}
         if "block_features" in wanted:
-            found["block_features"] = jnp.concatenate([_pool(m) for m in maps[-blocks:]], axis=1)
+            found["block_features"] = jnp.concatenate(
+                [_pool(m) for m in maps[-last_blocks:]], axis=1
+            )
         if "logits" in wanted:
             if self.head is not None and rngs is not None and self.DROPOUT:
                 classified = nnx.Dropout(self.DROPOUT, deterministic=False)(features, rngs=rngs)

@@ -25,8 +25,8 @@ class ImageModel(nnx.Module):
         *wanted: str,
         train: bool = False,
         rngs: nnx.Rngs | None = None,
-        blocks: int = 4,
-        block: int = -1,
+        last_blocks: int = 4,
+        attention_block: int = -1,
     ) -> dict[str, Any]:
         """Runs the model once and returns the wanted outputs by name.
 
@@ -34,10 +34,12 @@ class ImageModel(nnx.Module):
         - "logits" [batch, classes], float32; the features if the model has no classifier.
         - "grid" [batch, rows, columns, width]: a transformer's patch tokens after the last block,
           before the final norm.
-        - "block_features" [batch, blocks * width]: pooled features of each of the last `blocks`
-          blocks (or all, if there are fewer), concatenated, float32 (DINO's eval_linear.py).
+        - "block_features" [batch, last_blocks * width]: pooled features of each of the last
+          `last_blocks` blocks (or all, if there are fewer), concatenated, float32 (DINO's
+          eval_linear.py).
         - "attention" [batch, heads, rows, columns]: how a transformer's attention in one block is
-          distributed over the patches, float32. `block` counts from 0, or back from -1.
+          distributed over the patches, float32. `attention_block` counts from 0, or back from
+          -1.
         - "layers": a transformer's tokens [batch, tokens, width] after each layer, as a dict by
           layer name.
 

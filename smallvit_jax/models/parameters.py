@@ -54,7 +54,7 @@ def check_names_and_shapes(
     ]
     if problems:
         raise UserError(
-            f"{source} does not fit the model ({len(problems)} problems): {'; '.join(problems)}."
+            f"{source} does not fit the model ({len(problems)} problems): {'; '.join(problems)}"
         )
 
 

@@ -84,16 +84,16 @@ def resolve_stem(stem: str, patch_size: int, width: int, given: dict[str, Any]) 
             if given.get(option) is not None:
                 raise UserError(
                     f'model.{option} is for the convolutional stem, but model.stem is "{stem}"; '
-                    "set model.stem=conv or leave the option out."
+                    "set model.stem=conv or leave the option out"
                 )
     directions = given.get("spt_directions")
     if stem != "spt" and directions is not None:
         raise UserError(
             f'model.spt_directions is for shifted patches, but model.stem is "{stem}"; set '
-            "model.stem=spt or leave the option out."
+            "model.stem=spt or leave the option out"
         )
     if stem == "spt":
-        return {"spt_directions": _check_shifts(patch_size, directions or SPT_DIRECTIONS[0])}
+        return {"spt_directions": _check_shifts(patch_size, directions or min(SPT_DIRECTIONS))}
     if stem == "patchify":
         return {}
     norm = given.get("stem_norm") or "batch"
@@ -109,11 +109,11 @@ def resolve_stem(stem: str, patch_size: int, width: int, given: dict[str, Any]) 
 
 def _check_shifts(patch_size: int, directions: int) -> int:
     if directions not in SPT_DIRECTIONS:
-        raise UserError(f"model.spt_directions is {directions}; choose 4 or 8.")
+        raise UserError(f"model.spt_directions is {directions}; choose 4 or 8")
     if patch_size < 2:
         raise UserError(
             "model.stem=spt shifts the image by half a patch, but model.patch_size is 1; choose at "
-            "least 2."
+            "least 2"
         )
     return directions
 
@@ -138,14 +138,14 @@ def conv_stack(
     if (channels is None) != (strides is None):
         raise UserError(
             "model.stem_channels and model.stem_strides describe the same convolutions; give both "
-            "or neither."
+            "or neither"
         )
     if channels is not None and strides is not None:
         return _check_stack(patch_size, ConvStack(tuple(channels), tuple(strides)))
     if patch_size & (patch_size - 1):
         raise UserError(
             f"model.stem=conv halves the image repeatedly, which cannot give patches of "
-            f"{patch_size} pixels; choose a model.patch_size that is a power of two."
+            f"{patch_size} pixels; choose a model.patch_size that is a power of two"
         )
     halvings = patch_size.bit_length() - 1
     strides = {0: (1,), 2: (1, 2, 2)}.get(halvings, (2,) * halvings)
@@ -154,7 +154,7 @@ def conv_stack(
         raise UserError(
             f"model.stem=conv doubles its channels {len(strides) - 1} times up to model.width="
             f"{width}; choose a multiple of {smallest}, or give model.stem_channels and "
-            "model.stem_strides."
+            "model.stem_strides"
         )
     return ConvStack(tuple(width >> i for i in reversed(range(len(strides)))), strides)
 
@@ -163,7 +163,7 @@ def _check_stack(patch_size: int, stack: ConvStack) -> ConvStack:
     if len(stack.channels) != len(stack.strides) or not stack.channels:
         raise UserError(
             f"model.stem_channels={list(stack.channels)} and model.stem_strides="
-            f"{list(stack.strides)} must have the same length, one entry per convolution."
+            f"{list(stack.strides)} must have the same length, one entry per convolution"
         )
     step = 1
     for stride in stack.strides:
@@ -171,7 +171,7 @@ def _check_stack(patch_size: int, stack: ConvStack) -> ConvStack:
     if step != patch_size or not set(stack.strides) <= {1, 2}:
         raise UserError(
             f"model.stem_strides={list(stack.strides)} must be ones and twos whose product is "
-            f"model.patch_size={patch_size}, to give one token per patch."
+            f"model.patch_size={patch_size}, to give one token per patch"
         )
     return stack
 

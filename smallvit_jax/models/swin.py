@@ -112,8 +112,8 @@ class Swin(ImageModel):
         *wanted: str,
         train: bool = False,
         rngs: nnx.Rngs | None = None,
-        blocks: int = 4,
-        block: int = -1,
+        last_blocks: int = 4,
+        attention_block: int = -1,
     ) -> dict[str, Any]:
         """Runs the model once and returns the wanted outputs; see `ImageModel.outputs`.
 
@@ -123,7 +123,7 @@ class Swin(ImageModel):
         the same width.
         """
         count = sum(len(stage.blocks) for stage in self.layers)
-        index, number = range(count)[block], 0
+        index, number = range(count)[attention_block], 0
         x = self._embed(images, train)
         found: dict[str, Any] = {}
         pooled: list[Array] = []
@@ -151,7 +151,7 @@ class Swin(ImageModel):
         if "layers" in wanted:
             note("norm", self.norm(x))
         if "block_features" in wanted:
-            found["block_features"] = jnp.concatenate(pooled[-blocks:], axis=1)
+            found["block_features"] = jnp.concatenate(pooled[-last_blocks:], axis=1)
         if "logits" in wanted:
             found["logits"] = classify(self.head, features)
         found |= {"grid": x, "layers": layers, "features": features}
@@ -181,7 +181,7 @@ def _check(grid: int, depths: tuple[int, ...], window_padding: str) -> None:
     if grid < 2 ** (len(depths) - 1):
         raise UserError(
             f"swin halves its grid of {grid} x {grid} patches {len(depths) - 1} times, which "
-            "leaves nothing; choose a smaller model.patch_size or a larger model.image_size."
+            "leaves nothing; choose a smaller model.patch_size or a larger model.image_size"
         )
     check_choice("model.window_padding", window_padding, WINDOW_PADDINGS)
 

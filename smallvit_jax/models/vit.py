@@ -106,8 +106,8 @@ class ViT(ImageModel):
         *wanted: str,
         train: bool = False,
         rngs: nnx.Rngs | None = None,
-        blocks: int = 4,
-        block: int = -1,
+        last_blocks: int = 4,
+        attention_block: int = -1,
     ) -> dict[str, Any]:
         """Runs the model once and returns the wanted outputs; see `ImageModel.outputs`.
 
@@ -116,22 +116,23 @@ class ViT(ImageModel):
         all patches and sums to 1.
         """
         count = len(self.blocks)
-        index, all_layers = range(count)[block], "layers" in wanted
+        index, all_layers = range(count)[attention_block], "layers" in wanted
         # Features need only the class token's output from the last block.
         class_token_only = self.pool == "cls" and not {*wanted} - {"features", "logits"}
         needed_from_end = [
             1 if class_token_only else 0,
-            min(blocks, count) if "block_features" in wanted else 0,
+            min(last_blocks, count) if "block_features" in wanted else 0,
             count - index if "attention" in wanted else 0,
             count if all_layers else 0,
         ]
         first = count - max(needed_from_end)
-        x = self._embed(images, train)
-        layers = {"patch_embed": self.patch_embed(images), "block_input": x} if all_layers else {}
+        rows, columns = (side // self.patch_size for side in images.shape[1:3])
+        patches = self.patch_embed(images, train=train)
+        x = self._add_positions(patches, rows, columns)
+        layers = {"patch_embed": patches, "block_input": x} if all_layers else {}
         x = apply_blocks(list(self.blocks)[:first], x, rngs, self.remat)
         found: dict[str, Any] = {}
         pooled: list[Array] = []
-        rows, columns = (side // self.patch_size for side in images.shape[1:3])
         for i, layer in enumerate(list(self.blocks)[first:], first):
             if i == index and "attention" in wanted:
                 found["attention"] = self._attention_map(layer, x, rows, columns)
@@ -144,7 +145,7 @@ class ViT(ImageModel):
         if "grid" in wanted:
             found["grid"] = x[:, -rows * columns :].reshape(len(x), rows, columns, -1)
         if "block_features" in wanted:
-            found["block_features"] = jnp.concatenate(pooled[-blocks:], axis=1)
+            found["block_features"] = jnp.concatenate(pooled[-last_blocks:], axis=1)
         if "logits" in wanted:
             found["logits"] = classify(self.head, features)
         found |= {"layers": layers, "features": features}
@@ -191,12 +192,10 @@ class ViT(ImageModel):
         x = x.mean(axis=1, dtype=jnp.float32) if self.pool == "mean" else x[:, 0]
         return self.norm(x).astype(jnp.float32)
 
-    def _embed(self, images: Float[Array, "batch height width 3"], train: bool = False) -> Tokens:
-        """Class token, if there is one, and patch tokens, with positions added."""
-        x = self.patch_embed(images, train=train)
-        rows, columns = (side // self.patch_size for side in images.shape[1:3])
+    def _add_positions(self, x: Tokens, rows: int, columns: int) -> Tokens:
+        """Class token, if there is one, and patch tokens `x`, with positions added."""
         if self.cls_token is not None:
-            shape = (images.shape[0], 1, self.num_features)
+            shape = (len(x), 1, self.num_features)
             cls = jnp.broadcast_to(self.cls_token[...], shape).astype(x.dtype)
             x = jnp.concatenate([cls, x], axis=1)
         return x + self._positions(rows, columns).astype(x.dtype)

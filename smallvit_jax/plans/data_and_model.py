@@ -148,16 +148,16 @@ def _check_folder(config: ConfigDict, layout: FolderLayout) -> None:
         )
     if not JOBS[config.job].needs_labels:
         return
-    need = f'labels, which the job "{config.job}" needs'
+    no_labels = f'no labels, which the job "{config.job}" needs'
     if not layout.class_names:
         raise UserError(
-            f"{layout.field} has no class folders and so no {need}; put the images of each class "
-            'into their own folder, or use the job "pretrain", which needs no labels'
+            f"{layout.field} has no class folders, so it has {no_labels}; put the images of each "
+            'class into their own folder, or use the job "pretrain", which needs no labels'
         )
     if not layout.test.labeled:
         raise UserError(
-            f"the test images in {layout.field} have no class folders and so no {need}; put them "
-            "into class folders named as in training"
+            f"the test images in {layout.field} have no class folders, so they have {no_labels}; "
+            "put them into class folders named as in training"
         )
     if not layout.test.paths and not dataset.test_fraction:
         raise UserError(

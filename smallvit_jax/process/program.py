@@ -6,6 +6,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 
 from smallvit_jax.errors import UserError
 from smallvit_jax.process.signals import Interrupted, exit_code, raising_interrupted
@@ -61,7 +62,9 @@ def _disk_problem(error: Exception) -> str | None:
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS) and place:
         return f"no permission to read or write{place}; choose another folder or change permissions"
     if error.errno in (errno.ENOTDIR, errno.EEXIST) and place:
-        return f"a file is in the way{place}; choose another folder"
+        path = Path(str(error.filename))
+        file = next((part for part in (path, *path.parents) if part.is_file()), path)
+        return f'"{file}" is a file, but a folder is needed; choose another folder'
     if error.errno == errno.ENAMETOOLONG:
         return f"the name is too long{place}; choose a shorter one"
     return None

@@ -49,12 +49,12 @@ class StopRequest:
     the signal is raised again for the previous handler.
 
     Args:
-      tell: called with one sentence when the first signal arrives.
+      notify: called with one sentence when the first signal arrives.
     """
 
-    def __init__(self, tell: Callable[[str], None]):
+    def __init__(self, notify: Callable[[str], None]):
         self.signum = 0  # no signal yet
-        self._tell = tell
+        self._notify = notify
         self._active = threading.current_thread() is threading.main_thread()
         self._handling = _handled_by(self._note)
 
@@ -81,7 +81,7 @@ class StopRequest:
                 os._exit(exit_code(signum))
             first = False
             self._note(signum)
-            self._tell(
+            self._notify(
                 f"{signal.Signals(signum).name}: finishing these steps and saving a checkpoint; "
                 "a second signal exits at once"
             )

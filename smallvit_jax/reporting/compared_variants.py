@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 
 from smallvit_jax.reporting.figures import COLORS, colors_of, panels, styled
 from smallvit_jax.reporting.page import Block, Code, PageContent, Picture, Section, Table
+from smallvit_jax.reporting.runs import describe_environment
 from smallvit_jax.reporting.sections import duration
 
 Figures = Mapping[str, Any]
@@ -38,9 +39,7 @@ def build_page(result: Figures, command: str | None) -> PageContent:
 
 def run_again(result: Figures, command: str | None) -> list[Block]:
     """The command, if known, and the versions and hardware that results depend on."""
-    environment = result["environment"]
-    versions = ", ".join(f"{name} {v}" for name, v in environment["versions"].items())
-    about = f"{versions}; {environment['platform']}, {environment['threads']} threads."
+    about = describe_environment(result["environment"])
     return [Code(command), about] if command else [about]
 
 
@@ -53,10 +52,10 @@ def _best(result: Figures) -> list[Block]:
             "each seed.",
         ),
         Table(*comparison_table(result)),
-        "FLOP count 2 per multiply-add of the matrix products and convolutions in one image's "
-        "forward pass. Times are for training only, without evaluation, checkpoints and "
-        "compilation; times to an accuracy include pre-training and are “-” if a seed did not "
-        "reach it. Training that diverged counts as guessing and has no time.",
+        "FLOPs of the matrix products and convolutions in one image's forward pass; a multiply-add "
+        "counts as 2. Times are for training only, without evaluation, checkpoints and "
+        "compilation. Times to an accuracy include pre-training and are “-” if a seed did not "
+        "reach the accuracy. Training that diverged is scored at chance level and has no time.",
     ]
 
 

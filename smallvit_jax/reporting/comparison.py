@@ -1,16 +1,17 @@
 """The report page that compares several runs."""
 
+from smallvit_jax.config.jobs import STAGES
 from smallvit_jax.reporting import figures
 from smallvit_jax.reporting.page import Block, Code, PageContent, Picture, Section, Table
 from smallvit_jax.reporting.runs import Run, differing_fields
 from smallvit_jax.reporting.sections import headline
 
-_CURVES = {
-    "pre-training: kNN accuracy in %": ("pretrain", "knn", "top1"),
-    "pre-training: loss": ("pretrain", "train", "loss"),
-    "fine-tuning: test accuracy in %": ("finetune", "test", "top1"),
-    "fine-tuning: loss": ("finetune", "train", "loss"),
-}
+_CURVES = (
+    ("pretrain", "knn", "top1", "kNN accuracy in %"),
+    ("pretrain", "train", "loss", "loss"),
+    ("finetune", "test", "top1", "test accuracy in %"),
+    ("finetune", "train", "loss", "loss"),
+)
 
 
 def compare(runs: dict[str, Run]) -> PageContent:
@@ -25,7 +26,7 @@ def compare(runs: dict[str, Run]) -> PageContent:
         ("field", *runs), [(path, *values) for path, values in differing_fields(runs).items()]
     )
     quantities = {}
-    for title, (stage, split, value) in _CURVES.items():
+    for stage, split, value, title in _CURVES:
         curves = {
             name: run.stages[stage].series(split, value)
             for name, run in runs.items()
@@ -33,11 +34,12 @@ def compare(runs: dict[str, Run]) -> PageContent:
         }
         curves = {name: curve for name, curve in curves.items() if len(curve[0])}
         if curves:
-            quantities[title] = curves
+            quantities[f"{STAGES[stage]}: {title}"] = curves
     shown: list[Block] = []
     if quantities:
         caption = "Each run has the same color in every panel."
-        drawn = figures.draw_curves(quantities, columns=2)
+        colors = dict(zip(runs, figures.colors_of(len(runs)), strict=True))
+        drawn = figures.draw_curves(quantities, columns=2, colors=colors)
         shown = [Picture("curves", drawn, caption, wide=True)]
     commands = [Code(run.command) for run in runs.values() if run.command]
     sections = [

@@ -68,16 +68,22 @@ def panels(count: int, columns: int = 3, width: float = 9.0, height: float = 2.3
 
 @styled
 def draw_curves(
-    quantities: Mapping[str, Mapping[str, Curve]], columns: int = 3, **size: float
+    quantities: Mapping[str, Mapping[str, Curve]],
+    columns: int = 3,
+    colors: Mapping[str, Any] | None = None,
+    **size: float,
 ) -> Figure:
     """Draws a panel per quantity, by title, with its named curves over epochs.
 
     Curves with more than 150 points are smoothed, with the raw values pale in the background.
+    `colors` maps names to colors; by default, each panel chooses its own.
     `size` is the `width` of the figure and the `height` of a panel, in inches.
     """
     figure, axes = panels(len(quantities), columns, **size)
     for (title, curves), ax in zip(quantities.items(), axes, strict=True):
-        for (name, (epochs, values)), color in zip(curves.items(), COLORS, strict=False):
+        color_of = colors or dict(zip(curves, colors_of(len(curves)), strict=True))
+        for name, (epochs, values) in curves.items():
+            color = color_of[name]
             marker = "o" if len(values) < 30 else None
             if len(values) > 150:
                 ax.plot(epochs, values, color=color, alpha=0.2, linewidth=0.5)

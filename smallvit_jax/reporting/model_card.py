@@ -4,12 +4,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from smallvit_jax.checkpoints.lookup import FOLDER
+from smallvit_jax.config.jobs import STAGES
 from smallvit_jax.config.tree import flatten
 from smallvit_jax.data.datasets import DATASETS
 from smallvit_jax.errors import UserError
 from smallvit_jax.reporting.runs import COMMAND
 from smallvit_jax.reporting.templates import render_template
+from smallvit_jax.workdir.ownership import CHECKPOINTS
 from smallvit_jax.workdir.records import read_config, read_result
 
 _FAMILIES = {"vit": "vision transformer (ViT)", "swin": "Swin transformer", "cait": "CaiT"}
@@ -48,7 +49,7 @@ def read_origin(checkpoint: Path, step: int) -> Origin:
     """
     checkpoint = checkpoint.absolute()
     parts = (checkpoint, checkpoint.parent, checkpoint.parent.parent)
-    stage = next((p for p in parts if (p / FOLDER).is_dir() and p.name != FOLDER), None)
+    stage = next((p for p in parts if (p / CHECKPOINTS).is_dir() and p.name != CHECKPOINTS), None)
     if stage is None:
         return Origin({}, {}, {}, {}, {}, "")
     config = _config(stage)
@@ -157,10 +158,9 @@ def _training(meta: Mapping[str, Any], origin: Origin) -> dict[str, str]:
         stages = {"pretrain": origin.config}
     for stage, config in stages.items():
         settings = flatten(config.get(stage, {}))
-        kind = "pre-training" if stage == "pretrain" else "fine-tuning"
         for name, label in _SETTINGS.items():
             if name in settings:
-                rows[f"{kind}: {label}"] = str(settings[name])
+                rows[f"{STAGES[stage]}: {label}"] = str(settings[name])
     for result in (origin.pretrain_result, origin.result):
         if "images" in result and result.get("job") == "pretrain":
             rows["images used without labels"] = f"{result['images']:,}"

@@ -1,15 +1,14 @@
 """Report sections that need the model and images: views, mistakes, attention, features."""
 
-import math
-
 import jax
 import numpy as np
 
 from smallvit_jax.checkpoints.format import read_meta
 from smallvit_jax.checkpoints.loading import load_with_meta
-from smallvit_jax.checkpoints.lookup import FOLDER, find_step
-from smallvit_jax.checkpoints.summary import parameter_table
+from smallvit_jax.checkpoints.lookup import find_step
+from smallvit_jax.checkpoints.summary import parameter_table, trainable_shapes
 from smallvit_jax.config.choices import CONVNETS
+from smallvit_jax.config.jobs import STAGES
 from smallvit_jax.data.subsets import stratified_order
 from smallvit_jax.evaluation import accuracy
 from smallvit_jax.evaluation.attention_maps import attention_maps, draw_attention
@@ -20,7 +19,8 @@ from smallvit_jax.plans.finetuning import augment_settings
 from smallvit_jax.plans.pretraining import view_settings
 from smallvit_jax.reporting import figures, pictures
 from smallvit_jax.reporting.page import Block, Folded, Picture
-from smallvit_jax.reporting.runs import NAMES, Predictions, Run
+from smallvit_jax.reporting.runs import Predictions, Run
+from smallvit_jax.workdir.ownership import CHECKPOINTS
 
 _IMAGES = 5  # rows of views and of augmented images
 _ATTENTION_IMAGES = 6
@@ -76,12 +76,11 @@ def parameters(run: Run) -> list[Block]:
     """The parameters of each model that the run trained, from its latest checkpoint."""
     blocks: list[Block] = []
     for name, stage in run.stages.items():
-        if not (stage.folder / FOLDER).is_dir():
+        if not (stage.folder / CHECKPOINTS).is_dir():
             continue
-        table = read_meta(find_step(stage.folder, "latest"))["arrays"]["params"]
-        shapes = {k: jax.ShapeDtypeStruct(row["shape"], row["dtype"]) for k, row in table.items()}
-        count = sum(math.prod(row["shape"]) for row in table.values())
-        title = f"{NAMES[name].capitalize()}: {count:,} parameters"
+        shapes = trainable_shapes(read_meta(find_step(stage.folder, "latest"))["model"])
+        count = sum(array.size for array in shapes.values())
+        title = f"{STAGES[name].capitalize()}: {count:,} parameters"
         blocks.append(Folded(title, parameter_table(shapes)))
     return blocks
 
@@ -105,7 +104,7 @@ def failures(run: Run, data: Data | None, predictions: Predictions | None) -> li
         Picture(
             "confusion",
             figures.draw_confusion(confusion, names),
-            "Rows are true classes, in % of their images. Off the diagonal are the mistakes.",
+            "Rows are true classes, in % of their images. Off-diagonal entries are mistakes.",
         ),
         Picture("classes", figures.draw_classes(per_class), "Test accuracy by class."),
         Picture(
@@ -141,7 +140,7 @@ def _worst_confusions(confusion: np.ndarray, names: list[str]) -> str:
         return "Every test image is classified correctly."
     order = np.argsort(-wrong, axis=None)[:3]
     pairs = [np.unravel_index(i, wrong.shape) for i in order if wrong.flat[i]]
-    shown = [f"{names[a]} taken for {names[b]} ({wrong[a, b]} times)" for a, b in pairs]
+    shown = [f"{names[a]} mistaken for {names[b]} ({wrong[a, b]} times)" for a, b in pairs]
     return f"The most frequent mistakes: {'; '.join(shown)}."
 
 
@@ -155,14 +154,14 @@ def attention(run: Run, data: Data | None) -> list[Block]:
     images, maps = data.test.images[chosen], {}
     for name in stages:
         stage = run.stages[name]
-        if not (stage.folder / "checkpoints").is_dir():
+        if not (stage.folder / CHECKPOINTS).is_dir():
             return []
         model, meta = load_with_meta(stage.folder)
         size = meta["model"]["image_size"]
         scale = 4 if size <= _LARGEST_ENLARGED else 1
         if meta["model"]["name"] in CONVNETS:
             return ["A convolutional network has no attention to draw."]
-        maps[titles.get(name, NAMES[name])] = attention_maps(
+        maps[titles.get(name, STAGES[name])] = attention_maps(
             model, meta, images, image_size=size * scale
         )
     caption = (
@@ -185,7 +184,7 @@ def embedding(run: Run, predictions: Predictions | None, data: Data | None) -> l
     )
     caption = (
         "Features of test images in two dimensions, similar ones close together (PCA, then "
-        "t-SNE). Colors are the true classes. Distances between clusters mean little."
+        "t-SNE). Colors are the true classes. Distances between clusters are not meaningful."
     )
     figure = figures.draw_embedding(points, predictions.labels[chosen], names)
     return [Picture("embedding", figure, caption)]

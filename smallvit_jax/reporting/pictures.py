@@ -61,7 +61,7 @@ def draw_mistakes(
         ax.imshow(images[index], interpolation="nearest")
         ax.set_axis_off()
         ax.set_title(
-            f"{class_names[labels[index]]}\ntaken for {class_names[predicted]}, "
+            f"{class_names[labels[index]]}\nmistaken for {class_names[predicted]}, "
             f"{probabilities[index, predicted]:.0%}",
             fontsize=7.5,
             fontweight="normal",

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,18 +11,11 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from smallvit_jax.config import default_config
+from smallvit_jax.config.jobs import STAGES
 from smallvit_jax.config.tree import DEFAULTS, flatten, set_value
 from smallvit_jax.errors import UserError
 from smallvit_jax.workdir import metrics, records
 
-# In the order of the report: folders of a recipe, or the job of a single stage.
-STAGES = ("pretrain", "finetune", "scratch", "evaluate")
-NAMES = {
-    "pretrain": "pre-training",
-    "finetune": "fine-tuning",
-    "scratch": "training from scratch",
-    "evaluate": "evaluation",
-}
 COMMAND = "command.txt"
 
 
@@ -97,6 +91,12 @@ def read_command(folder: Path) -> str | None:
     """The command line that started a run, if known."""
     file = folder / COMMAND
     return file.read_text(encoding="utf-8").strip() if file.is_file() else None
+
+
+def describe_environment(environment: Mapping[str, Any]) -> str:
+    """The versions and the hardware that a result depends on, as a sentence."""
+    versions = ", ".join(f"{name} {version}" for name, version in environment["versions"].items())
+    return f"{versions}; {environment['platform']}, {environment['threads']} threads."
 
 
 def _read_stage(name: str, folder: Path) -> StageRecord | None:

@@ -5,10 +5,17 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from smallvit_jax.config.jobs import STAGES
 from smallvit_jax.plans.data_and_model import Data
 from smallvit_jax.reporting import figures, model_sections
 from smallvit_jax.reporting.page import Block, Code, PageContent, Picture, Section, Table
-from smallvit_jax.reporting.runs import NAMES, Run, StageRecord, changed_fields, read_predictions
+from smallvit_jax.reporting.runs import (
+    Run,
+    StageRecord,
+    changed_fields,
+    describe_environment,
+    read_predictions,
+)
 
 _TITLES = {
     "loss": "loss",
@@ -31,7 +38,7 @@ def build_page(run: Run, data: Data | None, missing: str | None) -> PageContent:
     c = run.config
     environment = next(iter(run.stages.values())).result["environment"]
     subtitle = (
-        f"{', '.join(NAMES[name] for name in run.stages)}; seed {c.seed}; "
+        f"{', '.join(STAGES[name] for name in run.stages)}; seed {c.seed}; "
         f"{environment['device_count']} x {environment['device_kind']}"
     )
     sections = [
@@ -94,7 +101,7 @@ def _pretraining(run: Run) -> list[Block]:
         if len(epochs) > 1:
             raw = stage.result.get("knn_raw_pixels")
             parts += [
-                "kNN accuracy of the features, which have seen no labels: "
+                "kNN accuracy of features learned without labels: "
                 f"{top1[0]:.1f} % before pre-training, {top1[-1]:.1f} % after it"
                 + (f", {raw:.1f} % on raw pixels." if raw is not None else "."),
                 Picture(
@@ -133,9 +140,8 @@ def _precision(run: Run) -> str:
 
 def _curves(run: Run) -> list[Block]:
     parts: list[Block] = []
-    for name in ("pretrain", "finetune", "scratch"):
-        stage = run.stages.get(name)
-        if stage is None or not stage.rows:
+    for name, stage in run.stages.items():
+        if not stage.rows:
             continue
         quantities: dict[str, dict[str, figures.Curve]] = {}
         for split in ("test", "validation"):
@@ -157,14 +163,15 @@ def _curves(run: Run) -> list[Block]:
 
 
 def _advice(name: str) -> str:
+    title = STAGES[name].capitalize()
     if name == "pretrain":
         return (
-            "Pre-training. The loss need not fall far. Mutual information measures how much the "
-            "teacher's output says about the image; near zero means collapse."
+            f"{title}. A small drop in the loss is normal. Mutual information measures how much "
+            "the teacher's output says about the image; near zero means collapse."
         )
     return (
-        f"{NAMES[name].capitalize()}. The training loss is computed on mixed and augmented "
-        "images, so it stays above the test loss."
+        f"{title}. The training loss is computed on mixed and augmented "
+        "images, so it is usually higher than the test loss."
     )
 
 
@@ -200,8 +207,7 @@ def _run_again(run: Run, missing: str | None) -> list[Block]:
     rows = [_stage_row(stage) for stage in run.stages.values()]
     parts.append(Table(("stage", "time", "images per second", "steps"), rows))
     environment = next(iter(run.stages.values())).result["environment"]
-    versions = ", ".join(f"{name} {v}" for name, v in environment["versions"].items())
-    return [*parts, f"{versions}; {environment['platform']}, {environment['threads']} threads."]
+    return [*parts, describe_environment(environment)]
 
 
 def _shown(value: Any) -> str:
@@ -211,7 +217,7 @@ def _shown(value: Any) -> str:
 def _stage_row(stage: StageRecord) -> tuple[str, ...]:
     rate = stage.result.get("images_per_second")
     return (
-        NAMES[stage.name],
+        STAGES[stage.name],
         duration(stage.result.get("seconds", 0)),
         "" if rate is None else f"{rate:,.0f}",
         f"{stage.result['steps']:,}" if "steps" in stage.result else "",

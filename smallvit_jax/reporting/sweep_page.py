@@ -45,8 +45,8 @@ def build_page(result: Figures, command: str | None) -> PageContent:
                         "sweep",
                         draw_sweep(result),
                         "Share of the random settings with at most a given test error (left), or "
-                        "at most a given distance from the best of the same color (right). The "
-                        "closer to the upper left, the easier to train.",
+                        "at most a given distance from the same variant's best setting "
+                        "(right). The closer to the upper left, the easier to train.",
                         wide=True,
                     ),
                     Table(*sweep_table(result)),

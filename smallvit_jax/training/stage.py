@@ -13,7 +13,7 @@ import numpy as np
 
 from smallvit_jax.checkpoints.format import flatten, read_meta
 from smallvit_jax.checkpoints.store import CheckpointStore
-from smallvit_jax.checkpoints.summary import parameter_table
+from smallvit_jax.checkpoints.summary import parameter_table, trainable_shapes
 from smallvit_jax.errors import UserError
 from smallvit_jax.process.others import all_processes_agree
 from smallvit_jax.process.signals import Interrupted, StopRequest
@@ -22,7 +22,7 @@ from smallvit_jax.training.placement import Source
 from smallvit_jax.training.progress import Progress
 from smallvit_jax.workdir.files import StorageError
 from smallvit_jax.workdir.metrics import RunLog
-from smallvit_jax.workdir.ownership import check_folder, locked
+from smallvit_jax.workdir.ownership import CHECKPOINTS, check_folder, locked
 from smallvit_jax.workdir.records import write_config
 
 _PARAMETER_LINES = 30  # printed of the parameter table; the report has the whole table
@@ -43,7 +43,7 @@ class Stage:
       schedule: values per step; their length is the length of training.
       steps_per_epoch: training steps per epoch.
       batch_size: images per step.
-      params_of: returns the parameters of a state that are needed to use the model.
+      params_of: returns the arrays of a state that are needed to use the model.
       meta: describes model and data, ready for JSON.
       evaluate: called with the number of finished epochs (0 before the first step) and the state;
         an empty result is not logged.
@@ -117,7 +117,7 @@ def run_stage(
     with locked(stage.folder):
         check_folder(stage.folder, stage.config)
         keep_best = stage.best_split is not None
-        with CheckpointStore(stage.folder / "checkpoints", keep_best=keep_best) as store:
+        with CheckpointStore(stage.folder / CHECKPOINTS, keep_best=keep_best) as store:
             try:
                 write_config(stage.folder, stage.config)
                 return _continue(stage, store, state, source, train_stage)
@@ -158,7 +158,7 @@ def _continue(
     ):
         progress.note(_summary(stage, source, start))
         if not restored:
-            progress.note(parameter_table(stage.params_of(state), _PARAMETER_LINES))
+            progress.note(_parameters(stage))
         recorder = _Recorder(stage, store, log, progress, stop, started)
         lost = active and recorder.evaluation_is_lost(start)  # the others have no log
         if start == 0 or not all_processes_agree(not lost):
@@ -305,6 +305,13 @@ def _summary(stage: Stage, source: Source, start: int) -> str:
         f"{source.order.num_examples:,} images in {source.placement} memory, {stage.total_steps:,} "
         f"steps of {stage.batch_size} on {devices}{resumed}; compiling the first step"
     )
+
+
+def _parameters(stage: Stage) -> str:
+    options = stage.meta["model"]
+    what = "model" if options["num_classes"] else "backbone"
+    table = parameter_table(trainable_shapes(options), _PARAMETER_LINES)
+    return f"Parameters of the {what}:\n{table}"
 
 
 def _line(description: str, epoch: int, split: str, values: Mapping[str, float]) -> str:

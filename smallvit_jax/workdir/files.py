@@ -110,6 +110,6 @@ def storage_error(error: Exception, path: str | os.PathLike) -> StorageError:
         )
     if isinstance(error, (FileExistsError, NotADirectoryError)):
         where = error.filename or path
-        return StorageError(f"{where} is a file where a folder is needed; choose another --workdir")
+        return StorageError(f"{where} is a file, but a folder is needed; choose another --workdir")
     reason = ((isinstance(error, OSError) and error.strerror) or str(error)).lower()
     return StorageError(f"{path} cannot be written ({reason}); choose a writable --workdir")

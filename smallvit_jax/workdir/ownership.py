@@ -18,6 +18,8 @@ from smallvit_jax.process.others import all_processes_agree
 from smallvit_jax.workdir import records
 from smallvit_jax.workdir.files import make_folder, storage_error
 
+CHECKPOINTS = "checkpoints"  # folder of a stage's checkpoints
+
 # Fields that a resumed run may change, except those that its numbers depend on.
 _FREE = "runtime."
 _NOT_FREE = ("runtime.precision",)
@@ -84,7 +86,7 @@ def holds_work(folder: Path) -> bool:
             folders.clear()
             continue
         seen.add(real)
-        checkpoints = Path(name).name == "checkpoints"
+        checkpoints = Path(name).name == CHECKPOINTS
         if "result.json" in files or (checkpoints and any(map(_is_checkpoint, folders))):
             return True
         if checkpoints:
@@ -94,7 +96,7 @@ def holds_work(folder: Path) -> bool:
 
 def holds_checkpoint(folder: Path) -> bool:
     """Whether this folder is a stage folder with a checkpoint to resume from."""
-    return any(_is_checkpoint(path.name) for path in folder.glob("checkpoints/*"))
+    return any(_is_checkpoint(path.name) for path in folder.glob(f"{CHECKPOINTS}/*"))
 
 
 def _is_checkpoint(name: str) -> bool:

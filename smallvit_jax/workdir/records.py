@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 
+from smallvit_jax.config.tree import flatten
 from smallvit_jax.errors import UserError
 from smallvit_jax.workdir.environment import environment
 from smallvit_jax.workdir.files import make_folder, strict_json, write_atomically
@@ -33,9 +34,10 @@ def config_differences(
     Tuples equal lists, as in JSON. A field that the old config lacks takes its value from
     `defaults`, by dotted name; other missing fields count as None.
     """
-    before, after, defaults = _leaves(old), _leaves(new), defaults or {}
+    before, after = _as_in_json(flatten(old)), _as_in_json(flatten(new))
+    defaults = _as_in_json(defaults or {})
     added = after.keys() & defaults.keys() - before.keys()
-    before |= {name: json.loads(strict_json(defaults[name])) for name in sorted(added)}
+    before |= {name: defaults[name] for name in sorted(added)}
     names = [*before, *(name for name in after if name not in before)]
     return [
         (name, before.get(name), after.get(name))
@@ -44,14 +46,8 @@ def config_differences(
     ]
 
 
-def _leaves(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    leaves: dict[str, Any] = {}
-    for name, value in config.items():
-        if isinstance(value, Mapping):
-            leaves |= _leaves(value, f"{prefix}{name}.")
-        else:
-            leaves[prefix + name] = json.loads(strict_json(value))
-    return leaves
+def _as_in_json(values: Mapping[str, Any]) -> dict[str, Any]:
+    return json.loads(strict_json(values))
 
 
 def write_result(stage_dir: str | os.PathLike, result: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from smallvit_jax.checkpoints.summary import parameter_table
-from smallvit_jax.models import create_model
+from smallvit_jax.checkpoints.summary import parameter_table, trainable_shapes
+from smallvit_jax.models import create_model, resolve_options
 from smallvit_jax.models.parameters import get_arrays
 
 
@@ -28,3 +28,9 @@ def test_long_table_is_truncated_but_its_total_is_complete():
     arrays = {f"weight_{i}": np.zeros(2) for i in range(50)}
     table = parameter_table(arrays, most_lines=10)
     assert len(table.splitlines()) < 15 and "Total: 100 " in table
+
+
+def test_batch_statistics_are_not_parameters():
+    shapes = trainable_shapes(resolve_options("resnet18", num_classes=10))
+    assert parameter_table(shapes).splitlines()[-1].startswith("Total: 11,173,962 ")
+    assert not any(name.endswith((".mean", ".var")) for name in shapes)

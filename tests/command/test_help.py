@@ -20,9 +20,13 @@ def test_help_shows_every_field_with_the_configs_value(monkeypatch):
 
 
 def test_field_help_names_choices_and_the_meaning_of_none():
-    assert FIELD_AT["pretrain.optimizer.name"].help == "adamw | sgd | lars"
+    assert FIELD_AT["pretrain.optimizer.name"].help == "optimizer: adamw | sgd | lars"
     assert FIELD_AT["model.stem_norm"].help == (
-        "normalization in the conv stem: batch | layer; none: batch"
+        "normalization in the conv stem: batch | layer; default: batch"
     )
     assert "cls (the class token, as in the reference) | mean (" in FIELD_AT["model.pool"].help
-    assert all(len(field.help) > 3 for field in FIELD_AT.values())
+    assert FIELD_AT["model.spt_directions"].help == (
+        "directions in which spt shifts the image: 4 (diagonal) | 8 (also left, right, up and "
+        "down); default: 4"
+    )
+    assert all(field.about for field in FIELD_AT.values())

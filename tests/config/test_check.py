@@ -111,6 +111,20 @@ def test_contradicting_fields_are_refused():
     validate(config)
 
 
+def test_own_images_need_their_folder():
+    folder = {"dataset__name": "folder"}
+    for job, fields in {
+        "finetune": {},
+        "evaluate": {"evaluate__checkpoint": "x"},
+        "attention": {"attention__checkpoint": "x"},
+    }.items():
+        assert "which needs dataset.root" in error_of(job=job, **folder, **fields)
+    config = default_config()
+    config.job, config.dataset.name = "attention", "folder"
+    config.attention.update(checkpoint="x", input="pictures")
+    validate(config)
+
+
 def test_unknown_and_missing_fields_are_refused():
     config = default_config().unlock()
     config.finetune.epoch = 3

@@ -40,8 +40,10 @@ def test_nested_folders_belong_to_their_class(tmp_path):
     assert layout.train.labels == [0, 0, 0, 1, 1, 1, 1] and not layout.test.paths
 
 
-def test_folder_names_select_the_parts(tmp_path):
-    fill(tmp_path, Training__a=3, Training__b=3, val__a=1, val__b=2, test__b=1, unlabeled=2)
+@pytest.mark.parametrize("unlabeled", ["unlabeled", "Unlabelled"])
+def test_folder_names_select_the_parts(tmp_path, unlabeled):
+    counts = {"Training__a": 3, "Training__b": 3, "val__a": 1, "val__b": 2, "test__b": 1}
+    fill(tmp_path, **counts, **{unlabeled: 2})
     with pytest.warns(UserWarning, match=r"test has no images of a"):
         layout = scan_folder(tmp_path)
     assert layout.train.labels == [0, 0, 0, 1, 1, 1, -1, -1]

@@ -166,7 +166,7 @@ def _megabytes(folder):
 
 
 def test_unwritable_folder_is_refused(run, tiny_imagenet, tmp_path):
-    (tmp_path / "file").write_text("in the way")
+    (tmp_path / "file").write_text("not a folder")
     if os.geteuid():
         (tmp_path / "closed").mkdir(mode=0o500)
         words = ("--manual_dir", tiny_imagenet, "--data_dir", tmp_path / "closed")
@@ -175,7 +175,7 @@ def test_unwritable_folder_is_refused(run, tiny_imagenet, tmp_path):
     words = ("--manual_dir", tiny_imagenet, "--data_dir", tmp_path / "file")
     code, _, err = run("tiny_imagenet", *words)
     assert (code, err.count("\n")) == (2, 1)
-    assert "a file is in the way" in err and "choose another folder" in err
+    assert f'"{tmp_path}/file" is a file, but a folder is needed; choose another folder' in err
 
 
 def test_leftovers_of_a_killed_preparation_are_removed(run, tiny_imagenet, tmp_path):

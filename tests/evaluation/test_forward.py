@@ -1,11 +1,10 @@
 """Forward passes over a whole split."""
 
-import jax
 import numpy as np
 import pytest
 
 from smallvit_jax.augment.finetune import evaluation_batch
-from smallvit_jax.evaluation.forward import available_outputs, bind_model, forward_all
+from smallvit_jax.evaluation.forward import Forward, available_outputs, bind_model
 from smallvit_jax.models import create_model, resolve_options
 from smallvit_jax.process.sharding import make_mesh
 
@@ -17,15 +16,23 @@ IMAGES = np.random.default_rng(0).integers(0, 256, (23, 3, 3, 3), dtype=np.uint8
 def test_every_image_is_returned_once_and_in_order(count, batch_size):
     shapes = set()
 
-    @jax.jit
-    def apply(batch):
-        shapes.add(batch.shape)
-        flat = batch.reshape(len(batch), -1).astype(float)
-        return flat[:, :2] + flat.sum(axis=1, keepdims=True)
+    def network(arrays, buffers, images, *wanted, method):
+        shapes.add(images.shape)
+        flat = images.reshape(len(images), -1) + arrays["offset"]
+        return {"sums": flat[:, :2] + flat.sum(axis=1, keepdims=True)}, buffers
 
-    result = forward_all(apply, IMAGES[:count], batch_size, make_mesh())
-    flat = IMAGES[:count].reshape(count, -1).astype(float)
-    np.testing.assert_array_equal(result, flat[:, :2] + flat.sum(axis=1, keepdims=True))
+    forward = Forward(
+        network,
+        ["sums"],
+        image_size=3,
+        mean=(0, 0, 0),
+        std=(1, 1, 1),
+        batch_size=batch_size,
+        mesh=make_mesh(),
+    )
+    result = forward({"offset": np.float32(2)}, IMAGES[:count])["sums"]
+    flat = IMAGES[:count].reshape(count, -1) / 255 + 2
+    np.testing.assert_allclose(result, flat[:, :2] + flat.sum(axis=1, keepdims=True), rtol=1e-5)
     assert shapes == {(min(batch_size, count), 3, 3, 3)}  # one program for all batches
 
 

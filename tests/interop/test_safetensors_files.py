@@ -131,6 +131,27 @@ def test_model_card_describes_the_checkpoint(exported):
     assert "How well it performs" not in text  # this checkpoint is not from a run
 
 
+def test_model_card_counts_parameters_without_batch_statistics(tmp_path):
+    save_checkpoint(tmp_path / "stage", "vit_conv")
+    assert export(tmp_path / "stage", tmp_path / "out") == 0
+    arrays, _ = read_params_and_meta(tmp_path / "stage")
+    count = sum(a.size for name, a in arrays.items() if not name.endswith((".mean", ".var")))
+    text = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    assert f"with {count:,} parameters" in text
+
+
+def test_model_card_of_converted_weights_names_their_source(exported, tmp_path):
+    text = (exported[1] / "README.md").read_text(encoding="utf-8")
+    assert 'Trained from scratch on the dataset "folder"' in text and "converted" not in text
+    weights = state_dict(create_model("vit", image_size=16, patch_size=2, width=24, num_classes=10))
+    save_file(weights, tmp_path / "foreign.safetensors")
+    assert convert(tmp_path / "foreign.safetensors", tmp_path / "checkpoint") == 0
+    assert export(tmp_path / "checkpoint", tmp_path / "out") == 0
+    text = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    assert f"Its weights were converted from `{tmp_path}/foreign.safetensors`." in text
+    assert "from scratch" not in text
+
+
 def test_model_card_of_a_run_has_its_results(tiny_recipe, tmp_path):
     assert export(tiny_recipe.folder / "finetune", tmp_path) == 0
     text = (tmp_path / "README.md").read_text(encoding="utf-8")

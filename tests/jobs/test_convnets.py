@@ -50,6 +50,9 @@ def test_recipe_runs_every_stage_and_reports(recipe):
     assert 0 <= result["linear_probe_top1"] <= 100
     page = (recipe / "report.html").read_text()
     assert "A convolutional network has no attention to draw." in page
+    arrays, _ = read_checkpoint(recipe / "finetune", "params")
+    count = sum(a.size for name, a in arrays.items() if not name.endswith((".mean", ".var")))
+    assert f"Fine-tuning: {count:,} parameters" in page
 
 
 @pytest.mark.parametrize("stage", ["pretrain", "finetune"])

@@ -80,7 +80,7 @@ def test_flat_folder_is_only_for_pretraining(tmp_path, capsys):
     capsys.readouterr()
     assert main(command("finetune", tmp_path / "flat", tmp_path / "tuned")) == 2
     error = capsys.readouterr().err
-    assert 'no class folders and so no labels, which the job "finetune" needs' in error
+    assert 'no class folders, so it has no labels, which the job "finetune" needs' in error
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,7 @@ def test_vit_maps_are_class_token_weights(block):
     tokens = chosen.norm1(before)
     weights = chosen.attn.weights(tokens, queries=1)
     np.testing.assert_allclose(weights.sum(axis=-1), 1, atol=1e-5)
-    found = output(model, IMAGES, "attention", block=block)
+    found = output(model, IMAGES, "attention", attention_block=block)
     np.testing.assert_allclose(found.reshape(2, 2, 64), weights[:, :, 0, 1:], atol=1e-5)
     assert np.ptp(found) > 0.01
 
@@ -54,7 +54,7 @@ def test_cait_maps_are_class_token_weights(block):
     tokens = chosen.norm1(jnp.concatenate([cls, patches], axis=1))
     weights = chosen.attn.weights(tokens)
     np.testing.assert_allclose(weights.sum(axis=-1), 1, atol=1e-5)
-    found = output(model, IMAGES, "attention", block=block)
+    found = output(model, IMAGES, "attention", attention_block=block)
     np.testing.assert_allclose(found.reshape(2, 2, 64), weights[:, :, 0, 1:], atol=1e-5)
 
     values = split_heads(chosen.attn.v(tokens), 2)
@@ -114,14 +114,14 @@ def test_swin_weights_give_the_attention_output():
     mixed = block.attn._to_grid(mixed.reshape(*mixed.shape[:3], 4), 16, 16)
     np.testing.assert_allclose(block.attn.proj(mixed), block.attn(tokens), atol=1e-5)
     np.testing.assert_allclose(
-        output(model, IMAGES, "attention", block=1),
+        output(model, IMAGES, "attention", attention_block=1),
         block.attn.received(tokens),
         atol=1e-6,
     )
-    assert [output(model, IMAGES, "attention", block=i).shape for i in (0, 2, -1)] == [
+    assert [output(model, IMAGES, "attention", attention_block=i).shape for i in (0, 2, -1)] == [
         (2, 1, 16, 16),
         (2, 2, 8, 8),
         (2, 4, 4, 4),
     ]
     with pytest.raises(IndexError):
-        output(model, IMAGES, "attention", block=4)
+        output(model, IMAGES, "attention", attention_block=4)

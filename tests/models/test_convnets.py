@@ -188,7 +188,7 @@ def test_block_features_are_means_of_the_last_blocks(blocks):
     @nnx.jit
     def outputs(model, images):
         first = model.blocks[0](jax.nn.relu(model.stem(images, **MODE)), **MODE)
-        found = output(model, images, "block_features", blocks=blocks)
+        found = output(model, images, "block_features", last_blocks=blocks)
         return found, model.features(images), first.mean(axis=(1, 2))
 
     found, features, first = outputs(model, images())

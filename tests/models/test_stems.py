@@ -176,11 +176,18 @@ def test_model_outputs_agree(family, norm):
     pooled = tokens.mean(axis=1) if family == "swin" else tokens[:, 0]
     np.testing.assert_allclose(features, pooled, 1e-4, 1e-5)
     np.testing.assert_allclose(
-        output(model, IMAGES, "block_features", blocks=1), features, 1e-4, 1e-5
+        output(model, IMAGES, "block_features", last_blocks=1), features, 1e-4, 1e-5
     )
     assert np.isfinite(output(model, IMAGES, "attention")).all()
     if norm == "layer":
         assert not Functional(model).buffers
+
+
+def test_layers_in_training_have_the_tokens_that_the_blocks_get():
+    model = create_model("vit", **TINY["vit"])
+    layers = model.outputs(IMAGES, "layers", train=True)["layers"]
+    tokens = layers["block_input"][:, 1:] - model.pos_embed[:, 1:]
+    np.testing.assert_allclose(layers["patch_embed"], tokens, atol=1e-5)
 
 
 def test_swin_keeps_the_norm_after_patch_embedding():

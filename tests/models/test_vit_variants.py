@@ -52,7 +52,7 @@ def test_block_features_are_block_means():
     model = make()
     layers = output(model, IMAGES, "layers")
     expected = [normed(layers[f"blocks.{i}"].mean(axis=1), model) for i in (1, 2)]
-    found = output(model, IMAGES, "block_features", blocks=2)
+    found = output(model, IMAGES, "block_features", last_blocks=2)
     np.testing.assert_allclose(found, np.concatenate(expected, axis=1), atol=1e-5)
 
 
@@ -83,7 +83,7 @@ def test_maps_without_class_token_show_received_attention():
     layers = output(model, IMAGES, "layers")
     block = model.blocks[1]
     weights = block.attn.weights(block.norm1(layers["blocks.0"]), queries=64)
-    found = output(model, IMAGES, "attention", block=1)
+    found = output(model, IMAGES, "attention", attention_block=1)
     np.testing.assert_allclose(found.reshape(2, 2, 64), weights.mean(axis=2), atol=1e-6)
     np.testing.assert_allclose(found.sum(axis=(2, 3)), 1, atol=1e-5)
 

@@ -14,8 +14,7 @@ from smallvit_jax.errors import UserError
 from smallvit_jax.models import create_model
 from smallvit_jax.models.heads import ProjectionHead, ViewNetwork
 from smallvit_jax.models.parameters import Functional
-from smallvit_jax.objectives import dino as pretrain_step
-from smallvit_jax.objectives import supervised as finetune_step
+from smallvit_jax.objectives import dino, supervised
 from smallvit_jax.training.accumulation import mean_over_parts
 from smallvit_jax.training.optimizers import make_optimizer
 from tests.support.reference_traces import quick_jit
@@ -41,9 +40,9 @@ def pretrained(parts: int):
     sizes = {"out_dim": OUT_DIM, "hidden_dim": 16, "bottleneck_dim": 8}
     head = ProjectionHead(backbone.num_features, **sizes, rngs=nnx.Rngs(1))
     network = Functional(ViewNetwork(backbone, head))
-    optimizer = make_optimizer("sgd", freezable=pretrain_step.is_last_layer)
+    optimizer = make_optimizer("sgd", freezable=dino.is_last_layer)
     step = functools.partial(
-        pretrain_step.update,
+        dino.update,
         network=network,
         optimizer=optimizer,
         student_temperature=0.1,
@@ -52,7 +51,7 @@ def pretrained(parts: int):
         accumulate=parts,
     )
     views = (images(BATCH, 2, 16, 16, 3), images(BATCH, 3, 8, 8, 3))
-    start = pretrain_step.initial_state(network, optimizer, OUT_DIM)
+    start = dino.initial_state(network, optimizer, OUT_DIM)
     return start, take_steps(lambda state: step(state, views, None, SCHEDULE), start)
 
 
@@ -60,7 +59,7 @@ def finetuned(parts: int):
     model = Functional(create_model("vit", **TINY, num_classes=5))
     optimizer = make_optimizer("sgd", decay_vectors=True)
     step = functools.partial(
-        finetune_step.update,
+        supervised.update,
         model=model,
         optimizer=optimizer,
         label_smoothing=0.1,
@@ -69,7 +68,7 @@ def finetuned(parts: int):
     labels = jnp.arange(BATCH) % 5
     batch = (images(BATCH, 16, 16, 3), labels, jnp.roll(labels, 1), jnp.float32(0.3))
     schedule = {name: SCHEDULE[name] for name in ("learning_rate", "weight_decay")}
-    start = finetune_step.initial_state(model, optimizer)
+    start = supervised.initial_state(model, optimizer)
     return start, take_steps(lambda state: step(state, *batch, None, schedule), start)
 
 
@@ -136,7 +135,7 @@ def test_remat_gives_the_same_gradients(family):
             logits, _ = model(
                 params, model.buffers, images(BATCH, 16, 16, 3), train=True, rngs=rngs
             )
-            return finetune_step.smoothed_cross_entropy(logits, labels, 0.1).mean()
+            return supervised.smoothed_cross_entropy(logits, labels, 0.1).mean()
 
         saved = jax.eval_shape(lambda params: jax.vjp(loss_of, params)[1], model.trainable)
         size = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(saved) if x.ndim)

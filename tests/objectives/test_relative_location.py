@@ -13,7 +13,7 @@ from smallvit_jax.main import main
 from smallvit_jax.models import create_model, resolve_options
 from smallvit_jax.models.parameters import Functional, get_arrays, set_arrays
 from smallvit_jax.objectives import relative_location as drloc
-from smallvit_jax.objectives import supervised as finetune_step
+from smallvit_jax.objectives import supervised
 from smallvit_jax.training.optimizers import make_optimizer
 from tests.support.golden_formulas import hashed, read_golden
 from tests.support.reference_traces import quick_jit
@@ -127,9 +127,9 @@ def test_update_follows_both_losses():
 
     @quick_jit
     def step(weight):
-        state = finetune_step.initial_state(model, optimizer, term)
+        state = supervised.initial_state(model, optimizer, term)
         schedule = {"learning_rate": 0.1, "weight_decay": 0.0, "drloc_weight": weight}
-        return finetune_step.update(
+        return supervised.update(
             state, images, labels, labels, 1.0, key, schedule,
             model=model, optimizer=optimizer, label_smoothing=0.0, drloc=term,
         )  # fmt: skip

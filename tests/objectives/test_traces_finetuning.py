@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from smallvit_jax.models import create_model
-from smallvit_jax.objectives import supervised as finetune_step
+from smallvit_jax.objectives import supervised
 from tests.support.golden_formulas import array
 from tests.support.reference_traces import FINETUNING_LIMITS, LABELS, finetuning_differences
 
@@ -22,7 +22,7 @@ def test_label_smoothing_equals_the_reference(golden, smoothing):
     logits = jnp.asarray(array("logits", (4, 10), 3.0))
 
     def mean_loss(logits):
-        losses = finetune_step.smoothed_cross_entropy(logits, LABELS, float(smoothing))
+        losses = supervised.smoothed_cross_entropy(logits, LABELS, float(smoothing))
         return losses.mean(), losses
 
     (mean, losses), gradient = jax.value_and_grad(mean_loss, has_aux=True)(logits)
@@ -36,5 +36,5 @@ def test_mixed_loss_equals_the_reference(golden):
     logits = jnp.asarray(array("logits", (4, 10), 3.0))
     other = jnp.asarray(expected["targets_b"])
     for smoothing, loss in ((0.1, expected["loss"]), (0.0, expected["loss_plain_ce"])):
-        mixed = finetune_step.mixed_loss(logits, LABELS, other, jnp.float32(0.3), smoothing)
+        mixed = supervised.mixed_loss(logits, LABELS, other, jnp.float32(0.3), smoothing)
         assert float(mixed) == pytest.approx(loss, rel=1e-6)

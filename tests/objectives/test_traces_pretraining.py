@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import pytest
 
 from smallvit_jax.models import create_model
-from smallvit_jax.objectives import dino as pretrain_step
+from smallvit_jax.objectives import dino
 from smallvit_jax.training.optimizers import make_optimizer
 from tests.support.reference_traces import (
     PRETRAINING_LIMITS,
@@ -34,7 +34,7 @@ def test_steps_equal_the_reference(golden, network, step, name):
 
 def test_clipping_precedes_the_update_in_both_groups():
     params = {"a": jnp.zeros((2, 2)), "projection.last_layer.weight_v": jnp.zeros((2, 2))}
-    optimizer = make_optimizer("sgd", clip=3.0, freezable=pretrain_step.is_last_layer)
+    optimizer = make_optimizer("sgd", clip=3.0, freezable=dino.is_last_layer)
     updates, _ = optimizer.update(
         jax.tree.map(lambda p: jnp.full_like(p, 100.0), params),
         optimizer.init(params),

@@ -33,7 +33,7 @@ ENDINGS = {
     "a file for a folder": (
         NotADirectoryError(errno.ENOTDIR, "Not a directory", "runs/x"),
         2,
-        'error: a file is in the way at "runs/x"; choose another folder\n',
+        'error: "runs/x" is a file, but a folder is needed; choose another folder\n',
     ),
     "a long name": (
         OSError(errno.ENAMETOOLONG, "File name too long"),

@@ -17,6 +17,13 @@ def test_long_curves_get_a_smoothed_line_on_top():
     assert [text.get_text() for text in top1.get_legend().texts] == ["a", "b"]
 
 
+@pytest.mark.parametrize("count", [1, 8, 9, 20])
+def test_every_curve_is_drawn_in_its_own_color(count):
+    curve = (np.arange(3.0), np.arange(3.0))
+    (axes,) = figures.draw_curves({"loss": {f"run {i}": curve for i in range(count)}}).axes
+    assert len({str(line.get_color()) for line in axes.lines}) == len(axes.lines) == count
+
+
 @pytest.mark.parametrize(("classes", "numbered"), [(3, True), (40, False)])
 def test_confusion_is_normalized_by_true_class(classes, numbered):
     confusion = np.diag(np.full(classes, 3)) + np.eye(classes, k=1, dtype=int)
@@ -55,5 +62,5 @@ def test_most_confident_mistake_comes_first():
         ax.get_title(loc="left")
         for ax in pictures.draw_mistakes(images, labels, probabilities, ["cat", "dog"]).axes
     ]
-    assert titles == [f"cat\ntaken for dog, {p}%" for p in (99, 80, 55)]
+    assert titles == [f"cat\nmistaken for dog, {p}%" for p in (99, 80, 55)]
     assert pictures.draw_mistakes(images[:1], labels[:1], probabilities[:1], ["cat", "dog"]) is None

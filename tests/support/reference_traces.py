@@ -12,8 +12,7 @@ from smallvit_jax.augment import mixing
 from smallvit_jax.interop import torch_weights
 from smallvit_jax.models.heads import ProjectionHead, ViewNetwork
 from smallvit_jax.models.parameters import Functional
-from smallvit_jax.objectives import dino as pretrain_step
-from smallvit_jax.objectives import supervised as finetune_step
+from smallvit_jax.objectives import dino, supervised
 from smallvit_jax.training.optimizers import clip_each_tensor, make_optimizer
 from tests.support.differences import Differences
 from tests.support.golden_formulas import fill, image_batch
@@ -56,7 +55,7 @@ def pretraining_optimizer(clip) -> optax.GradientTransformationExtraArgs:
 
     Clipping is separate so that its limit can be traced: one program serves every golden file.
     """
-    adamw = make_optimizer("adamw", freezable=pretrain_step.is_last_layer)
+    adamw = make_optimizer("adamw", freezable=dino.is_last_layer)
     return optax.chain(_keep_gradients, clip_each_tensor(clip), adamw)
 
 
@@ -66,7 +65,7 @@ def make_pretraining_step(network: ViewNetwork, jit=quick_jit):
 
     @jit
     def step(state, views, schedule, clip):
-        return pretrain_step.update(
+        return dino.update(
             state,
             views,
             None,
@@ -109,7 +108,7 @@ def pretraining_differences(recorded, network: ViewNetwork, step) -> Differences
     found = Differences()
     clip = recorded["clip"]
     ours = {key: name for name, key in torch_weights.reference_keys(network).items()}
-    state = pretrain_step.initial_state(Functional(network), pretraining_optimizer(clip), OUT_DIM)
+    state = dino.initial_state(Functional(network), pretraining_optimizer(clip), OUT_DIM)
     for expected, loss in zip(recorded["steps_recorded"], recorded["losses_float64"], strict=True):
         number = expected["global_it"]
         where = f"at step {number}"
@@ -140,7 +139,7 @@ def pretraining_differences(recorded, network: ViewNetwork, step) -> Differences
 
     counts = _adam_counts(state.optimizer[-1])
     for key, count in recorded["adam_step_count_after"].items():
-        group = "freezable" if pretrain_step.is_last_layer(ours[key]) else "moving"
+        group = "freezable" if dino.is_last_layer(ours[key]) else "moving"
         found.absolute("Adam's step counts", counts[group], count or 0, f"of {key}")
     return found
 
@@ -185,11 +184,9 @@ def finetuning_differences(recorded, network: nnx.Module, jit=quick_jit) -> Diff
     model = Functional(network)
     optimizer = optax.chain(_keep_gradients, make_optimizer("adamw", decay_vectors=True))
     step = jit(
-        functools.partial(
-            finetune_step.update, model=model, optimizer=optimizer, label_smoothing=0.1
-        )
+        functools.partial(supervised.update, model=model, optimizer=optimizer, label_smoothing=0.1)
     )
-    state = finetune_step.initial_state(model, optimizer)
+    state = supervised.initial_state(model, optimizer)
     for expected, loss in zip(recorded["steps"], recorded["losses_float64"], strict=True):
         number = expected["step"]
         where = f"at step {number}"

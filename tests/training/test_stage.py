@@ -45,6 +45,7 @@ def run_toy(
     evaluate=lambda epochs, state: {},
     checkpoint_every=6,
     step_function=toy_step,
+    classes=0,
     **more,
 ):
     order = BatchOrder(len(IMAGES), 5, seed=0)
@@ -62,7 +63,10 @@ def run_toy(
                 steps_per_epoch=STEPS_PER_EPOCH,
                 batch_size=5,
                 params_of=lambda state: {"weight": state.weight},
-                meta={"model": {"name": "toy", "image_size": 2}, "kind": "toy"},
+                meta={
+                    "model": {"name": "vit", "image_size": 32, "num_classes": classes},
+                    "kind": "toy",
+                },
                 evaluate=evaluate,
                 **more,
             ),
@@ -97,6 +101,13 @@ def test_stage_writes_metrics_and_checkpoints(uninterrupted):
     params, meta = read_params_and_meta(folder)
     np.testing.assert_array_equal(params["weight"], outcome.state.weight)
     assert (meta["kind"], meta["step"]) == ("toy", TOTAL)
+
+
+@pytest.mark.parametrize(("classes", "what"), [(0, "backbone"), (10, "model")])
+def test_new_stage_prints_its_parameters(tmp_path, capsys, classes, what):
+    run_toy(tmp_path, classes=classes)
+    shown = capsys.readouterr().err.partition(f"\nParameters of the {what}:\n+--")[2]
+    assert f"Total: {2_695_680 + classes * 193:,} " in shown
 
 
 def test_evaluations_lost_from_the_log_are_repeated(uninterrupted, tmp_path):

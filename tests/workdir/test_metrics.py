@@ -142,7 +142,7 @@ def test_unwritable_workdir_gets_one_sentence(tmp_path):
             lambda: write_config(folder, {}),  # noqa: B023
             lambda: write_result(folder, {}),  # noqa: B023
         ):
-            with pytest.raises(UserError, match="is a file where a folder is needed; choose"):
+            with pytest.raises(UserError, match="is a file, but a folder is needed; choose"):
                 action()
     if Path("/proc/self").is_dir():
         with pytest.raises(UserError, match="/proc/self/x cannot be written"):
