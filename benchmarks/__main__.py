@@ -26,6 +26,12 @@ BENCHMARKS = (
     Benchmark("parity", "", "docs/parity.md: differences from the reference", "2 min"),
     Benchmark("kill_campaign", "", "36 SIGKILLs: do runs resume to the same bits?", "8 min"),
     Benchmark("damage_table", "", "what a user sees for each kind of damaged run", "20 s"),
+    Benchmark(
+        "preset_sweep",
+        "quickstart --workdir FOLDER",
+        "how a preset's settings were chosen, on validation images",
+        "1 hour",
+    ),
     Benchmark("corruptions", "", "seconds per 1,000 corrupted images", "15 s"),
     Benchmark("corruptions_picture", "FILE", "draws docs/images/corruptions.png", "1 s"),
     Benchmark("initial_attention", "FILE", "draws docs/images/initial_attention.png", "7 s"),

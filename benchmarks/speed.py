@@ -6,11 +6,7 @@ See docs/speed.md for the meaning of each figure.
 """
 
 import argparse
-import datetime
 import json
-import platform
-import shlex
-import subprocess
 import sys
 import tempfile
 import time
@@ -19,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import speed_report
+from benchmarks.origin import origin
 from benchmarks.processes import ROOT, MeasurementError, Session, is_running, wait
 from benchmarks.synthetic_data import write_cifar10
 from benchmarks.timing import summarize, summarize_ratio
@@ -279,7 +276,7 @@ def main(words: Sequence[str] | None = None) -> int:
             measure = _MEASURES[figure]
             session.record(figure, what, lambda m=measure, w=what: m(session, w))
     result = {
-        **_origin(words),
+        **origin("benchmarks.speed", sys.argv[1:] if words is None else words),
         "cores": about["threads"],
         "machine": about,
         "figures": session.figures,
@@ -290,36 +287,6 @@ def main(words: Sequence[str] | None = None) -> int:
     speed_report.show(result)
     print(f"wrote {out}")
     return int(any("error" in figure for figure in session.figures))
-
-
-def _origin(words: Sequence[str] | None) -> dict[str, Any]:
-    """The code version, command and date of the figures."""
-    words = sys.argv[1:] if words is None else words
-    return {
-        "command": shlex.join(["python", "-m", "benchmarks.speed", *words]),
-        "commit": _git("rev-parse", "--short", "HEAD") or "unknown",
-        "changed_files": len(_git("status", "--porcelain", "--", "smallvit_jax").splitlines()),
-        "date": datetime.date.today().isoformat(),
-        "processor": _processor(),
-    }
-
-
-def _git(*words: str) -> str:
-    try:
-        done = subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True)
-    except FileNotFoundError:
-        return ""
-    return done.stdout.strip() if done.returncode == 0 else ""
-
-
-def _processor() -> str:
-    """The processor's name, if the system reports it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
 
 
 if __name__ == "__main__":

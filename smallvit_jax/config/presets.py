@@ -54,6 +54,18 @@ def set_dataset_and_size(config: ConfigDict, argument: str) -> None:
         make_small(config)
 
 
+def use_lejepa(config: ConfigDict) -> None:
+    """Sets LeJEPA with the settings that its runs of minutes share."""
+    pretrain = config.pretrain
+    pretrain.objective = "lejepa"
+    pretrain.batch_size = 64  # many steps from few images
+    pretrain.views.local_crops = 4  # half of the reference's: more images in the same time
+    pretrain.optimizer.weight_decay = 0.05
+    pretrain.optimizer.weight_decay_end = 0.05
+    pretrain.optimizer.clip = 0.0
+    pretrain.optimizer.clip_global = 5.0  # first steps, far from a Gaussian, have large gradients
+
+
 def make_narrow(config: ConfigDict) -> None:
     """Sets a ViT that trains in minutes without a GPU, and a projection head to match."""
     config.model.width = 64  # a third of the reference's, a ninth of its parameters per block

@@ -41,13 +41,17 @@ def judge(pretrained: float, scratch: float, images: int) -> Verdict:
     return Verdict(answer, difference, error, images)
 
 
-def advice(
-    verdict: Verdict | None, pretraining: Mapping[str, Any], tuned: Mapping[str, Any]
-) -> list[str]:
-    """What to know about a recipe's result, and what to try, in whole sentences.
+def judge_stages(stages: Mapping[str, Mapping[str, Any]]) -> Verdict | None:
+    """Judges the results of a recipe's stages; None if it was not trained from scratch as well."""
+    if "scratch" not in stages:
+        return None
+    tuned, scratch = stages["finetune"], stages["scratch"]
+    return judge(tuned["test_top1"], scratch["test_top1"], tuned["test_images"])
 
-    `pretraining` and `tuned` are the results of these stages.
-    """
+
+def advice(stages: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """What to know about the results of a recipe's stages, and what to try, in sentences."""
+    pretraining, tuned, verdict = stages["pretrain"], stages["finetune"], judge_stages(stages)
     found = []
     moved, probe = pretraining.get("weights_moved"), tuned.get("probe_test_top1")
     if moved is not None and moved < HARDLY_MOVED:

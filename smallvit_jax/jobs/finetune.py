@@ -265,6 +265,7 @@ def _write_result(
         "seed": config.seed,
         "epochs": config.finetune.epochs,
         "steps": outcome.last_metrics["step"],
+        "test_images": len(data.test.labels),
         "test_top1": test[-1]["top1"],
         "test_top5": test[-1]["top5"],
         "test_loss": test[-1]["loss"],

@@ -1,6 +1,7 @@
 """Pre-training without labels as a job, from the config to a trained stage in its folder."""
 
 import functools
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,7 @@ def run(config: ConfigDict, workdir: Path, reader: DatasetReader) -> dict[str, A
     if start and not holds_checkpoint(workdir):  # else it resumes from its own checkpoint
         state = load_networks(state, start, options)
         print(f"restored the networks from {start}; optimizer state reset")
+    before = jax.device_get(objective.backbone(state))
     with make_source(*images, order, mesh, r.data_placement, r.steps_per_dispatch) as source:
         outcome = stage.run_stage(
             stage.Stage(
@@ -77,7 +79,8 @@ def run(config: ConfigDict, workdir: Path, reader: DatasetReader) -> dict[str, A
             checkpoint_every=r.checkpoint_every,
             profile_steps=r.profile,
         )
-    return _write_result(workdir, config, data, objective, outcome)
+    moved = relative_change(before, jax.device_get(objective.backbone(outcome.state)))
+    return _write_result(workdir, config, data, objective, outcome, moved)
 
 
 def build_objective(
@@ -118,6 +121,14 @@ def make_step(objective: Objective) -> stage.StepFunction:
         return objective.update(state, objective.views(batch, view_key), update_key, schedule)
 
     return step_function
+
+
+def relative_change(before: Mapping[str, np.ndarray], after: Mapping[str, np.ndarray]) -> float:
+    """How far all matrices moved together, in percent of their norm."""
+    matrices = [name for name, array in before.items() if array.ndim > 1]
+    moved = sum(np.sum(np.square(after[name] - before[name])) for name in matrices)
+    norm = sum(np.sum(np.square(before[name])) for name in matrices)
+    return float(100 * np.sqrt(moved / norm))
 
 
 class FeatureEvaluator:
@@ -186,7 +197,12 @@ class FeatureEvaluator:
 
 
 def _write_result(
-    workdir: Path, config: ConfigDict, data: Data, objective: Objective, outcome: stage.Outcome
+    workdir: Path,
+    config: ConfigDict,
+    data: Data,
+    objective: Objective,
+    outcome: stage.Outcome,
+    moved: float,
 ) -> dict[str, Any]:
     knn = [row for row in outcome.evaluations if row["split"] == "knn"]
     ranks = [row["rankme"] for row in outcome.evaluations if row["split"] == "features"]
@@ -204,6 +220,7 @@ def _write_result(
         "knn_after": knn[-1]["top1"] if knn else None,
         "rankme_before": ranks[0] if ranks else None,
         "rankme_after": ranks[-1] if ranks else None,
+        "weights_moved": moved,
         **{name: last[name] for name in objective.reported},
         "seconds": round(outcome.seconds, 1),
         "images_per_second": outcome.images_per_second,

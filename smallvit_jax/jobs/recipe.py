@@ -7,6 +7,7 @@ from ml_collections import ConfigDict
 
 from smallvit_jax.config.jobs import JOBS
 from smallvit_jax.config.tree import part_of
+from smallvit_jax.evaluation.verdict import Verdict, advice, judge_stages
 from smallvit_jax.jobs import evaluate, finetune, pretrain
 from smallvit_jax.plans import finetuning, pretraining
 from smallvit_jax.plans.data_and_model import DatasetReader
@@ -69,6 +70,7 @@ _BULKY = ("calibration", "per_class", "confusion", "knn_sweep")
 
 def _sum_up(config: ConfigDict, stages: dict[str, Any]) -> dict[str, Any]:
     evaluation = {k: v for k, v in stages["evaluate"].items() if k not in _BULKY}
+    verdict = judge_stages(stages)
     return {
         "job": "recipe",
         "dataset": config.dataset.name,
@@ -76,7 +78,10 @@ def _sum_up(config: ConfigDict, stages: dict[str, Any]) -> dict[str, Any]:
         "test_top1": stages["evaluate"]["test_top1"],
         "test_top5": stages["evaluate"]["test_top5"],
         "linear_probe_top1": evaluation.get("linear_probe", {}).get("top1"),
+        "probe_test_top1": stages["finetune"]["probe_test_top1"],
         "scratch_test_top1": stages.get("scratch", {}).get("test_top1"),
+        "pretraining_helped": verdict and verdict._asdict(),
+        "advice": advice(stages),
         "knn_raw_pixels": stages["pretrain"]["knn_raw_pixels"],
         "knn_before": stages["pretrain"]["knn_before"],
         "knn_after": stages["pretrain"]["knn_after"],
@@ -89,12 +94,17 @@ def _show(result: dict[str, Any], workdir: Path) -> None:
     labels = result["stages"]["finetune"]["labelled_images"]
     figures = {
         f"test accuracy, pre-trained and fine-tuned ({labels} labels)": result["test_top1"],
+        "test accuracy before fine-tuning, a probe": result["probe_test_top1"],
         "test accuracy, from scratch, same number of steps": result["scratch_test_top1"],
         "kNN accuracy after pre-training": result["knn_after"],
         "kNN accuracy before pre-training": result["knn_before"],
         "kNN accuracy on raw pixels": result["knn_raw_pixels"],
     }
     rows = [(text, f"{value:.1f} %") for text, value in figures.items() if value is not None]
+    if result["pretraining_helped"]:
+        rows.append(("did pre-training help?", str(Verdict(**result["pretraining_helped"]))))
     rows.append(("time", f"{result['seconds']:.0f} s"))
     print_table(f"{result['dataset']}, seed {result['seed']}", rows)
+    for sentence in result["advice"]:
+        print(f"  {sentence}")
     print(f"  results: {workdir}/result.json, models: {workdir}/{{pretrain,finetune}}")

@@ -170,7 +170,8 @@ class ViT(ImageModel):
         seen = seen.at[jnp.arange(len(images))[:, None], visible].set(1)
         seen = seen.reshape(-1, rows, 1, columns, 1, 1)
         patches = images.reshape(len(images), rows, self.patch_size, columns, self.patch_size, 3)
-        x = self._embed((patches * seen).reshape(images.shape), train)
+        pixels = (patches * seen).reshape(images.shape)
+        x = self._add_positions(self.patch_embed(pixels, train=train), rows, columns)
         class_token, x = jnp.split(x, [x.shape[1] - rows * columns], axis=1)
         x = jnp.take_along_axis(x, visible[..., None], axis=1)
         x = apply_blocks(

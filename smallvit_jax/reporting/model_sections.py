@@ -39,6 +39,15 @@ def predict(run: Run, data: Data) -> Predictions:
     return Predictions(data.test.labels, found["features"], probabilities)
 
 
+_VIEWS_ARE_FOR = {
+    "dino": "Pre-training: the teacher sees the global views of an image, the student sees all "
+    "views and learns to predict the teacher's output.",
+    "lejepa": "Pre-training: the projections of all views of an image are drawn to the mean of its "
+    "global views.",
+    "mae": "Pre-training: the model sees some patches of the first view and predicts the others.",
+}
+
+
 def views(run: Run, data: Data | None) -> list[Block]:
     """Training images as each stage sees them."""
     if data is None:
@@ -52,8 +61,7 @@ def views(run: Run, data: Data | None) -> list[Block]:
             Picture(
                 "views",
                 pictures.draw_views(images, views, run.config.seed),
-                "Pre-training: the teacher sees the global views of an image, the student sees all "
-                "views and learns to predict the teacher's output.",
+                _VIEWS_ARE_FOR[run.config.pretrain.objective],
                 wide=True,
             )
         )

@@ -6,6 +6,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from smallvit_jax.config.jobs import STAGES
+from smallvit_jax.evaluation.verdict import advice, judge_stages
 from smallvit_jax.plans.data_and_model import Data
 from smallvit_jax.reporting import figures, model_sections
 from smallvit_jax.reporting.page import Block, Code, PageContent, Picture, Section, Table
@@ -23,6 +24,10 @@ _TITLES = {
     "gradient_norm": "gradient norm",
     "teacher_entropy": "teacher entropy in nats",
     "mutual_information": "mutual information in nats",
+    "prediction": "prediction loss",
+    "statistic": "statistic",
+    "masked_loss": "loss on masked patches",
+    "visible_loss": "loss on visible patches",
     "learning_rate": "learning rate",
     "weight_decay": "weight decay",
     "teacher_momentum": "teacher momentum",
@@ -110,32 +115,37 @@ def _pretraining(run: Run) -> list[Block]:
                     "A rising curve means that images of the same class move closer together.",
                 ),
             ]
-    both = {
-        n: run.stages[n].series("test", "top1") for n in ("finetune", "scratch") if n in run.stages
-    }
-    if len(both) == 2:
-        tuned, scratch = (run.stages[name].result["test_top1"] for name in both)
-        curves = {"pre-trained": both["finetune"], "from scratch": both["scratch"]}
-        parts += [
-            f"The same model, labels and number of steps: {tuned:.1f} % pre-trained, "
-            f"{scratch:.1f} % from scratch.{_precision(run)}",
-            Picture(
-                "scratch",
-                figures.draw_curves({"test accuracy in %": curves}, width=6, height=3),
-                "After each epoch. The last point is the result.",
-            ),
-        ]
+        before, after = stage.result.get("rankme_before"), stage.result.get("rankme_after")
+        if before is not None:
+            parts.append(
+                f"RankMe, the effective rank of the features, which needs no labels: {before:.1f} "
+                f"before, {after:.1f} after."
+            )
+    results = {name: stage.result for name, stage in run.stages.items()}
+    if {"finetune", "scratch"} <= results.keys():
+        parts += _against_scratch(run, results)
+    if {"pretrain", "finetune"} <= results.keys():
+        parts += advice(results)
     return parts
 
 
-def _precision(run: Run) -> str:
-    """The standard error of the test accuracy: sqrt(p (1 - p) / n)."""
-    evaluated = run.stages.get("evaluate")
-    if evaluated is None or "test_top1" not in evaluated.result:
-        return ""
-    images, right = evaluated.result["test_images"], evaluated.result["test_top1"] / 100
-    error = 100 * (right * (1 - right) / images) ** 0.5
-    return f" With {images:,} test images, the standard error is {error:.1f} points."
+def _against_scratch(run: Run, results: dict[str, dict[str, Any]]) -> list[Block]:
+    curves = {
+        title: run.stages[name].series("test", "top1")
+        for name, title in (("finetune", "pre-trained"), ("scratch", "from scratch"))
+    }
+    tuned, scratch = (results[name]["test_top1"] for name in ("finetune", "scratch"))
+    answer = str(judge_stages(results))
+    return [
+        f"{answer[0].upper()}{answer[1:]}.",
+        f"The same model, labels and number of steps: {tuned:.1f} % pre-trained, {scratch:.1f} % "
+        "from scratch.",
+        Picture(
+            "scratch",
+            figures.draw_curves({"test accuracy in %": curves}, width=6, height=3),
+            "After each epoch. The last point is the result.",
+        ),
+    ]
 
 
 def _curves(run: Run) -> list[Block]:
@@ -155,20 +165,27 @@ def _curves(run: Run) -> list[Block]:
             Picture(
                 f"curves_{name}",
                 figures.draw_curves(quantities),
-                _advice(name),
+                _explain_curves(run, name),
                 wide=True,
             )
         )
     return parts
 
 
-def _advice(name: str) -> str:
+_PRETRAINING_CURVES = {
+    "dino": "A small drop in the loss is normal. Mutual information measures how much the "
+    "teacher's output says about the image; near zero means collapse.",
+    "lejepa": "The prediction loss measures how far apart the views of an image are, the statistic "
+    "how far the projections are from a Gaussian (about 1 if they are one); a large statistic "
+    "means collapse.",
+    "mae": "The loss on masked patches is 1 for a model that predicts each patch's mean.",
+}
+
+
+def _explain_curves(run: Run, name: str) -> str:
     title = STAGES[name].capitalize()
     if name == "pretrain":
-        return (
-            f"{title}. A small drop in the loss is normal. Mutual information measures how much "
-            "the teacher's output says about the image; near zero means collapse."
-        )
+        return f"{title}. {_PRETRAINING_CURVES[run.config.pretrain.objective]}"
     return (
         f"{title}. The training loss is computed on mixed and augmented "
         "images, so it is usually higher than the test loss."

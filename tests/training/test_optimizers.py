@@ -76,6 +76,19 @@ def test_adamw_uses_its_epsilon():
         np.testing.assert_allclose(result[name], expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("rule", ["adamw", "sgd", "lars"])
+def test_rate_factors_scale_the_steps_of_single_parameters(rule):
+    """One step from the same state; a parameter without a factor moves as before."""
+    first = next(iter(parameters()))
+    scaled = run(make_optimizer(rule, rate_factors={first: 0.25}), 1)
+    plain = run(make_optimizer(rule), 1)
+    for name, start in parameters().items():
+        factor = 0.25 if name == first else 1.0
+        np.testing.assert_allclose(
+            scaled[name] - start, factor * (plain[name] - start), rtol=2e-5, atol=1e-7
+        )
+
+
 @pytest.mark.parametrize("share", [0.5, 2.0])
 def test_global_clipping_scales_all_gradients(share):
     """By one factor for all, and only if their joint norm exceeds the limit."""

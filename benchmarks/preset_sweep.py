@@ -1,0 +1,177 @@
+"""Chooses a preset's settings on validation images: `python -m benchmarks.preset_sweep PRESET`.
+
+Pre-trains with each variation of the preset and fine-tunes the result, fine-tunes the preset's own
+pre-training with further variations, and trains from scratch with others, always on the preset's
+labels. A fifth of the training images is held out; every figure is the accuracy on those, and the
+test images are never looked at. The same command again resumes in the same --workdir.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ml_collections import ConfigDict
+
+from benchmarks.origin import origin
+from smallvit_jax.command.flags import load_config
+from smallvit_jax.config.values import set_from_text
+from smallvit_jax.jobs import finetune, pretrain
+from smallvit_jax.plans.data_and_model import DatasetReader
+from smallvit_jax.process.terminal import print_table
+from smallvit_jax.workdir.environment import environment
+from smallvit_jax.workdir.metrics import read_metrics
+
+HELD_OUT = 0.2
+
+
+class Sweep(NamedTuple):
+    """Variations of a preset, each like "FIELD=VALUE+FIELD=VALUE"; "" is the preset itself."""
+
+    config: str
+    pretrain: tuple[str, ...]
+    finetune: tuple[str, ...]
+    scratch: tuple[str, ...]
+
+
+_LR, _BATCH = "pretrain.optimizer.base_lr", "pretrain.batch_size"
+_VIEWS, _TUNE, _AUGMENT = "pretrain.views", "finetune.optimizer.lr", "finetune.augment"
+_TUNED_DINO = (
+    "pretrain.objective=dino+pretrain.teacher.momentum=0.99+pretrain.teacher.drop_path=false"
+    "+pretrain.optimizer.clip_global=0+pretrain.optimizer.clip=3"
+    "+pretrain.optimizer.weight_decay_end=0.4"
+)
+_PLAIN = f"{_AUGMENT}.mix=0+{_AUGMENT}.policy=none+{_AUGMENT}.erase=0"
+
+SWEEPS = {
+    "quickstart": Sweep(
+        "configs/quickstart.py",
+        pretrain=(
+            "",
+            f"{_LR}=0.008",
+            f"{_LR}=0.016",
+            f"{_BATCH}=32",
+            f"{_VIEWS}.local_crops=2",
+            f"{_VIEWS}.local_crops=8",
+            f"{_VIEWS}.local_scale=0.3,0.6",
+            "pretrain.lejepa.weight=0.02",
+            "pretrain.lejepa.weight=0.1",
+            f"{_TUNED_DINO}+{_LR}=0.004",
+            f"{_TUNED_DINO}+{_LR}=0.008",
+            f"pretrain.objective=mae+{_LR}=0.008",
+        ),
+        finetune=(
+            "finetune.head_init=random+finetune.layer_decay=1+finetune.optimizer.lr=0.001",
+            f"{_TUNE}=0.001",
+            f"{_TUNE}=0.0003",
+            f"{_TUNE}=0.0001",
+            f"{_TUNE}=0.00001",
+            "finetune.layer_decay=1",
+            f"{_AUGMENT}.crop_padding=0",
+            f"{_AUGMENT}.crop_padding=2",
+            _PLAIN,
+        ),
+        scratch=(
+            f"{_TUNE}=0.0005",
+            f"{_TUNE}=0.001",
+            f"{_TUNE}=0.002",
+            f"{_TUNE}=0.004",
+            f"{_TUNE}=0.002+{_AUGMENT}.crop_padding=0",
+            f"{_TUNE}=0.002+{_AUGMENT}.crop_padding=2",
+            f"{_TUNE}=0.002+{_AUGMENT}.erase=0.25",
+            f"{_TUNE}=0.002+{_PLAIN}",
+            f"{_TUNE}=0.002+finetune.epochs=20",
+        ),
+    ),
+}
+
+
+def run_sweep(
+    sweep: Sweep, seeds: Sequence[int], workdir: Path, reader: DatasetReader
+) -> Iterator[dict[str, Any]]:
+    """Yields a row for each variation and seed, the preset itself first."""
+    for seed in seeds:
+        base = workdir / "pretrain-preset" / f"seed-{seed}"
+        for i, variation in enumerate(sweep.pretrain):
+            config = vary(sweep.config, variation, seed)
+            folder = base if not variation else workdir / f"pretrain-{i}" / f"seed-{seed}"
+            learned = pretrain.run(config, folder / "pretrain", reader)
+            yield {
+                "part": "pretrain",
+                "rankme": learned["rankme_after"],
+                "seconds_pretraining": learned["seconds"],
+                **_tune(config, folder / "finetune", reader, folder / "pretrain"),
+            } | {"variation": variation, "seed": seed}
+        for part, start in (("finetune", base / "pretrain"), ("scratch", None)):
+            for i, variation in enumerate(getattr(sweep, part)):
+                config = vary(sweep.config, variation, seed)
+                folder = workdir / f"{part}-{i}" / f"seed-{seed}"
+                figures = _tune(config, folder, reader, start)
+                yield {"part": part, "variation": variation, "seed": seed, **figures}
+
+
+def vary(path: str, variation: str, seed: int) -> ConfigDict:
+    """Returns the preset's config with a variation's fields and a part held out."""
+    config = load_config(path)
+    config.seed = seed
+    config.dataset.validation_fraction = HELD_OUT
+    config.pretrain.knn_every = 0  # it would look at the test images
+    for assignment in filter(None, variation.split("+")):
+        field, value = assignment.split("=")
+        set_from_text(config, field, value)
+    return config
+
+
+def _tune(config: ConfigDict, folder: Path, reader: DatasetReader, start: Path | None):
+    result = finetune.run(config, folder, reader, init_from=start)
+    first = next(row for row in read_metrics(folder) if row["split"] == "validation")
+    return {
+        "probe": first["top1"] if first["step"] == 0 else None,
+        "accuracy": result["validation_top1"],
+        "seconds": result["seconds"],
+    }
+
+
+def summarize(rows: Sequence[dict[str, Any]]) -> list[tuple[str, ...]]:
+    """A row for each variation: its mean accuracy over seeds, and that of the probe."""
+    table: list[tuple[str, ...]] = [("part", "variation", "probe", "accuracy")]
+    for part, variation in dict.fromkeys((row["part"], row["variation"]) for row in rows):
+        here = [row for row in rows if (row["part"], row["variation"]) == (part, variation)]
+        cells = []
+        for name in ("probe", "accuracy"):
+            values = [row[name] for row in here if row[name] is not None]
+            cells.append(f"{statistics.mean(values):.1f}" if values else "")
+        table.append((part, variation or "the preset", *cells))
+    return table
+
+
+def main() -> int:
+    """Runs a sweep, prints its table and writes every row as JSON."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("preset", choices=SWEEPS)
+    parser.add_argument("--seeds", default="0,1,2")
+    parser.add_argument("--workdir", type=Path, required=True)
+    parser.add_argument("--data_dir")
+    parser.add_argument("--out", type=Path, help="JSON file to write the results to")
+    args = parser.parse_args()
+    warnings.simplefilter("ignore")
+    rows = []
+    seeds = [int(seed) for seed in args.seeds.split(",")]
+    for row in run_sweep(SWEEPS[args.preset], seeds, args.workdir, DatasetReader(args.data_dir)):
+        rows.append(row)
+        if args.out:
+            result = origin("benchmarks.preset_sweep", sys.argv[1:]) | {
+                "machine": environment(),
+                "rows": rows,
+            }
+            args.out.write_text(json.dumps(result, indent=1) + "\n")
+    print_table(f"{args.preset}: accuracy in % on held-out training images", summarize(rows))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
