@@ -102,7 +102,6 @@ def run_sweep(
             learned = pretrain.run(config, folder / "pretrain", reader)
             yield {
                 "part": "pretrain",
-                "rankme": learned["rankme_after"],
                 "seconds_pretraining": learned["seconds"],
                 **_tune(config, folder / "finetune", reader, folder / "pretrain"),
             } | {"variation": variation, "seed": seed}

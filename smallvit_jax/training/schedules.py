@@ -48,21 +48,20 @@ def teacher_temperature(
 
 
 def fit_warmup(warmup_epochs: float, epochs: int, field: str, *, whole: bool = False) -> float:
-    """Returns the warmup in epochs, reduced to a tenth of the run if the run is too short for it.
+    """Returns the warmup in epochs, but at most a third of the run.
 
-    Warns if it does, naming `field`; the reference fails an assertion instead. `whole` rounds up to
-    whole epochs.
+    Warns if it is shortened, naming `field`; the reference fails an assertion if the warmup is
+    longer than the run. `whole` rounds up to whole epochs.
     """
-    if warmup_epochs < epochs or warmup_epochs == 0:
+    longest = math.ceil(epochs / 3) if whole else epochs / 3
+    if warmup_epochs <= longest:
         return warmup_epochs
-    fitted = math.ceil(epochs / 10) if whole else epochs / 10
-    if fitted == warmup_epochs:
-        return fitted
     warnings.warn(
-        f"{epochs} epochs are too few for {field} = {warmup_epochs}; using {fitted:g} instead",
+        f"{epochs} epochs are too few for {field} = {warmup_epochs}; using {longest:.3g}, a third "
+        "of them",
         stacklevel=2,
     )
-    return fitted
+    return longest
 
 
 def _check_room(total_steps: int, warmup_steps: int) -> None:

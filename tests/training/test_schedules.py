@@ -36,10 +36,14 @@ def test_base_rate_occurs_twice_at_the_end_of_warmup():
     assert values[2909] == values[2910] == 2e-4
 
 
-def test_short_runs_shorten_their_warmup_and_warn():
-    with pytest.warns(UserWarning, match=r"20 epochs are too few for x = 30; using 2 instead"):
-        assert schedules.fit_warmup(30, 20, "x") == 2
-    assert schedules.fit_warmup(30, 31, "x") == 30
-    with pytest.warns(UserWarning, match="using 1 instead"):
-        assert schedules.fit_warmup(10, 3, "x", whole=True) == 1
+def test_warmup_takes_at_most_a_third_of_the_run():
+    with pytest.warns(UserWarning, match=r"20 epochs are too few for x = 30; using 6.67, a third"):
+        assert schedules.fit_warmup(30, 20, "x") == 20 / 3
+    assert schedules.fit_warmup(30, 90, "x") == 30
+    with pytest.warns(UserWarning, match="using 29.7"):
+        assert schedules.fit_warmup(30, 89, "x") == 89 / 3
+    with pytest.warns(UserWarning, match="using 1, a third"):
+        assert schedules.fit_warmup(2, 3, "x", whole=True) == 1
+    with pytest.warns(UserWarning, match="using 2, a third"):
+        assert schedules.fit_warmup(10, 4, "x", whole=True) == 2
     assert len(schedules.teacher_temperature(0.04, 0.07, 10, 3, 2)) == 6
