@@ -6,6 +6,7 @@ See docs/speed.md for the meaning of each figure.
 """
 
 import argparse
+import itertools
 import json
 import sys
 import tempfile
@@ -108,6 +109,7 @@ def _first_step(
         "runtime.precision": about["precision"],
         "runtime.checkpoint_every": 1,
         "runtime.compilation_cache": folder / "cache",
+        "pretrain.objective": about.get("objective", "dino"),
     }
     start = time.perf_counter()
     process, log = session.start(
@@ -207,20 +209,26 @@ def plan(args: argparse.Namespace) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yields what to measure, in order: each figure with its settings."""
     if "help" in args.only:
         yield "help", {}
-    for model in args.models:
-        for stage in args.stages:
-            for batch in args.batch:
-                for precision in args.precision:
-                    about = dict(model=model, stage=stage, batch=batch, precision=precision)
-                    for figure in args.only:
-                        if figure == "feed" and stage != "finetune":
-                            continue
-                        ours_alone = figure == "peer" and not _has_torch()
-                        again = figure == "augment" and (
-                            precision != args.precision[0] or model != args.models[0]
-                        )
-                        if figure != "help" and not ours_alone and not again:
-                            yield figure, about
+    stages: list[dict[str, str]] = []
+    for stage in args.stages:
+        others = [objective for objective in args.objectives if objective != "dino"]
+        if stage != "pretrain" or "dino" in args.objectives:
+            stages.append({"stage": stage})
+        if stage == "pretrain":
+            stages += [{"stage": stage, "objective": objective} for objective in others]
+    for model, stage, batch, precision in itertools.product(
+        args.models, stages, args.batch, args.precision
+    ):
+        about = {"model": model, **stage, "batch": batch, "precision": precision}
+        for figure in args.only:
+            if figure == "feed" and stage["stage"] != "finetune":
+                continue
+            ours_alone = figure == "peer" and ("objective" in stage or not _has_torch())
+            again = figure == "augment" and (
+                precision != args.precision[0] or model != args.models[0]
+            )
+            if figure != "help" and not ours_alone and not again:
+                yield figure, about
 
 
 def _has_torch() -> bool:
@@ -235,6 +243,9 @@ def parse(words: Sequence[str] | None) -> argparse.Namespace:
     numbers = lambda text: [int(word) for word in text.split(",")]  # noqa: E731
     parser.add_argument("--models", type=listed, default=["vit"], help="from vit,swin,cait")
     parser.add_argument("--stages", type=listed, default=["pretrain", "finetune"])
+    parser.add_argument(
+        "--objectives", type=listed, default=["dino"], help="of pre-training: dino,lejepa,mae"
+    )
     parser.add_argument("--batch", type=numbers, help="default: 16 on a CPU, otherwise 256")
     parser.add_argument("--precision", type=listed, help="default: float32, on a GPU also bfloat16")
     parser.add_argument(

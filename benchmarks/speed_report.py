@@ -71,7 +71,7 @@ def tables(result: dict[str, Any]) -> Iterator[Table]:
 
 
 def _about(figure: dict[str, Any]) -> str:
-    names = ("model", "stage", "batch", "precision")
+    names = ("model", "stage", "objective", "batch", "precision")
     return " ".join(str(figure[name]) for name in names if name in figure)
 
 

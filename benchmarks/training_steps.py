@@ -51,14 +51,18 @@ class TrainingSteps:
     update: Callable
 
 
-def make_config(model: str, stage: str, batch_size: int, **options: Any) -> ConfigDict:
+def make_config(
+    model: str, stage: str, batch_size: int, objective: str = "dino", **options: Any
+) -> ConfigDict:
     """The reference's recipe for CIFAR-10 with the given model and batch size.
 
-    `options` are fields of `config.model`, for small models in tests.
+    `objective` is pre-training's; `options` are fields of `config.model`, for small models in
+    tests.
     """
     config = default_config()
     config.job = stage
     config.model.name, config.dataset.name = model, "cifar10"
+    config.pretrain.objective = objective
     config[stage].batch_size = batch_size
     for name, value in options.items():
         config.model[name] = value
