@@ -16,6 +16,7 @@ from smallvit_jax.checkpoints.loading import check_same_model
 from smallvit_jax.checkpoints.store import read_params_and_meta
 from smallvit_jax.config.jobs import JOBS
 from smallvit_jax.config.tree import part_of
+from smallvit_jax.errors import UserError
 from smallvit_jax.evaluation.forward import Forward
 from smallvit_jax.evaluation.neighbors import knn_accuracy
 from smallvit_jax.evaluation.rank import rankme
@@ -54,7 +55,7 @@ def run(config: ConfigDict, workdir: Path, reader: DatasetReader) -> dict[str, A
     state = objective.initial_state()
     start = config.pretrain.init_from
     if start and not holds_checkpoint(workdir):  # else it resumes from its own checkpoint
-        state = load_networks(state, start, options)
+        state = load_networks(state, start, options, config.pretrain.objective)
         print(f"restored the networks from {start}; optimizer state reset")
     before = jax.device_get(objective.backbone(state))
     with make_source(*images, order, mesh, r.data_placement, r.steps_per_dispatch) as source:
@@ -68,7 +69,11 @@ def run(config: ConfigDict, workdir: Path, reader: DatasetReader) -> dict[str, A
                 steps_per_epoch=order.steps_per_epoch,
                 batch_size=order.batch_size,
                 params_of=objective.backbone,
-                meta={"model": options, **describe_data(data.info)},
+                meta={
+                    "model": options,
+                    "objective": config.pretrain.objective,
+                    **describe_data(data.info),
+                },
                 evaluate=FeatureEvaluator(config, data, images, backbone, objective, mesh),
                 warn_about=objective.describe_collapse,
             ),
@@ -91,14 +96,21 @@ def build_objective(
     return create_objective(config, backbone, views, dtype, key)
 
 
-def load_networks(state: Any, path: str | Path, options: dict[str, Any]) -> Any:
+def load_networks(state: Any, path: str | Path, options: dict[str, Any], objective: str) -> Any:
     """Returns `state` with everything but the step and the optimizer of an earlier pre-training.
 
     `options` are the model's. Raises `UserError` if there is no valid checkpoint, or if it has
-    another model or objective, listing the options or arrays that differ.
+    another objective, another model or other arrays, listing the options or arrays that differ.
     """
     arrays, meta = read_params_and_meta(path, item="state")
-    check_same_model(meta["model"], options, f"pretrain.init_from={path}")
+    source = f"pretrain.init_from={path}"
+    theirs = meta.get("objective", "dino")
+    if theirs != objective:
+        raise UserError(
+            f"{source} was pre-trained with the objective {theirs}, but pretrain.objective is "
+            f"{objective}; choose the same one"
+        )
+    check_same_model(meta["model"], options, source)
     loaded = state._asdict()
     del loaded["step"], loaded["optimizer"]
     leaves = flatten(loaded)
@@ -107,7 +119,7 @@ def load_networks(state: Any, path: str | Path, options: dict[str, Any]) -> Any:
         for name, row in meta["arrays"]["state"].items()
         if name.split(".")[0] not in ("step", "optimizer")
     }
-    check_fits(table, leaves, f"pretrain.init_from={path}")
+    check_fits(table, leaves, source)
     values = [jnp.asarray(arrays[name]) for name in leaves]
     return state._replace(**jax.tree.unflatten(jax.tree.structure(loaded), values))
 

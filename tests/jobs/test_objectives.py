@@ -99,6 +99,13 @@ def test_mae_that_learns_nothing_is_noticed(tmp_path, capsys):
     assert "warning: Collapse: masked patches are predicted no better" in capsys.readouterr().err
 
 
+def test_networks_of_another_objective_are_refused(tiny_recipe, tmp_path, capsys):
+    start = tiny_recipe.folder / "pretrain"
+    assert run_job("pretrain", tmp_path, **LEJEPA, pretrain__init_from=start) == 2
+    sentence = "was pre-trained with the objective dino, but pretrain.objective is lejepa"
+    assert sentence in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
