@@ -13,10 +13,11 @@ ROOT = Path(__file__).parents[1]
 
 def origin(module: str, words: Sequence[str]) -> dict[str, Any]:
     """The code version, command and date of the figures that `python -m module words` measures."""
+    changed = _git("status", "--porcelain", "--", "smallvit_jax", "configs", "benchmarks/*.py")
     return {
         "command": shlex.join(["python", "-m", module, *words]),
         "commit": _git("rev-parse", "--short", "HEAD") or "unknown",
-        "changed_files": len(_git("status", "--porcelain", "--", "smallvit_jax").splitlines()),
+        "changed_files": len(changed.splitlines()),
         "date": datetime.date.today().isoformat(),
         "processor": _processor(),
     }

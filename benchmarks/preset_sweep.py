@@ -3,7 +3,7 @@
 Pre-trains with each variation of the preset and fine-tunes the result, fine-tunes the preset's own
 pre-training with further variations, and trains from scratch with others, always on the preset's
 labels. A fifth of the training images is held out; every figure is the accuracy on those, and the
-test images are never looked at. The same command again resumes in the same --workdir.
+test images are not used. The same command again resumes in the same --workdir.
 """
 
 import argparse
@@ -11,6 +11,7 @@ import json
 import statistics
 import sys
 import warnings
+import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -95,10 +96,10 @@ def run_sweep(
 ) -> Iterator[dict[str, Any]]:
     """Yields a row for each variation and seed, the preset itself first."""
     for seed in seeds:
-        base = workdir / "pretrain-preset" / f"seed-{seed}"
-        for i, variation in enumerate(sweep.pretrain):
+        base = _folder(workdir, "pretrain", "", seed)
+        for variation in sweep.pretrain:
             config = vary(sweep.config, variation, seed)
-            folder = base if not variation else workdir / f"pretrain-{i}" / f"seed-{seed}"
+            folder = _folder(workdir, "pretrain", variation, seed)
             learned = pretrain.run(config, folder / "pretrain", reader)
             yield {
                 "part": "pretrain",
@@ -106,16 +107,21 @@ def run_sweep(
                 **_tune(config, folder / "finetune", reader, folder / "pretrain"),
             } | {"variation": variation, "seed": seed}
         for part, start in (("finetune", base / "pretrain"), ("scratch", None)):
-            for i, variation in enumerate(getattr(sweep, part)):
+            for variation in getattr(sweep, part):
                 config = vary(sweep.config, variation, seed)
-                folder = workdir / f"{part}-{i}" / f"seed-{seed}"
-                figures = _tune(config, folder, reader, start)
+                figures = _tune(config, _folder(workdir, part, variation, seed), reader, start)
                 yield {"part": part, "variation": variation, "seed": seed, **figures}
+
+
+def _folder(workdir: Path, part: str, variation: str, seed: int) -> Path:
+    """A folder of its own for each variation; adding variations changes no names."""
+    return workdir / f"{part}-{zlib.crc32(variation.encode()):08x}" / f"seed-{seed}"
 
 
 def vary(path: str, variation: str, seed: int) -> ConfigDict:
     """Returns the preset's config with a variation's fields and a part held out."""
     config = load_config(path)
+    config.finetune.optimizer.scratch_lr = None  # variations set lr
     config.seed = seed
     config.dataset.validation_fraction = HELD_OUT
     config.pretrain.knn_every = 0  # it would look at the test images

@@ -20,6 +20,7 @@ from benchmarks.origin import origin
 from benchmarks.processes import ROOT, MeasurementError, Session, is_running, wait
 from benchmarks.synthetic_data import write_cifar10
 from benchmarks.timing import summarize, summarize_ratio
+from smallvit_jax.config.choices import OBJECTIVES
 
 FIGURES = ("help", "step", "augment", "loop", "start", "peer", "feed", "unrolled")
 
@@ -244,7 +245,7 @@ def parse(words: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--models", type=listed, default=["vit"], help="from vit,swin,cait")
     parser.add_argument("--stages", type=listed, default=["pretrain", "finetune"])
     parser.add_argument(
-        "--objectives", type=listed, default=["dino"], help="of pre-training: dino,lejepa,mae"
+        "--objectives", type=listed, default=["dino"], help=f"from {','.join(OBJECTIVES)}"
     )
     parser.add_argument("--batch", type=numbers, help="default: 16 on a CPU, otherwise 256")
     parser.add_argument("--precision", type=listed, help="default: float32, on a GPU also bfloat16")
@@ -257,10 +258,14 @@ def parse(words: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, help="default: ./speed_<device>.json")
     parser.add_argument("--table", type=Path, nargs="+", help="only print results as Markdown")
     args = parser.parse_args(words)
-    if unknown := set(args.only) - set(FIGURES):
-        parser.error(
-            f"--only={','.join(sorted(unknown))} is unknown; choose from {','.join(FIGURES)}"
-        )
+    for name, given, known in (
+        ("objectives", args.objectives, OBJECTIVES),
+        ("only", args.only, FIGURES),
+    ):
+        if unknown := set(given) - set(known):
+            parser.error(
+                f"--{name}={','.join(sorted(unknown))} is unknown; choose from {','.join(known)}"
+            )
     return args
 
 

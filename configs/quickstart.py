@@ -20,7 +20,7 @@ def get_config():
     config.job = "recipe"
     make_narrow(config)  # a model that learns within minutes on a laptop
     config.dataset.name = "digits"  # comes with scikit-learn
-    config.dataset.labels_per_class = 2  # with 10 or more labels, pre-training no longer helps here
+    config.dataset.labels_per_class = 2  # as if labels were expensive
     config.recipe.from_scratch = True  # shows whether pre-training helped
 
     config.model.patch_size = 4  # 16 tokens; 2 would be four times as slow
@@ -40,14 +40,14 @@ def get_config():
     pretrain.views.solarize = 0.0  # would turn strokes into their outlines
 
     finetune = config.finetune
-    finetune.head_init = "probe"
-    finetune.layer_decay = 0.65
+    finetune.head_init = "probe"  # with so few labels, a probe is hard to improve on
+    finetune.layer_decay = 0.65  # and most of what was learned should stay
     finetune.batch_size = 16  # of 20 labeled images; splits evenly over up to 16 devices
     finetune.epochs = 10  # times 30 passes over 20 images: 370 steps
     finetune.passes_per_epoch = 30  # with one step per epoch, most time would go to evaluation
     finetune.optimizer.lr = 3e-5  # the probe is good already, and 20 labels are easily overfitted
     finetune.optimizer.warmup_epochs = 1  # a tenth, as in the reference
-    config.recipe.scratch_lr = 2e-3
+    finetune.optimizer.scratch_lr = 2e-3  # the best from scratch
     finetune.augment.flip = 0.0  # a mirrored digit is not a digit
     finetune.augment.crop_padding = 1  # a stroke wide
     finetune.augment.erase = 0.0  # a digit without a stroke may be another digit

@@ -52,7 +52,7 @@ INITS = {
 
 OBJECTIVES = {
     "dino": "self-distillation, as in the reference",
-    "lejepa": "view prediction held to a Gaussian; learns more per image in short runs",
+    "lejepa": "view prediction with projections kept Gaussian; learns more per image in short runs",
     "mae": "masked autoencoding, for a vit; a fraction of the compute per image",
 }
 HEAD_INITS = {

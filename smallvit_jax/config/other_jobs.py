@@ -1,6 +1,6 @@
 """Config fields of all jobs other than pre-training and fine-tuning."""
 
-from smallvit_jax.config.field import Group, field, optional
+from smallvit_jax.config.field import Group, field
 from smallvit_jax.config.rules import (
     COUNTS,
     FRACTION,
@@ -17,12 +17,6 @@ from smallvit_jax.config.rules import (
 
 RECIPE: Group = {
     "from_scratch": field(False, "also train the same model without pre-training, for comparison"),
-    "scratch_lr": optional(
-        float,
-        "peak learning rate of that training, which usually needs a higher one",
-        "finetune.optimizer.lr",
-        POSITIVE,
-    ),
 }
 
 EVALUATE: Group = {

@@ -75,7 +75,7 @@ PRETRAIN: Group = {
         "out_dim": field(64, "dimensions of the projections", at_least(1)),
         "hidden_dim": field(256, "width of the projection MLP", at_least(1)),
         "directions": field(
-            256, "random directions of the statistic, drawn anew in each step", at_least(1)
+            256, "random directions of the statistic, redrawn in each step", at_least(1)
         ),
         "knots": field(17, "points at which it compares characteristic functions", at_least(2)),
     },
@@ -199,6 +199,9 @@ FINETUNE: Group = {
     "optimizer": {
         "name": field("adamw", "optimizer", one_of(*choices.OPTIMIZERS)),
         "lr": field(1e-3, "peak learning rate", POSITIVE),
+        "scratch_lr": optional(
+            float, "peak learning rate of training from scratch", "lr", POSITIVE
+        ),
         "min_lr": field(
             1e-6, "learning rate at the start of warmup and the end of the cosine", NOT_NEGATIVE
         ),

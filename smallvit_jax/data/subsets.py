@@ -143,3 +143,8 @@ def _check_classes(labels, classes, labels_per_class, class_names) -> None:
             f"no labeled training image of class {label}{name}; increase the first or the last, or "
             "lower the second"
         )
+
+
+def spread_out(indices: Int[np.ndarray, " count"], most: int) -> Int[np.ndarray, " chosen"]:
+    """Returns at most `most` of the indices, evenly spaced."""
+    return indices[:: max(1, -(-len(indices) // most))]

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-UNSEEN = 10.0  # how far below all others the logits of classes without labels are
+UNSEEN = 10.0  # how far below the smallest bias those of classes without labels are
 
 
 class Classifier(NamedTuple):

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-HARDLY_MOVED = 5.0  # percent
+HARDLY_MOVED = 5.0  # percent of the weights' norm; runs that learned something moved 15 and more
 
 
 class Verdict(NamedTuple):
@@ -43,39 +43,50 @@ def judge(pretrained: float, scratch: float, images: int) -> Verdict:
 
 def judge_stages(stages: Mapping[str, Mapping[str, Any]]) -> Verdict | None:
     """Judges the results of a recipe's stages; None if it was not trained from scratch as well."""
-    if "scratch" not in stages:
+    tuned, scratch = stages["finetune"], stages.get("scratch")
+    images = tuned.get("test_images") or stages.get("evaluate", {}).get("test_images")
+    if scratch is None or images is None:
         return None
-    tuned, scratch = stages["finetune"], stages["scratch"]
-    return judge(tuned["test_top1"], scratch["test_top1"], tuned["test_images"])
+    return judge(tuned["test_top1"], scratch["test_top1"], images)
 
 
 def advice(stages: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """What to know about the results of a recipe's stages, and what to try, in sentences."""
-    pretraining, tuned, verdict = stages["pretrain"], stages["finetune"], judge_stages(stages)
-    found = []
-    moved, probe = pretraining.get("weights_moved"), tuned.get("probe_test_top1")
-    if moved is not None and moved < HARDLY_MOVED:
-        found.append(
-            f"Pre-training hardly moved the weights ({moved:.1f} % of their norm): raise "
-            "pretrain.optimizer.base_lr or pretrain.epochs, or lower pretrain.batch_size."
-        )
-    if probe is not None and tuned["test_top1"] < probe:
-        found.append(
-            "Fine-tuning ended below its start, a probe on frozen features "
-            f"({tuned['test_top1']:.1f} % against {probe:.1f} %): lower finetune.optimizer.lr or "
-            "finetune.layer_decay."
-        )
+    pretraining, verdict = stages["pretrain"], judge_stages(stages)
+    found = pretraining_advice(pretraining) + finetuning_advice(stages["finetune"])
     if verdict is None or verdict.answer == "yes":
         return found
-    if pretraining.get("objective") == "dino":
+    if pretraining.get("objective", "dino") == "dino":
         found.append("In short runs, pretrain.objective=lejepa learns more from each image.")
     before, after = pretraining.get("knn_before"), pretraining.get("knn_after")
-    if before is not None and after <= before:
+    if before is not None and after is not None and after <= before:
         found.append(
             f"Pre-training did not improve the features (kNN {before:.1f} % before, {after:.1f} % "
             "after): raise pretrain.epochs."
         )
     if verdict.answer == "cannot tell":
         found.append("More test images or more seeds would narrow the uncertainty.")
-    found.append("The fewer images have labels, the more pre-training helps.")
     return found
+
+
+def pretraining_advice(result: Mapping[str, Any]) -> list[str]:
+    """Says so if pre-training, with this result, hardly moved the weights."""
+    moved = result.get("weights_moved")
+    if moved is None or moved >= HARDLY_MOVED:
+        return []
+    return [
+        f"Pre-training hardly moved the weights ({moved:.1f} % of their norm): raise "
+        "pretrain.optimizer.base_lr or pretrain.epochs, or lower pretrain.batch_size."
+    ]
+
+
+def finetuning_advice(result: Mapping[str, Any]) -> list[str]:
+    """Says so if fine-tuning, with this result, ended below the probe that it started from."""
+    probe = result.get("probe_test_top1")
+    if probe is None or result["test_top1"] >= probe:
+        return []
+    return [
+        "Fine-tuning ended below its start, a probe on frozen features "
+        f"({result['test_top1']:.1f} % against {probe:.1f} %): lower finetune.optimizer.lr or "
+        "finetune.layer_decay."
+    ]

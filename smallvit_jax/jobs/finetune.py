@@ -15,9 +15,11 @@ from smallvit_jax.augment.mixing import mix_batch
 from smallvit_jax.checkpoints.loading import load_backbone
 from smallvit_jax.config.jobs import JOBS
 from smallvit_jax.config.tree import part_of
+from smallvit_jax.data.subsets import spread_out
 from smallvit_jax.evaluation.accuracy import classification_figures
 from smallvit_jax.evaluation.forward import Forward
 from smallvit_jax.evaluation.logistic_probe import fit_classifier
+from smallvit_jax.evaluation.verdict import finetuning_advice
 from smallvit_jax.models import create_model
 from smallvit_jax.models.depth import layer_numbers
 from smallvit_jax.models.image_model import ImageModel
@@ -27,6 +29,7 @@ from smallvit_jax.objectives.supervised import initial_state, update
 from smallvit_jax.plans.data_and_model import Data, DatasetReader, LabeledImages, describe_data
 from smallvit_jax.plans.finetuning import make_plan
 from smallvit_jax.process import runtime
+from smallvit_jax.process.others import from_first_process
 from smallvit_jax.process.sharding import make_mesh, replicate
 from smallvit_jax.training import stage
 from smallvit_jax.training.optimizers import make_optimizer
@@ -57,9 +60,11 @@ def run(
     dtype = runtime.prepare(r.precision, r.compilation_cache)
     mesh = make_mesh()
     data = reader.load(config)
-    images, order, options, augment, schedule, settings = make_plan(config, data)
-    classifier = create_model(**options, dtype=dtype, remat=r.remat, seed=config.seed)
     start = init_from or config.finetune.init_from
+    images, order, options, augment, schedule, settings = make_plan(
+        config, data, from_scratch=not start
+    )
+    classifier = create_model(**options, dtype=dtype, remat=r.remat, seed=config.seed)
     probed = bool(start) and head_init(config, images.labels) == "probe"
     if start and not holds_checkpoint(workdir):  # else it resumes from its own checkpoint
         print(load_backbone(classifier, start, options))
@@ -94,7 +99,10 @@ def run(
             checkpoint_every=r.checkpoint_every,
             profile_steps=r.profile,
         )
-    return _write_result(workdir, config, data, str(start), outcome)
+    result = _write_result(workdir, config, data, str(start), outcome)
+    for sentence in finetuning_advice(result):
+        print(sentence)
+    return result
 
 
 def head_init(config: ConfigDict, labels: Int[np.ndarray, " labeled"]) -> str:
@@ -113,13 +121,15 @@ def set_head(classifier: ImageModel, labeled: LabeledImages, data: Data, forward
     Out-of-Distribution", ICLR 2022. The features of up to `STANDARDIZED_IMAGES` training images,
     which need no labels, standardize those of the labeled ones.
     """
-    everything = data.subsets.unlabeled
-    sample = data.train.images[everything[:: -(-len(everything) // STANDARDIZED_IMAGES)]]
+    sample = data.train.images[spread_out(data.subsets.unlabeled, STANDARDIZED_IMAGES)]
     arrays = get_arrays(classifier)
     features, all_features = (
         forward(arrays, images)["features"] for images in (labeled.images, sample)
     )
-    kernel, bias = fit_classifier(features, labeled.labels, all_features, data.info.num_classes)
+    kernel, bias = from_first_process(  # as the solver's last bits depend on the machine
+        fit_classifier(features, labeled.labels, all_features, data.info.num_classes)
+    )
+    print(f"the classifier starts from a probe on the features of {len(features):,} labeled images")
     set_arrays(classifier, arrays | {"head.kernel": kernel, "head.bias": bias})
 
 

@@ -16,10 +16,12 @@ from smallvit_jax.checkpoints.loading import check_same_model
 from smallvit_jax.checkpoints.store import read_params_and_meta
 from smallvit_jax.config.jobs import JOBS
 from smallvit_jax.config.tree import part_of
+from smallvit_jax.data.subsets import spread_out
 from smallvit_jax.errors import UserError
 from smallvit_jax.evaluation.forward import Forward
 from smallvit_jax.evaluation.neighbors import knn_accuracy
 from smallvit_jax.evaluation.rank import rankme
+from smallvit_jax.evaluation.verdict import pretraining_advice
 from smallvit_jax.models import create_model
 from smallvit_jax.models.image_model import ImageModel
 from smallvit_jax.models.parameters import Functional
@@ -57,7 +59,8 @@ def run(config: ConfigDict, workdir: Path, reader: DatasetReader) -> dict[str, A
     if start and not holds_checkpoint(workdir):  # else it resumes from its own checkpoint
         state = load_networks(state, start, options, config.pretrain.objective)
         print(f"restored the networks from {start}; optimizer state reset")
-    before = jax.device_get(objective.backbone(state))
+    resumed = bool(start) and holds_checkpoint(workdir)
+    before = None if resumed else jax.device_get(objective.backbone(state))
     with make_source(*images, order, mesh, r.data_placement, r.steps_per_dispatch) as source:
         outcome = stage.run_stage(
             stage.Stage(
@@ -84,8 +87,12 @@ def run(config: ConfigDict, workdir: Path, reader: DatasetReader) -> dict[str, A
             checkpoint_every=r.checkpoint_every,
             profile_steps=r.profile,
         )
-    moved = relative_change(before, jax.device_get(objective.backbone(outcome.state)))
-    return _write_result(workdir, config, data, objective, outcome, moved)
+    after = jax.device_get(objective.backbone(outcome.state))
+    moved = None if before is None else relative_change(before, after)
+    result = _write_result(workdir, config, data, objective, outcome, moved)
+    for sentence in pretraining_advice(result):
+        print(sentence)
+    return result
 
 
 def build_objective(
@@ -105,7 +112,7 @@ def load_networks(state: Any, path: str | Path, options: dict[str, Any], objecti
     arrays, meta = read_params_and_meta(path, item="state")
     source = f"pretrain.init_from={path}"
     theirs = meta.get("objective", "dino")
-    if theirs != objective:
+    if not meta["model"]["num_classes"] and theirs != objective:
         raise UserError(
             f"{source} was pre-trained with the objective {theirs}, but pretrain.objective is "
             f"{objective}; choose the same one"
@@ -190,22 +197,24 @@ class FeatureEvaluator:
         def features(images):
             return self._features(arrays, images)["features"]
 
+        everything = np.arange(len(self._images.labels))
+        sample = features(self._images.images[spread_out(everything, RANKED_IMAGES)])
+        ranked = {"features": {"rankme": rankme(sample)}}
         if not self._has_labels:
-            sample = self._images.images[:RANKED_IMAGES]
-            return {"features": {"rankme": rankme(features(sample))}}
-        bank, queries = features(self._images.images), features(self._test.images)
-        figures = {"top1": self._accuracy(bank, queries)}
-        if epochs_done == 0 and self._images.images.size * 4 <= MOST_RAW_BYTES:
+            return ranked
+        bank = self._images.images[self._labeled]
+        figures = {"top1": self._accuracy(features(bank), features(self._test.images))}
+        if epochs_done == 0 and bank.size * 4 <= MOST_RAW_BYTES:
             raw = (
-                split.images.reshape(len(split.images), -1).astype(np.float32) / 255
-                for split in (self._images, self._test)
+                images.reshape(len(images), -1).astype(np.float32) / 255
+                for images in (bank, self._test.images)
             )
             figures["raw_pixels"] = self._accuracy(*raw)
-        return {"knn": figures, "features": {"rankme": rankme(bank[:RANKED_IMAGES])}}
+        return {"knn": figures} | ranked
 
     def _accuracy(self, bank, queries) -> float:
         labels = self._images.labels[self._labeled]
-        return self._knn(bank[self._labeled], labels, queries, self._test.labels)
+        return self._knn(bank, labels, queries, self._test.labels)
 
 
 def _write_result(
@@ -214,7 +223,7 @@ def _write_result(
     data: Data,
     objective: Objective,
     outcome: stage.Outcome,
-    moved: float,
+    moved: float | None,
 ) -> dict[str, Any]:
     knn = [row for row in outcome.evaluations if row["split"] == "knn"]
     ranks = [row["rankme"] for row in outcome.evaluations if row["split"] == "features"]

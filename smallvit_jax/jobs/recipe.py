@@ -50,18 +50,11 @@ def _run_stages(
         config, workdir / "finetune", reader, init_from=workdir / "pretrain"
     )
     if config.recipe.from_scratch:
-        stages["scratch"] = finetune.run(_from_scratch(config), workdir / "scratch", reader)
+        stages["scratch"] = finetune.run(config, workdir / "scratch", reader)
     stages["evaluate"] = evaluate.run(
         config, workdir / "evaluate", reader, checkpoint=workdir / "finetune"
     )
     return stages
-
-
-def _from_scratch(config: ConfigDict) -> ConfigDict:
-    config = config.copy_and_resolve_references()
-    if config.recipe.scratch_lr is not None:
-        config.finetune.optimizer.lr = config.recipe.scratch_lr
-    return config
 
 
 # Results of the evaluation that are only in its own result.json.
@@ -78,7 +71,7 @@ def _sum_up(config: ConfigDict, stages: dict[str, Any]) -> dict[str, Any]:
         "test_top1": stages["evaluate"]["test_top1"],
         "test_top5": stages["evaluate"]["test_top5"],
         "linear_probe_top1": evaluation.get("linear_probe", {}).get("top1"),
-        "probe_test_top1": stages["finetune"]["probe_test_top1"],
+        "probe_test_top1": stages["finetune"].get("probe_test_top1"),
         "scratch_test_top1": stages.get("scratch", {}).get("test_top1"),
         "pretraining_helped": verdict and verdict._asdict(),
         "advice": advice(stages),
@@ -94,17 +87,17 @@ def _show(result: dict[str, Any], workdir: Path) -> None:
     labels = result["stages"]["finetune"]["labelled_images"]
     figures = {
         f"test accuracy, pre-trained and fine-tuned ({labels} labels)": result["test_top1"],
-        "test accuracy before fine-tuning, a probe": result["probe_test_top1"],
+        "test accuracy before fine-tuning, a probe": result.get("probe_test_top1"),
         "test accuracy, from scratch, same number of steps": result["scratch_test_top1"],
         "kNN accuracy after pre-training": result["knn_after"],
         "kNN accuracy before pre-training": result["knn_before"],
         "kNN accuracy on raw pixels": result["knn_raw_pixels"],
     }
     rows = [(text, f"{value:.1f} %") for text, value in figures.items() if value is not None]
-    if result["pretraining_helped"]:
-        rows.append(("did pre-training help?", str(Verdict(**result["pretraining_helped"]))))
+    if verdict := result.get("pretraining_helped"):
+        rows.append(("did pre-training help?", str(Verdict(**verdict))))
     rows.append(("time", f"{result['seconds']:.0f} s"))
     print_table(f"{result['dataset']}, seed {result['seed']}", rows)
-    for sentence in result["advice"]:
+    for sentence in result.get("advice", ()):
         print(f"  {sentence}")
     print(f"  results: {workdir}/result.json, models: {workdir}/{{pretrain,finetune}}")

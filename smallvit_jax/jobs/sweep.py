@@ -118,6 +118,7 @@ def _training(
     own = variant.config(config, config.seed)
     lr, decay = draw_setting(config, optimizer, number)
     o = own.finetune.optimizer
+    o.scratch_lr = None  # lr is what is drawn
     o.name, o.lr, o.weight_decay = optimizer, lr, decay
     return Training(
         name=f"{variant.name}, {optimizer}, learning rate {lr:.2g}, weight decay {decay:.2g}",

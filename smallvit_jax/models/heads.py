@@ -60,7 +60,7 @@ class ProjectionHead(nnx.Module):
     ):
         widths = (features, hidden_dim, hidden_dim, bottleneck_dim)
         self.linears = _linears(widths, init, dtype, rngs)
-        self.norms = _norms(hidden_dim if batch_norm else 0, dtype, rngs)
+        self.norms = _norms(hidden_dim, dtype, rngs) if batch_norm else nnx.List([])
         self.last_layer = WeightNormLinear(bottleneck_dim, out_dim, dtype=dtype, rngs=rngs)
 
     def __call__(
@@ -109,10 +109,9 @@ def _linears(widths: Sequence[int], init: str, dtype, rngs: nnx.Rngs) -> nnx.Lis
 
 
 def _norms(width: int, dtype, rngs: nnx.Rngs) -> nnx.List:
-    """Batch norms of the two hidden layers; none if the width is 0."""
+    """Batch norms of the two hidden layers."""
     return nnx.List(
-        nnx.BatchNorm(width, momentum=0.9, epsilon=1e-5, dtype=dtype, rngs=rngs)
-        for _ in range(2 if width else 0)
+        nnx.BatchNorm(width, momentum=0.9, epsilon=1e-5, dtype=dtype, rngs=rngs) for _ in range(2)
     )
 
 

@@ -4,7 +4,6 @@ import jax
 from ml_collections import ConfigDict
 
 from smallvit_jax.augment.views import ViewSettings
-from smallvit_jax.errors import check_choice
 from smallvit_jax.models.image_model import ImageModel
 from smallvit_jax.objectives.dino import Dino
 from smallvit_jax.objectives.lejepa import Lejepa
@@ -18,6 +17,4 @@ def create_objective(
     config: ConfigDict, backbone: ImageModel, views: ViewSettings, dtype, key: jax.Array
 ) -> Objective:
     """Builds the objective that `config.pretrain.objective` names; `key` initializes its head."""
-    name = config.pretrain.objective
-    check_choice("pretrain.objective", name, OBJECTIVES)
-    return OBJECTIVES[name](config, backbone, views, dtype, key)
+    return OBJECTIVES[config.pretrain.objective](config, backbone, views, dtype, key)

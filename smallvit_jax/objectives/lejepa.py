@@ -1,9 +1,9 @@
-"""LeJEPA: views of an image predict each other, and projections are held to a Gaussian.
+"""LeJEPA: views of an image predict each other, and projections are kept close to a Gaussian.
 
 Balestriero and LeCun, "LeJEPA: Provable and Scalable Self-Supervised Learning Without the
-Heuristics", 2025 (arXiv:2511.08544). There is no teacher: each view's projection is drawn to the
-mean of the image's global views, and SIGReg, a statistic on random directions, keeps the
-projections of a batch from collapsing.
+Heuristics", 2025 (arXiv:2511.08544). There is no teacher: each view's projection is pulled
+toward the mean of the image's global views, and SIGReg, a statistic on random directions, keeps
+the projections of a batch from collapsing.
 """
 
 import functools
@@ -21,17 +21,18 @@ from ml_collections import ConfigDict
 from smallvit_jax.augment.views import GLOBAL_VIEWS, ViewSettings
 from smallvit_jax.models.heads import Projector, ViewNetwork
 from smallvit_jax.models.image_model import ImageModel
-from smallvit_jax.models.parameters import Arrays, Functional
-from smallvit_jax.objectives.objective import Metrics, Objective, Views, backbone_arrays
+from smallvit_jax.models.parameters import Functional
+from smallvit_jax.objectives.objective import Metrics, TeacherlessObjective, Views
 from smallvit_jax.training.state import TrainState, descend
 
+SMALL_SPREAD, LARGE_SPREAD = 0.1, 2.0  # standard deviations of projections that call for a warning
 LARGEST_KNOT = 3.0  # the statistic compares characteristic functions on [0, 3]
 
 
-class Lejepa(Objective):
+class Lejepa(TeacherlessObjective):
     """LeJEPA, with the fields of `pretrain.lejepa`."""
 
-    reported = ("loss", "prediction", "statistic")
+    reported = ("loss", "prediction", "statistic", "spread")
 
     def __init__(
         self, config: ConfigDict, backbone: ImageModel, views: ViewSettings, dtype, key: jax.Array
@@ -47,10 +48,6 @@ class Lejepa(Objective):
             rngs=nnx.Rngs(key),
         )
         self.network = Functional(ViewNetwork(backbone, head))
-
-    def initial_state(self) -> TrainState:
-        """The newly initialized network."""
-        return TrainState.start(self.network.trainable, self.network.buffers, self.optimizer)
 
     def update(
         self,
@@ -69,31 +66,38 @@ class Lejepa(Objective):
                 params, state.buffers, views, train=True, rngs=nnx.Rngs(drop_key)
             )
             losses = lejepa_losses(projections, directions, p.knots, p.weight)
-            return losses.total, (losses, buffers)
+            spread = projections.std(axis=0).mean()
+            return losses.total, (losses, spread, buffers)
 
-        (_, (losses, buffers)), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.params)
+        found, gradients = jax.value_and_grad(loss_of, has_aux=True)(state.params)
+        losses, spread, buffers = found[1]
         metrics = {
             "loss": losses.total,
             "prediction": losses.prediction,
             "statistic": losses.statistic,
+            "spread": spread,
             "gradient_norm": optax.tree.norm(gradients),
         }
         return descend(state, gradients, buffers, schedule, self.optimizer), metrics
 
-    def backbone(self, state: TrainState) -> Arrays:
-        """Weights and batch statistics of the backbone."""
-        return backbone_arrays(state.params | state.buffers)
-
     def describe_collapse(self, means: Mapping[str, float]) -> str | None:
-        """Says so if the statistic is as large as that of projections which are all the same."""
+        """Says so if projections hardly differ, or are far wider than a standard normal."""
         p = self.config.pretrain
         constant = collapsed_statistic(p.batch_size, p.lejepa.knots)
-        if means["statistic"] < 0.5 * constant:
+        if means["statistic"] < 0.5 * constant or SMALL_SPREAD < means["spread"] < LARGE_SPREAD:
             return None
+        figures = (
+            f"standard deviation {means['spread']:.2g}, statistic {means['statistic']:.1f}, both "
+            "about 1 for a Gaussian"
+        )
+        if means["spread"] <= SMALL_SPREAD:
+            return (
+                f"Collapse: the projections of different images hardly differ ({figures}); raise "
+                "pretrain.lejepa.weight, or lower pretrain.optimizer.base_lr."
+            )
         return (
-            f"Collapse: the projections of different images hardly differ (statistic "
-            f"{means['statistic']:.1f}, {constant:.1f} if all are the same, about 1 if they are "
-            "Gaussian); raise pretrain.lejepa.weight, or lower pretrain.optimizer.base_lr."
+            f"The projections spread too far ({figures}); lower pretrain.optimizer.base_lr, or "
+            "raise pretrain.lejepa.weight."
         )
 
 

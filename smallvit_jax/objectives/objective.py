@@ -13,6 +13,7 @@ from smallvit_jax.augment.views import ViewSettings, multi_crop
 from smallvit_jax.models.parameters import Arrays, Functional
 from smallvit_jax.training.loop import Schedule
 from smallvit_jax.training.optimizers import make_optimizer
+from smallvit_jax.training.state import TrainState
 
 Views = Sequence[Float[Array, "batch _ _ _ 3"]]
 Metrics = dict[str, Float[Array, ""]]
@@ -42,6 +43,16 @@ class Objective(abc.ABC):
             o.name, clip=o.clip, clip_global=o.clip_global, freezable=freezable
         )
         self.config, self.view_settings = config, views
+
+    @staticmethod
+    def check(config: ConfigDict, options: Mapping[str, Any]) -> None:
+        """Raises `UserError` if a model with these options cannot learn from this objective."""
+        del config, options
+
+    @staticmethod
+    def adapt(views: ViewSettings) -> ViewSettings:
+        """Returns the settings of the views that this objective uses."""
+        return views
 
     @staticmethod
     def schedule(config: ConfigDict, steps_per_epoch: int) -> Schedule:
@@ -74,6 +85,18 @@ class Objective(abc.ABC):
     @abc.abstractmethod
     def describe_collapse(self, means: Mapping[str, float]) -> str | None:
         """Describes the collapse that an epoch's mean metrics show and what to try, or None."""
+
+
+class TeacherlessObjective(Objective):
+    """An objective whose only state is its network."""
+
+    def initial_state(self) -> TrainState:
+        """Returns the newly initialized network."""
+        return TrainState.start(self.network.trainable, self.network.buffers, self.optimizer)
+
+    def backbone(self, state: TrainState) -> Arrays:
+        """Returns the weights and batch statistics of the backbone."""
+        return backbone_arrays(state.params | state.buffers)
 
 
 def backbone_arrays(arrays: Mapping[str, jax.Array]) -> Arrays:

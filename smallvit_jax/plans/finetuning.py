@@ -28,7 +28,7 @@ class Plan(NamedTuple):
     drloc: DrlocSettings | None
 
 
-def make_plan(config: ConfigDict, data: Data) -> Plan:
+def make_plan(config: ConfigDict, data: Data, *, from_scratch: bool = False) -> Plan:
     """Plans fine-tuning; raises `UserError` if the config and dataset do not fit together."""
     f = config.finetune
     images = data.train.take(data.subsets.labeled)
@@ -45,7 +45,7 @@ def make_plan(config: ConfigDict, data: Data) -> Plan:
     if drloc:
         check_grid(drloc.weight, options)
     augment = augment_settings(config, data, options["image_size"])
-    schedule = make_schedule(config, order.steps_per_epoch)
+    schedule = make_schedule(config, order.steps_per_epoch, from_scratch=from_scratch)
     return Plan(images, order, options, augment, schedule, drloc)
 
 
@@ -59,14 +59,17 @@ def augment_settings(config: ConfigDict, data: Data, image_size: int) -> Augment
     return AugmentSettings(image_size=image_size, mean=data.info.mean, std=data.info.std, **augment)
 
 
-def make_schedule(config: ConfigDict, steps_per_epoch: int) -> Schedule:
+def make_schedule(
+    config: ConfigDict, steps_per_epoch: int, *, from_scratch: bool = False
+) -> Schedule:
     """Returns the schedules of fine-tuning: every value that changes with the step."""
     f, o = config.finetune, config.finetune.optimizer
     warmup = schedules.fit_warmup(o.warmup_epochs, f.epochs, "finetune.optimizer.warmup_epochs")
     steps = f.epochs * steps_per_epoch
+    rate = o.scratch_lr if from_scratch and o.scratch_lr is not None else o.lr
     schedule = {
         "learning_rate": schedules.warmup_cosine(
-            o.lr, o.min_lr, steps, round(warmup * steps_per_epoch)
+            rate, o.min_lr, steps, round(warmup * steps_per_epoch)
         ),
         "weight_decay": np.full(steps, o.weight_decay),
     }

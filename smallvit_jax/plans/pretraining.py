@@ -32,17 +32,22 @@ def make_plan(config: ConfigDict, data: Data) -> Plan:
     order = BatchOrder(len(images.labels), p.batch_size, config.seed, field="pretrain.batch_size")
     check_batch(order, make_mesh(), config.runtime.accumulate)
     options = model_options(config, data.spec)
+    OBJECTIVES[p.objective].check(config, options)
     views = view_settings(config, data, options["image_size"])
     _check_local_crops(views, options)
     return Plan(images, order, options, views, make_schedule(config, order.steps_per_epoch))
 
 
 def view_settings(config: ConfigDict, data: Data, image_size: int) -> ViewSettings:
-    """Returns the settings of `config.pretrain.views`; scales of None mean the dataset's."""
+    """Returns the settings of the views that the objective uses.
+
+    They are those of `config.pretrain.views`; scales of None mean the dataset's.
+    """
     views = dict(config.pretrain.views)
     for scale in ("global_scale", "local_scale"):
         views[scale] = views[scale] or getattr(data.spec, scale)
-    return ViewSettings(image_size=image_size, mean=data.info.mean, std=data.info.std, **views)
+    settings = ViewSettings(image_size=image_size, mean=data.info.mean, std=data.info.std, **views)
+    return OBJECTIVES[config.pretrain.objective].adapt(settings)
 
 
 def make_schedule(config: ConfigDict, steps_per_epoch: int) -> Schedule:

@@ -1,5 +1,7 @@
 """Coordination between the processes of one run."""
 
+from typing import Any
+
 import jax
 import numpy as np
 
@@ -11,6 +13,15 @@ def all_processes_agree(good: bool) -> bool:
     from jax.experimental import multihost_utils
 
     return bool(multihost_utils.process_allgather(np.asarray(good)).all())
+
+
+def from_first_process(values: Any) -> Any:
+    """Returns the first process's arrays in every process; all processes must call it."""
+    if jax.process_count() == 1:
+        return values
+    from jax.experimental import multihost_utils
+
+    return jax.device_get(multihost_utils.broadcast_one_to_all(values))
 
 
 def lost_another_process(error: Exception) -> bool:

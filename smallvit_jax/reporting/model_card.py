@@ -17,6 +17,9 @@ _FAMILIES = {"vit": "vision transformer (ViT)", "swin": "Swin transformer", "cai
 _MOST_CLASSES = 200  # listed by name
 # Settings that the card lists, by field in the stage's config group.
 _SETTINGS = {
+    "objective": "objective",
+    "head_init": "start of the classifier",
+    "layer_decay": "factor of the learning rate per block",
     "epochs": "epochs",
     "passes_per_epoch": "passes per epoch",
     "batch_size": "batch size",

@@ -42,9 +42,9 @@ def predict(run: Run, data: Data) -> Predictions:
 _VIEWS_ARE_FOR = {
     "dino": "Pre-training: the teacher sees the global views of an image, the student sees all "
     "views and learns to predict the teacher's output.",
-    "lejepa": "Pre-training: the projections of all views of an image are drawn to the mean of its "
-    "global views.",
-    "mae": "Pre-training: the model sees some patches of the first view and predicts the others.",
+    "lejepa": "Pre-training: the projections of all views of an image are pulled toward the mean "
+    "of its global views.",
+    "mae": "Pre-training: the model sees some patches of one view and predicts the others.",
 }
 
 

@@ -6,7 +6,12 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from smallvit_jax.config.jobs import STAGES
-from smallvit_jax.evaluation.verdict import advice, judge_stages
+from smallvit_jax.evaluation.verdict import (
+    advice,
+    finetuning_advice,
+    judge_stages,
+    pretraining_advice,
+)
 from smallvit_jax.plans.data_and_model import Data
 from smallvit_jax.reporting import figures, model_sections
 from smallvit_jax.reporting.page import Block, Code, PageContent, Picture, Section, Table
@@ -28,6 +33,8 @@ _TITLES = {
     "statistic": "statistic",
     "masked_loss": "loss on masked patches",
     "visible_loss": "loss on visible patches",
+    "constant_loss": "loss of a constant on masked patches",
+    "spread": "standard deviation of projections",
     "learning_rate": "learning rate",
     "weight_decay": "weight decay",
     "teacher_momentum": "teacher momentum",
@@ -73,6 +80,7 @@ def headline(run: Run) -> dict[str, str]:
     main = tuned or evaluated
     if main and "test_top1" in main.result:
         found["test accuracy"] = main.result["test_top1"]
+        found["test accuracy of the probe"] = main.result.get("probe_test_top1")
     if scratch:
         found["test accuracy, from scratch"] = scratch.result["test_top1"]
     if tuned and "validation_top1" in tuned.result:
@@ -125,8 +133,13 @@ def _pretraining(run: Run) -> list[Block]:
     if {"finetune", "scratch"} <= results.keys():
         parts += _against_scratch(run, results)
     if {"pretrain", "finetune"} <= results.keys():
-        parts += advice(results)
-    return parts
+        return parts + advice(results)
+    tuned = results.get("finetune")
+    return (
+        parts
+        + pretraining_advice(results.get("pretrain", {}))
+        + (finetuning_advice(tuned) if tuned else [])
+    )
 
 
 def _against_scratch(run: Run, results: dict[str, dict[str, Any]]) -> list[Block]:
@@ -135,15 +148,16 @@ def _against_scratch(run: Run, results: dict[str, dict[str, Any]]) -> list[Block
         for name, title in (("finetune", "pre-trained"), ("scratch", "from scratch"))
     }
     tuned, scratch = (results[name]["test_top1"] for name in ("finetune", "scratch"))
-    answer = str(judge_stages(results))
+    verdict = judge_stages(results)
+    answer = [] if verdict is None else [f"{str(verdict).capitalize()}."]
     return [
-        f"{answer[0].upper()}{answer[1:]}.",
+        *answer,
         f"The same model, labels and number of steps: {tuned:.1f} % pre-trained, {scratch:.1f} % "
         "from scratch.",
         Picture(
             "scratch",
             figures.draw_curves({"test accuracy in %": curves}, width=6, height=3),
-            "After each epoch. The last point is the result.",
+            "Over the epochs. The last point is the result.",
         ),
     ]
 
@@ -176,9 +190,9 @@ _PRETRAINING_CURVES = {
     "dino": "A small drop in the loss is normal. Mutual information measures how much the "
     "teacher's output says about the image; near zero means collapse.",
     "lejepa": "The prediction loss measures how far apart the views of an image are, the statistic "
-    "how far the projections are from a Gaussian (about 1 if they are one); a large statistic "
-    "means collapse.",
-    "mae": "The loss on masked patches is 1 for a model that predicts each patch's mean.",
+    "how far the projections are from a Gaussian (about 1 for a Gaussian); a large statistic and a "
+    "small standard deviation mean collapse.",
+    "mae": "A model that predicts the mean of each patch has the loss shown as that of a constant.",
 }
 
 

@@ -58,7 +58,7 @@ def fit_warmup(warmup_epochs: float, epochs: int, field: str, *, whole: bool = F
         return warmup_epochs
     warnings.warn(
         f"{epochs} epochs are too few for {field} = {warmup_epochs}; using {longest:.3g}, a third "
-        "of them",
+        f"of them{' rounded up' if whole else ''}",
         stacklevel=2,
     )
     return longest

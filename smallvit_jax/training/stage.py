@@ -161,7 +161,7 @@ def _continue(
             progress.note(_parameters(stage))
         recorder = _Recorder(stage, store, log, progress, stop, started)
         lost = active and recorder.evaluation_is_lost(start)  # the others have no log
-        if start == 0 or not all_processes_agree(not lost):
+        if not restored or not all_processes_agree(not lost):
             recorder.on_epoch_end(start // stage.steps_per_epoch, state)
         state = train_stage(state, listener=recorder)
         store.wait()

@@ -249,7 +249,7 @@ def test_help_and_version(capsys):
     assert main(["-h"]) == 0
     assert "pretrain.epochs=200 " in capsys.readouterr().out
     assert main(["--config=configs/quickstart.py", "--wrong", "stray", "--help"]) == 0
-    assert "pretrain.epochs=60 " in capsys.readouterr().out
+    assert "pretrain.epochs=72 " in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("words", [["--help"], ["--config", "configs/recipe.py", "--help"]])

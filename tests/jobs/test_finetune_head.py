@@ -1,5 +1,7 @@
 """Fine-tuning that starts from a probe, with lower rates for earlier layers."""
 
+import shutil
+
 import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
@@ -10,6 +12,7 @@ from smallvit_jax.augment.finetune import evaluation_batch
 from smallvit_jax.command.flags import read_flags, resolve
 from smallvit_jax.jobs.finetune import PROBE_LABELS, head_init
 from smallvit_jax.plans.data_and_model import DatasetReader
+from smallvit_jax.workdir.metrics import read_metrics as all_metrics
 from tests.support.tiny_jobs import command, read_checkpoint, read_json, read_metrics, run_job
 
 FEW = {"dataset__labels_per_class": 2, "finetune__batch_size": 16, "finetune__evaluate_every": 2}
@@ -45,6 +48,42 @@ def test_first_step_predicts_as_the_probe_does(tuned, tiny_recipe):
     rows = read_metrics(tuned, "test")
     assert [row["epoch"] for row in rows] == [0, 2]
     assert result["test_top1"] == rows[-1]["top1"] == pytest.approx(rows[0]["top1"], abs=0.3)
+
+
+def test_stop_before_the_first_step_repeats_no_evaluation(tiny_recipe, tmp_path):
+    """With validation images, the probe itself is saved as step 0."""
+    changes = FEW | {
+        "finetune__init_from": tiny_recipe.folder / "pretrain",
+        "finetune__head_init": "probe",
+        "dataset__validation_fraction": 0.2,
+    }
+    whole, resumed = tmp_path / "whole", tmp_path / "resumed"
+    assert run_job("finetune", whole, **changes) == 0
+    shutil.copytree(whole, resumed)
+    (resumed / "result.json").unlink()
+    for step in (resumed / "checkpoints").iterdir():
+        if step.name != "0":
+            shutil.rmtree(step)
+    assert (resumed / "checkpoints" / "0").is_dir()
+    assert run_job("finetune", resumed, **changes) == 0
+    expected, found = (
+        [(row["split"], row["step"]) for row in all_metrics(folder)] for folder in (whole, resumed)
+    )
+    assert found == expected
+    for name in ("probe_test_top1", "test_top1", "validation_top1"):
+        assert read_json(resumed / "result.json")[name] == read_json(whole / "result.json")[name]
+
+
+def test_rate_from_scratch_is_a_field_of_its_own(tiny_recipe, tmp_path):
+    rates = {"finetune__optimizer__lr": 1e-3, "finetune__optimizer__scratch_lr": 7e-3}
+    start = {"finetune__init_from": tiny_recipe.folder / "pretrain"}
+    assert run_job("finetune", tmp_path / "scratch", **FEW, **rates) == 0
+    assert run_job("finetune", tmp_path / "tuned", **FEW, **rates, **start) == 0
+    highest = {
+        name: max(row["learning_rate"] for row in read_metrics(tmp_path / name, "train"))
+        for name in ("scratch", "tuned")
+    }
+    assert highest["scratch"] == pytest.approx(7 * highest["tuned"], rel=0.01)
 
 
 def test_training_from_scratch_has_no_probe(tmp_path):

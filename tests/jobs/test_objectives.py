@@ -2,11 +2,21 @@
 
 import shutil
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from smallvit_jax.augment.views import ViewSettings
+from smallvit_jax.command.flags import read_flags, resolve
+from smallvit_jax.main import main
+from smallvit_jax.models import create_model
+from smallvit_jax.models.parameters import Functional
+from smallvit_jax.objectives import create_objective
 from tests.support.tiny_jobs import (
+    command,
     finish,
+    preset_command,
     read_checkpoint,
     read_json,
     read_metrics,
@@ -44,7 +54,18 @@ def test_stopped_run_resumes_to_the_same_bits(objective, tmp_path):
     for name, array in expected.items():
         np.testing.assert_array_equal(found[name], array, err_msg=name)
     result = read_json(whole / "result.json")
-    losses = {"lejepa": ("prediction", "statistic"), "mae": ("masked_loss", "visible_loss")}
+    losses = {
+        "lejepa": ("prediction", "statistic", "spread"),
+        "mae": ("masked_loss", "visible_loss", "constant_loss"),
+    }
+    start = Functional(create_model(**read_checkpoint(whole, "params")[1]["model"], seed=0))
+    end, _ = read_checkpoint(whole, "params")
+    matrices = [name for name, array in end.items() if array.ndim > 1]
+    moved, norm = (
+        np.sqrt(sum(np.sum(np.square(arrays[name])) for name in matrices))
+        for arrays in ({k: end[k] - start.trainable[k] for k in matrices}, start.trainable)
+    )
+    assert result["weights_moved"] == pytest.approx(100 * moved / norm, rel=1e-4)
     for name in ("loss", *losses[result["objective"]]):
         assert result[name] == read_metrics(whole, "train")[-1][name]
     assert 1 <= result["rankme_after"] <= 16
@@ -82,6 +103,7 @@ def test_eight_devices_take_the_same_steps_as_one(objective, tmp_path):
 @NEW
 def test_conv_stem_and_bfloat16_train(objective, tmp_path):
     changes = objective | {"model__stem": "conv", "runtime__precision": "bfloat16"}
+    changes["model__stem_norm"] = "layer"
     assert run_job("pretrain", tmp_path, pretrain__epochs=1, **changes) == 0
     assert np.isfinite(read_json(tmp_path / "result.json")["loss"])
 
@@ -91,6 +113,31 @@ def test_collapse_of_lejepa_is_noticed(tmp_path, capsys):
     changes = LEJEPA | {"pretrain__lejepa__weight": 0.0, "pretrain__epochs": 10}
     assert run_job("pretrain", tmp_path, **changes, pretrain__optimizer__base_lr=0.2) == 0
     assert "warning: Collapse: the projections of different images" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("spread", "statistic", "words"),
+    [
+        (0.01, 9.0, "projections of different images hardly differ"),
+        (3.0, 12.0, "projections spread too far"),
+        (0.2, 8.0, None),  # as at the start with model.init=reference
+        (1.0, 1.0, None),
+    ],
+)
+def test_lejepa_warns_of_projections_far_from_a_gaussian(spread, statistic, words, tmp_path):
+    changes = LEJEPA | {"pretrain__batch_size": 24, "pretrain__lejepa__knots": 17}
+    config, _, _ = resolve(read_flags(command("pretrain", tmp_path, **changes)))
+    backbone = create_model("vit", image_size=16, patch_size=4, width=16, depth=1, heads=2)
+    objective = create_objective(config, backbone, ViewSettings(), jnp.float32, jax.random.key(0))
+    found = objective.describe_collapse({"spread": spread, "statistic": statistic})
+    assert found is None if words is None else words in found
+
+
+@pytest.mark.parametrize("model", ["swin", "cait"])
+def test_lejepa_trains_other_transformers(model, tmp_path):
+    changes = LEJEPA | {"pretrain__epochs": 1, "dataset__train_fraction": 0.1}
+    assert main(preset_command("pretrain", model, "digits", tmp_path, tmp_path, **changes)) == 0
+    assert np.isfinite(read_json(tmp_path / "result.json")["loss"])
 
 
 def test_mae_that_learns_nothing_is_noticed(tmp_path, capsys):
@@ -115,6 +162,7 @@ def test_networks_of_another_objective_are_refused(tiny_recipe, tmp_path, capsys
         (MAE | {"pretrain__mae__mask_ratio": 1.0}, "must be above 0 and below 1"),
         (MAE | {"pretrain__mae__decoder_heads": 3}, "decoder_heads 3 does not divide"),
         (MAE | {"model__name": "cait"}, "only a vit allows"),
+        (MAE | {"model__stem": "conv"}, "set model.stem_norm=layer"),
         ({"pretrain__objective": "lejpa"}, "must be one of dino, lejepa, mae"),
     ],
 )

@@ -1,4 +1,4 @@
-"""LeJEPA's loss equals recorded values and formulas; its step is the same on any devices."""
+"""LeJEPA's loss equals recorded values and formulas."""
 
 import math
 

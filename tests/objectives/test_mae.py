@@ -74,3 +74,5 @@ def test_losses_are_means_over_masked_and_visible_patches():
     assert losses.masked == pytest.approx(masked, rel=1e-5)
     assert losses.visible == pytest.approx(visible, rel=1e-5)
     assert losses.total == pytest.approx(masked + 0.3 * visible, rel=1e-5)
+    zero = mae_losses(jnp.zeros_like(targets), jnp.asarray(targets), order, 1, 0.3)
+    assert losses.constant == zero.constant == pytest.approx(float(zero.masked), rel=1e-6)
