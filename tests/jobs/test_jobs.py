@@ -1,6 +1,7 @@
 """Complete jobs from the command line, on a few digits with a tiny model."""
 
 import itertools
+import json
 import math
 import shutil
 
@@ -11,9 +12,11 @@ import smallvit_jax
 from smallvit_jax.checkpoints.loading import load_backbone
 from smallvit_jax.checkpoints.store import CheckpointStore, read_params_and_meta
 from smallvit_jax.errors import UserError
+from smallvit_jax.main import main
 from smallvit_jax.models import create_model, resolve_options
 from smallvit_jax.models.parameters import get_arrays
 from tests.support.tiny_jobs import (
+    ROOT,
     checkpoint_steps,
     read_checkpoint,
     read_json,
@@ -147,6 +150,32 @@ def test_repeating_a_command_changes_nothing(tiny_recipe, capsys):
         assert run_job(job, tiny_recipe.folder / stage, **tiny_recipe.changes, **runtime) == 0
         assert "already done" in capsys.readouterr().out
     assert snapshot(tiny_recipe.folder) == before
+
+
+def test_recipe_of_an_older_version_is_shown_and_reported(tiny_recipe, tmp_path, capsys):
+    """Its results lack the figures that were added since."""
+    copy = tmp_path / "recipe"
+    shutil.copytree(tiny_recipe.folder, copy)
+    added = (
+        "weights_moved",
+        "rankme_",
+        "objective",
+        "probe_test",
+        "test_images",
+        "advice",
+        "pretr",
+    )
+    for stage in ("", "pretrain", "finetune", "scratch"):
+        result = read_json(copy / stage / "result.json")
+        older = {name: value for name, value in result.items() if not name.startswith(added)}
+        (copy / stage / "result.json").write_text(json.dumps(older))
+    assert run_job("recipe", copy, **tiny_recipe.changes) == 0
+    assert "test accuracy, from scratch" in capsys.readouterr().out
+    assert main([f"--config={ROOT}/configs/report.py", f"--workdir={copy}"]) == 0
+    text = (copy / "report.html").read_text()
+    assert "The same model, labels and number of steps" in text
+    (copy / "result.json").unlink()
+    assert run_job("recipe", copy, **tiny_recipe.changes) == 0
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ CHANGES = {
     "pretrain__knn_every": 4,
     "pretrain__optimizer__name": "sgd",  # see test_sharding.py
     "pretrain__optimizer__base_lr": 0.1,
+    "finetune__head_init": "probe",
     "finetune__augment__policy": "none",
     "finetune__optimizer__name": "sgd",
     "finetune__optimizer__lr": 0.05,
