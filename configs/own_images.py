@@ -12,7 +12,7 @@ against 74 % from scratch.
 """
 
 from smallvit_jax.config import default_config
-from smallvit_jax.config.presets import make_narrow, set_dataset
+from smallvit_jax.config.presets import make_narrow, set_dataset, use_lejepa, use_mimetic
 from smallvit_jax.errors import UserError
 
 
@@ -28,14 +28,18 @@ def get_config(argument: str = ""):
     set_dataset(config, f"folder:{argument}")
     config.recipe.from_scratch = True  # shows whether pre-training helped
 
+    use_mimetic(config)  # with it, each image teaches more
+    use_lejepa(config)
+
     pretrain = config.pretrain
-    pretrain.epochs = 40
-    pretrain.batch_size = 32  # many steps from few images
-    pretrain.knn_every = 10
-    pretrain.optimizer.base_lr = 8e-3  # 1e-3 at this batch size; the reference's would be 1e-5
-    pretrain.optimizer.warmup_epochs = 4  # the reference's 30 would be most of the run
+    pretrain.epochs = 60
+    pretrain.knn_every = 20
+    pretrain.optimizer.base_lr = 16e-3  # 4e-3 at this batch size
+    pretrain.optimizer.warmup_epochs = 6  # a tenth
 
     finetune = config.finetune
+    finetune.head_init = "auto"  # a probe with few labels
+    finetune.layer_decay = 0.65  # most of what was learned should stay
     finetune.epochs = 20
     finetune.batch_size = 32  # many steps from few images
     finetune.optimizer.warmup_epochs = 2  # a tenth, as in the reference

@@ -2,11 +2,11 @@
 
     python -m smallvit_jax.main --config configs/pretrain.py:vit,cifar10 --workdir runs/pretrain
 
-The argument is MODEL,DATASET. The result is the teacher's backbone, from which
+The argument is MODEL,DATASET. The result is the backbone (with DINO the teacher's), from which
 configs/finetune.py starts.
 
 Expected time: not measured yet.
-Expected accuracy (kNN on the teacher's features): not measured yet.
+Expected accuracy (kNN on its features): not measured yet.
 """
 
 from smallvit_jax.config import default_config

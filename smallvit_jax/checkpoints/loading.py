@@ -30,7 +30,7 @@ def load_checkpoint(path: str | os.PathLike, which: str = "latest") -> ImageMode
         an exported `.safetensors` file.
       which: the "latest" step in a folder, or the "best" by held-out accuracy.
 
-    A pre-trained model (the teacher's backbone) returns features, a fine-tuned model logits.
+    A pre-trained backbone (with DINO the teacher's) returns features, a fine-tuned model logits.
     Raises `UserError` if there is no valid checkpoint.
     """
     return load_with_meta(path, which)[0]

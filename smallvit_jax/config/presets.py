@@ -66,6 +66,13 @@ def use_lejepa(config: ConfigDict) -> None:
     pretrain.optimizer.clip_global = 5.0  # first steps, far from a Gaussian, have large gradients
 
 
+def use_mimetic(config: ConfigDict) -> None:
+    """Sets mimetic initialization, which needs mean pooling and fixed positions."""
+    config.model.pool = "mean"
+    config.model.pos_embed = "sincos"
+    config.model.init = "mimetic"
+
+
 def make_narrow(config: ConfigDict) -> None:
     """Sets a ViT that trains in minutes without a GPU, and a projection head to match."""
     config.model.width = 64  # a third of the reference's, a ninth of its parameters per block

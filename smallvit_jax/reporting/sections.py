@@ -108,6 +108,9 @@ def duration(seconds: float) -> str:
 
 def _pretraining(run: Run) -> list[Block]:
     parts: list[Block] = []
+    results = {name: stage.result for name, stage in run.stages.items()}
+    if {"finetune", "scratch"} <= results.keys():
+        parts += _against_scratch(run, results)
     stage = run.stages.get("pretrain")
     if stage is not None:
         epochs, top1 = stage.series("knn", "top1")
@@ -129,9 +132,6 @@ def _pretraining(run: Run) -> list[Block]:
                 f"RankMe, the effective rank of the features, which needs no labels: {before:.1f} "
                 f"before, {after:.1f} after."
             )
-    results = {name: stage.result for name, stage in run.stages.items()}
-    if {"finetune", "scratch"} <= results.keys():
-        parts += _against_scratch(run, results)
     if {"pretrain", "finetune"} <= results.keys():
         return parts + advice(results)
     tuned = results.get("finetune")
