@@ -40,66 +40,75 @@ MAE = {
 NEW = pytest.mark.parametrize("objective", [LEJEPA, MAE], ids=["lejepa", "mae"])
 
 
-@NEW
-def test_stopped_run_resumes_to_the_same_bits(objective, tmp_path):
-    changes = objective | {"runtime__checkpoint_every": 8}
-    whole, resumed = tmp_path / "whole", tmp_path / "resumed"
-    assert run_job("pretrain", whole, **changes) == 0
+# Three steps of SGD, whose steps are proportional to the gradients; see test_sharding.py.
+STEPS = {
+    "pretrain__batch_size": 48,
+    "pretrain__epochs": 1,
+    "pretrain__optimizer__name": "sgd",
+    "pretrain__optimizer__warmup_epochs": 0,
+    "pretrain__optimizer__base_lr": 0.1,
+    "runtime__checkpoint_every": 2,
+}
+
+
+@pytest.fixture(scope="module", params=[LEJEPA, MAE], ids=["lejepa", "mae"])
+def run(request, tmp_path_factory):
+    """The changes and the folder of a finished run."""
+    folder = tmp_path_factory.mktemp("objective") / "run"
+    assert run_job("pretrain", folder, **request.param, **STEPS) == 0
+    return request.param | STEPS, folder
+
+
+def test_stopped_run_resumes_to_the_same_bits(run, tmp_path):
+    changes, whole = run
+    resumed = tmp_path / "resumed"
     shutil.copytree(whole, resumed)
     (resumed / "result.json").unlink()
-    shutil.rmtree(resumed / "checkpoints" / "12")
+    shutil.rmtree(resumed / "checkpoints" / "3")
     assert run_job("pretrain", resumed, **changes) == 0
     (expected, _), (found, _) = (read_checkpoint(folder) for folder in (whole, resumed))
     assert expected.keys() == found.keys()
     for name, array in expected.items():
         np.testing.assert_array_equal(found[name], array, err_msg=name)
-    result = read_json(whole / "result.json")
+
+
+def test_result_has_the_objectives_figures(run):
+    _, folder = run
+    result = read_json(folder / "result.json")
     losses = {
         "lejepa": ("prediction", "statistic", "spread"),
         "mae": ("masked_loss", "visible_loss", "constant_loss"),
     }
-    start = Functional(create_model(**read_checkpoint(whole, "params")[1]["model"], seed=0))
-    end, _ = read_checkpoint(whole, "params")
+    for name in ("loss", *losses[result["objective"]]):
+        assert result[name] == read_metrics(folder, "train")[-1][name]
+    end, meta = read_checkpoint(folder, "params")
+    start = Functional(create_model(**meta["model"], seed=0)).trainable
     matrices = [name for name, array in end.items() if array.ndim > 1]
     moved, norm = (
         np.sqrt(sum(np.sum(np.square(arrays[name])) for name in matrices))
-        for arrays in ({k: end[k] - start.trainable[k] for k in matrices}, start.trainable)
+        for arrays in ({name: end[name] - start[name] for name in matrices}, start)
     )
     assert result["weights_moved"] == pytest.approx(100 * moved / norm, rel=1e-4)
-    for name in ("loss", *losses[result["objective"]]):
-        assert result[name] == read_metrics(whole, "train")[-1][name]
     assert 1 <= result["rankme_after"] <= 16
-    assert read_metrics(whole, "features")[-1]["rankme"] == result["rankme_after"]
+    assert read_metrics(folder, "features")[-1]["rankme"] == result["rankme_after"]
 
 
-@NEW
 @pytest.mark.multiprocess
-def test_eight_devices_take_the_same_steps_as_one(objective, tmp_path):
-    changes = objective | {
-        "pretrain__batch_size": 48,
-        "pretrain__epochs": 1,
-        "pretrain__knn_every": 0,
-        "pretrain__optimizer__name": "sgd",  # whose steps are proportional to the gradients
-        "pretrain__optimizer__warmup_epochs": 0,
-        "pretrain__optimizer__base_lr": 0.1,
-    }
-    process = start_job("pretrain", tmp_path / "8", devices=8, **changes)
-    try:
-        assert run_job("pretrain", tmp_path / "1", **changes) == 0
-        finish(process)
-    finally:
-        process.kill()
-    assert read_json(tmp_path / "8" / "result.json")["environment"]["device_count"] == 8
-    one, eight = (read_metrics(tmp_path / n, "train") for n in "18")
+def test_eight_devices_take_the_same_steps_as_one(run, tmp_path):
+    changes, folder = run
+    finish(start_job("pretrain", tmp_path, devices=8, **changes))
+    assert read_json(tmp_path / "result.json")["environment"]["device_count"] == 8
+    one, eight = (read_metrics(path, "train") for path in (folder, tmp_path))
     assert len(one) == len(eight) == 3
     for a, b in zip(one, eight, strict=True):
         for name in a.keys() - {"split"}:
             assert a[name] == pytest.approx(b[name], rel=1e-4, abs=1e-6), (a["step"], name)
-    (one, _), (eight, _) = (read_checkpoint(tmp_path / n, "params") for n in "18")
+    (one, _), (eight, _) = (read_checkpoint(path, "params") for path in (folder, tmp_path))
     for name, array in one.items():
         np.testing.assert_allclose(eight[name], array, rtol=1e-3, atol=1e-5, err_msg=name)
 
 
+@pytest.mark.slow
 @NEW
 def test_conv_stem_and_bfloat16_train(objective, tmp_path):
     changes = objective | {"model__stem": "conv", "runtime__precision": "bfloat16"}
@@ -133,6 +142,7 @@ def test_lejepa_warns_of_projections_far_from_a_gaussian(spread, statistic, word
     assert found is None if words is None else words in found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["swin", "cait"])
 def test_lejepa_trains_other_transformers(model, tmp_path):
     changes = LEJEPA | {"pretrain__epochs": 1, "dataset__train_fraction": 0.1}
