@@ -82,11 +82,13 @@ def pretraining_advice(result: Mapping[str, Any]) -> list[str]:
 
 def finetuning_advice(result: Mapping[str, Any]) -> list[str]:
     """Says so if fine-tuning, with this result, ended below the probe that it started from."""
-    probe = result.get("probe_test_top1")
-    if probe is None or result["test_top1"] >= probe:
+    probe, tuned = result.get("probe_test_top1"), result["test_top1"]
+    if probe is None or tuned >= probe:
         return []
-    return [
+    below = (
         "Fine-tuning ended below its start, a probe on frozen features "
-        f"({result['test_top1']:.1f} % against {probe:.1f} %): lower finetune.optimizer.lr or "
-        "finetune.layer_decay."
-    ]
+        f"({tuned:.1f} % against {probe:.1f} %)"
+    )
+    if probe - tuned < math.sqrt(probe * (100 - probe) / result["test_images"]):
+        return [f"{below}, by less than the standard error."]
+    return [f"{below}: lower finetune.optimizer.lr or finetune.layer_decay."]
