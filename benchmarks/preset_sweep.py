@@ -3,7 +3,7 @@
 Pre-trains with each variation of the preset and fine-tunes the result, fine-tunes the preset's own
 pre-training with further variations, and trains from scratch with others, always on the preset's
 labels. A fifth of the training images is held out; every figure is the accuracy on those, and the
-test images are not used. The same command again resumes in the same --workdir.
+test images are not used to choose. The same command again resumes in the same --workdir.
 """
 
 import argparse
@@ -101,11 +101,9 @@ def run_sweep(
             config = vary(sweep.config, variation, seed)
             folder = _folder(workdir, "pretrain", variation, seed)
             learned = pretrain.run(config, folder / "pretrain", reader)
-            yield {
-                "part": "pretrain",
-                "seconds_pretraining": learned["seconds"],
-                **_tune(config, folder / "finetune", reader, folder / "pretrain"),
-            } | {"variation": variation, "seed": seed}
+            figures = _tune(config, folder / "finetune", reader, folder / "pretrain")
+            figures["seconds_pretraining"] = learned["seconds"]
+            yield {"part": "pretrain", "variation": variation, "seed": seed, **figures}
         for part, start in (("finetune", base / "pretrain"), ("scratch", None)):
             for variation in getattr(sweep, part):
                 config = vary(sweep.config, variation, seed)

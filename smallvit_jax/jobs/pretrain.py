@@ -56,10 +56,10 @@ def run(config: ConfigDict, workdir: Path, reader: DatasetReader) -> dict[str, A
     objective = build_objective(config, backbone, views, dtype)
     state = objective.initial_state()
     start = config.pretrain.init_from
-    if start and not holds_checkpoint(workdir):  # else it resumes from its own checkpoint
+    resumed = bool(start) and holds_checkpoint(workdir)  # from its own checkpoint
+    if start and not resumed:
         state = load_networks(state, start, options, config.pretrain.objective)
         print(f"restored the networks from {start}; optimizer state reset")
-    resumed = bool(start) and holds_checkpoint(workdir)
     before = None if resumed else jax.device_get(objective.backbone(state))
     with make_source(*images, order, mesh, r.data_placement, r.steps_per_dispatch) as source:
         outcome = stage.run_stage(
