@@ -65,11 +65,11 @@ def run(
         config, data, from_scratch=not start
     )
     classifier = create_model(**options, dtype=dtype, remat=r.remat, seed=config.seed)
+    forward = bind_forward(config, Functional(classifier), augment, mesh)
     probed = bool(start) and head_init(config, images.labels) == "probe"
     if start and not holds_checkpoint(workdir):  # else it resumes from its own checkpoint
         print(load_backbone(classifier, start, options))
         if probed:
-            forward = bind_forward(config, Functional(classifier), augment, mesh)
             set_head(classifier, images, data, forward)
     model, drloc = Functional(classifier), None
     if settings:
@@ -89,7 +89,7 @@ def run(
                 batch_size=order.batch_size,
                 params_of=lambda state: without_head(state.params) | state.buffers,
                 meta={"model": options, **describe_data(data.info)},
-                evaluate=AccuracyEvaluator(config, model, data, augment, mesh, from_start=probed),
+                evaluate=AccuracyEvaluator(config, forward, data, from_start=probed),
                 best_split="validation" if len(data.subsets.validation) else None,
             ),
             replicate(initial_state(model, optimizer, drloc), mesh),
@@ -225,18 +225,17 @@ class AccuracyEvaluator:
     def __init__(
         self,
         config: ConfigDict,
-        model: Functional,
+        forward: Forward,
         data: Data,
-        settings: AugmentSettings,
-        mesh: jax.sharding.Mesh,
-        from_start: bool = False,
+        *,
+        from_start: bool,
     ):
         self._every, self._epochs = config.finetune.evaluate_every, config.finetune.epochs
         self._from_start = from_start
         self._splits = {"test": data.test}
         if len(data.subsets.validation):
             self._splits["validation"] = data.train.take(data.subsets.validation)
-        self._outputs = bind_forward(config, model, settings, mesh)
+        self._forward = forward
 
     def __call__(self, epochs_done: int, state: TrainState) -> dict[str, dict[str, float]]:
         if epochs_done == 0 and not self._from_start:
@@ -246,7 +245,7 @@ class AccuracyEvaluator:
         arrays = state.params | state.buffers
         return {
             name: classification_figures(
-                self._outputs(arrays, split.images)["logits"], split.labels
+                self._forward(arrays, split.images)["logits"], split.labels
             )
             for name, split in self._splits.items()
         }
