@@ -32,6 +32,12 @@ BENCHMARKS = (
         "how a preset's settings were chosen, on validation images",
         "1 hour",
     ),
+    Benchmark(
+        "few_labels",
+        "--workdir FOLDER --data_dir DIR",
+        "CIFAR-10 with few labels: each objective and training from scratch",
+        "3 hours",
+    ),
     Benchmark("corruptions", "", "seconds per 1,000 corrupted images", "15 s"),
     Benchmark("corruptions_picture", "FILE", "draws docs/images/corruptions.png", "1 s"),
     Benchmark("initial_attention", "FILE", "draws docs/images/initial_attention.png", "7 s"),

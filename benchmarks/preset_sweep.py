@@ -30,13 +30,20 @@ from smallvit_jax.workdir.metrics import read_metrics
 HELD_OUT = 0.2
 
 
+PARTS = ("pretrain", "finetune", "scratch")
+
+
 class Sweep(NamedTuple):
-    """Variations of a preset, each like "FIELD=VALUE+FIELD=VALUE"; "" is the preset itself."""
+    """Variations of a preset, each like "FIELD=VALUE+FIELD=VALUE"; "" is the preset itself.
+
+    `fields`, of the same form, are set in all of them.
+    """
 
     config: str
     pretrain: tuple[str, ...]
     finetune: tuple[str, ...]
     scratch: tuple[str, ...]
+    fields: str = ""
 
 
 _LR, _BATCH = "pretrain.optimizer.base_lr", "pretrain.batch_size"
@@ -47,6 +54,9 @@ _TUNED_DINO = (
     "+pretrain.optimizer.weight_decay_end=0.4"
 )
 _PLAIN = f"{_AUGMENT}.mix=0+{_AUGMENT}.policy=none+{_AUGMENT}.erase=0"
+_CROPPED = f"{_AUGMENT}.crop_padding=4"
+_AUGMENTED = f"{_AUGMENT}.mix=0.5+{_AUGMENT}.policy=auto+{_AUGMENT}.erase=0.25"
+_NOT_MIMETIC = "model.init=fan_in+model.pool=cls+model.pos_embed=learned"
 
 SWEEPS = {
     "quickstart": Sweep(
@@ -88,27 +98,88 @@ SWEEPS = {
             f"{_TUNE}=0.002+finetune.epochs=20",
         ),
     ),
+    "small_data": Sweep(
+        "configs/small_data.py:cifar10",
+        fields="pretrain.epochs=2+dataset.labels_per_class=500",
+        pretrain=(
+            "",
+            f"{_LR}=0.004",
+            f"{_LR}=0.016",
+            f"{_VIEWS}.local_crops=2",
+            _NOT_MIMETIC,
+            f"{_TUNED_DINO}+{_LR}=0.004",
+            f"pretrain.objective=mae+pretrain.epochs=6+{_LR}=0.004",
+        ),
+        finetune=(
+            f"finetune.head_init=random+finetune.layer_decay=1+{_TUNE}=0.001",
+            f"finetune.head_init=random+{_TUNE}=0.001",
+            f"finetune.head_init=probe+{_TUNE}=0.001",
+            f"finetune.head_init=probe+{_TUNE}=0.002",
+            f"finetune.head_init=probe+{_TUNE}=0.0005",
+            f"finetune.head_init=probe+{_TUNE}=0.001+{_CROPPED}",
+            f"finetune.head_init=probe+{_TUNE}=0.001+finetune.ema_decay=0.99",
+        ),
+        scratch=(
+            f"{_TUNE}=0.001",
+            f"{_TUNE}=0.002",
+            f"{_TUNE}=0.004",
+            f"{_TUNE}=0.002+{_CROPPED}",
+            f"{_TUNE}=0.002+{_AUGMENTED}",
+            f"{_TUNE}=0.002+finetune.ema_decay=0.99",
+            f"{_TUNE}=0.001+{_NOT_MIMETIC}",
+            f"{_TUNE}=0.002+{_NOT_MIMETIC}",
+        ),
+    ),
+    "own_images": Sweep(
+        "configs/own_images.py:photos",
+        fields="dataset.labels_per_class=25",
+        pretrain=("", f"{_LR}=0.008", f"{_LR}=0.032", "pretrain.epochs=120"),
+        finetune=(
+            f"{_TUNE}=0.0003",
+            f"{_TUNE}=0.002",
+            "finetune.layer_decay=1",
+            _PLAIN,
+            f"{_TUNE}=0.0003+{_PLAIN}",
+            f"{_AUGMENT}.mix=0",
+        ),
+        scratch=(
+            f"{_TUNE}=0.0005",
+            f"{_TUNE}=0.001",
+            f"{_TUNE}=0.002",
+            f"{_TUNE}=0.001+{_PLAIN}",
+            f"{_TUNE}=0.001+{_AUGMENT}.mix=0",
+            f"{_TUNE}=0.001+{_NOT_MIMETIC}",
+        ),
+    ),
 }
 
 
 def run_sweep(
-    sweep: Sweep, seeds: Sequence[int], workdir: Path, reader: DatasetReader
+    sweep: Sweep,
+    parts: Sequence[str],
+    seeds: Sequence[int],
+    workdir: Path,
+    reader: DatasetReader,
 ) -> Iterator[dict[str, Any]]:
-    """Yields a row for each variation and seed, the preset itself first."""
+    """Yields a row for each variation and seed of these parts."""
     for seed in seeds:
-        base = _folder(workdir, "pretrain", "", seed)
-        for variation in sweep.pretrain:
-            config = vary(sweep.config, variation, seed)
-            folder = _folder(workdir, "pretrain", variation, seed)
-            learned = pretrain.run(config, folder / "pretrain", reader)
-            figures = _tune(config, folder / "finetune", reader, folder / "pretrain")
-            figures["seconds_pretraining"] = learned["seconds"]
-            yield {"part": "pretrain", "variation": variation, "seed": seed, **figures}
-        for part, start in (("finetune", base / "pretrain"), ("scratch", None)):
+        base = _folder(workdir, "pretrain", "", seed) / "pretrain"
+        if "finetune" in parts:
+            pretrain.run(vary(sweep, "", seed), base, reader)
+        for part in parts:
             for variation in getattr(sweep, part):
-                config = vary(sweep.config, variation, seed)
-                figures = _tune(config, _folder(workdir, part, variation, seed), reader, start)
-                yield {"part": part, "variation": variation, "seed": seed, **figures}
+                config = vary(sweep, variation, seed)
+                folder, start, seconds = _folder(workdir, part, variation, seed), None, {}
+                if part == "pretrain":
+                    start = folder / "pretrain"
+                    learned = pretrain.run(config, start, reader)
+                    folder, seconds = folder / "finetune", {"pretraining": learned["seconds"]}
+                elif part == "finetune":
+                    start = base
+                figures = _tune(config, folder, reader, start)
+                seconds["finetuning"] = figures.pop("seconds")
+                row = {"part": part, "variation": variation, "seed": seed}
+                yield row | figures | {"seconds": seconds}
 
 
 def _folder(workdir: Path, part: str, variation: str, seed: int) -> Path:
@@ -116,14 +187,14 @@ def _folder(workdir: Path, part: str, variation: str, seed: int) -> Path:
     return workdir / f"{part}-{zlib.crc32(variation.encode()):08x}" / f"seed-{seed}"
 
 
-def vary(path: str, variation: str, seed: int) -> ConfigDict:
+def vary(sweep: Sweep, variation: str, seed: int) -> ConfigDict:
     """Returns the preset's config with a variation's fields and a part held out."""
-    config = load_config(path)
+    config = load_config(sweep.config)
     config.finetune.optimizer.scratch_lr = None  # variations set lr
     config.seed = seed
     config.dataset.validation_fraction = HELD_OUT
     config.pretrain.knn_every = 0  # it would look at the test images
-    for assignment in filter(None, variation.split("+")):
+    for assignment in filter(None, f"{sweep.fields}+{variation}".split("+")):
         field, value = assignment.split("=")
         set_from_text(config, field, value)
     return config
@@ -156,6 +227,7 @@ def main() -> int:
     """Runs a sweep, prints its table and writes every row as JSON."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("preset", choices=SWEEPS)
+    parser.add_argument("--parts", default=",".join(PARTS))
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--workdir", type=Path, required=True)
     parser.add_argument("--data_dir")
@@ -164,7 +236,8 @@ def main() -> int:
     warnings.simplefilter("ignore")
     rows = []
     seeds = [int(seed) for seed in args.seeds.split(",")]
-    for row in run_sweep(SWEEPS[args.preset], seeds, args.workdir, DatasetReader(args.data_dir)):
+    reader, parts = DatasetReader(args.data_dir), args.parts.split(",")
+    for row in run_sweep(SWEEPS[args.preset], parts, seeds, args.workdir, reader):
         rows.append(row)
         if args.out:
             result = origin("benchmarks.preset_sweep", sys.argv[1:]) | {

@@ -11,7 +11,7 @@ of them labeled, 32.3 % against 28.0 % from scratch (seed 0).
 """
 
 from smallvit_jax.config import default_config
-from smallvit_jax.config.presets import make_narrow, set_dataset, use_lejepa, use_mimetic
+from smallvit_jax.config.presets import set_dataset, use_unlabeled_images
 from smallvit_jax.errors import UserError
 
 
@@ -23,12 +23,8 @@ def get_config(argument: str = ""):
         )
     config = default_config()
     config.job = "recipe"
-    make_narrow(config)  # a model that learns within minutes on a laptop
     set_dataset(config, f"folder:{argument}")
-    config.recipe.from_scratch = True  # shows whether pre-training helped
-
-    use_mimetic(config)  # with it, each image teaches more
-    use_lejepa(config)
+    use_unlabeled_images(config)
 
     pretrain = config.pretrain
     pretrain.epochs = 60
@@ -37,8 +33,6 @@ def get_config(argument: str = ""):
     pretrain.optimizer.warmup_epochs = 6  # a tenth
 
     finetune = config.finetune
-    finetune.head_init = "auto"  # a probe with few labels
-    finetune.layer_decay = 0.65  # most of what was learned should stay
     finetune.epochs = 20
     finetune.batch_size = 32  # many steps from few images
     finetune.optimizer.warmup_epochs = 2  # a tenth, as in the reference

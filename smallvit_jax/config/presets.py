@@ -73,6 +73,20 @@ def use_mimetic(config: ConfigDict) -> None:
     config.model.init = "mimetic"
 
 
+def use_unlabeled_images(config: ConfigDict) -> None:
+    """Sets what runs of minutes without a GPU share when most images have no label.
+
+    LeJEPA on a narrow ViT with mimetic initialization, then gentle fine-tuning from a probe, beside
+    training from scratch.
+    """
+    make_narrow(config)
+    use_mimetic(config)  # with it, each image teaches more
+    use_lejepa(config)
+    config.recipe.from_scratch = True  # shows whether pre-training helped
+    config.finetune.head_init = "auto"  # a probe with few labels
+    config.finetune.layer_decay = 0.65  # most of what was learned should stay
+
+
 def make_narrow(config: ConfigDict) -> None:
     """Sets a ViT that trains in minutes without a GPU, and a projection head to match."""
     config.model.width = 64  # a third of the reference's, a ninth of its parameters per block

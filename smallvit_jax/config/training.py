@@ -152,6 +152,12 @@ FINETUNE: Group = {
         "classifier has the full rate",
         FRACTION,
     ),
+    "ema_decay": field(
+        0.0,
+        "decay per step of an exponential moving average of the weights, which is then the model; "
+        "the plain weights are evaluated beside it; 0: none",
+        BELOW_ONE,
+    ),
     "label_smoothing": field(
         0.1, "share of the target that is spread evenly over the classes", BELOW_ONE
     ),

@@ -83,7 +83,9 @@ def _vote(
     queries: Float[Array, "chunk width"],
 ) -> Int[Array, "settings chunk"]:
     most = max(k for k, _ in settings)
-    similarity, index = jax.lax.top_k(jnp.matmul(queries, bank.T, precision="highest"), most)
+    nearest = jax.lax.top_k(jnp.matmul(queries, bank.T, precision="highest"), most)
+    # Without the barrier, XLA merges top_k with the slices below and, on CPUs, sorts every row.
+    similarity, index = jax.lax.optimization_barrier(nearest)
     classes = jax.nn.one_hot(bank_labels[index], num_classes)
 
     def predicted(k: int, temperature: float):

@@ -34,7 +34,7 @@ from smallvit_jax.process.sharding import make_mesh, replicate
 from smallvit_jax.training import stage
 from smallvit_jax.training.optimizers import make_optimizer
 from smallvit_jax.training.placement import make_source
-from smallvit_jax.training.state import TrainState
+from smallvit_jax.training.state import Arrays, TrainState
 from smallvit_jax.workdir.ownership import finished_result, holds_checkpoint
 from smallvit_jax.workdir.records import write_result
 
@@ -87,12 +87,15 @@ def run(
                 schedule=schedule,
                 steps_per_epoch=order.steps_per_epoch,
                 batch_size=order.batch_size,
-                params_of=lambda state: without_head(state.params) | state.buffers,
+                params_of=model_arrays,
                 meta={"model": options, **describe_data(data.info)},
                 evaluate=AccuracyEvaluator(config, forward, data, from_start=probed),
                 best_split="validation" if len(data.subsets.validation) else None,
             ),
-            replicate(initial_state(model, optimizer, drloc), mesh),
+            replicate(
+                initial_state(model, optimizer, drloc, averaged=bool(config.finetune.ema_decay)),
+                mesh,
+            ),
             source,
             runtime.stage_key(config.seed, "finetune"),
             steps_per_dispatch=r.steps_per_dispatch,
@@ -211,14 +214,26 @@ def bind_update(
         optimizer=optimizer,
         label_smoothing=config.finetune.label_smoothing,
         accumulate=config.runtime.accumulate,
+        ema_decay=config.finetune.ema_decay,
         drloc=drloc,
     )
+
+
+def model_arrays(state: TrainState) -> Arrays:
+    """The arrays to evaluate and to save: the moving average, if there is one."""
+    return state.average or plain_arrays(state)
+
+
+def plain_arrays(state: TrainState) -> Arrays:
+    """The model's arrays after the last step."""
+    return without_head(state.params) | state.buffers
 
 
 class AccuracyEvaluator:
     """Top-1, top-5 and loss on the test split, and on the validation part if there is one.
 
-    Measured every `finetune.evaluate_every` epochs and after the last one; with `from_start`, also
+    With a moving average, these are the average's; those of the plain weights are beside them, as
+    splits "test_plain" and "validation_plain". Measured every `finetune.evaluate_every` epochs and after the last one; with `from_start`, also
     before the first step.
     """
 
@@ -242,12 +257,15 @@ class AccuracyEvaluator:
             return {}
         if epochs_done % self._every and epochs_done != self._epochs:
             return {}
-        arrays = state.params | state.buffers
+        weights = {"": model_arrays(state)}
+        if state.average:
+            weights["_plain"] = plain_arrays(state)
         return {
-            name: classification_figures(
+            name + suffix: classification_figures(
                 self._forward(arrays, split.images)["logits"], split.labels
             )
             for name, split in self._splits.items()
+            for suffix, arrays in weights.items()
         }
 
 
@@ -261,9 +279,9 @@ def _write_result(
     """Reports the last epoch, and separately the best epoch on the test set, which papers quote."""
     by_split = {
         name: [row for row in outcome.evaluations if row["split"] == name]
-        for name in ("test", "validation")
+        for name in ("test", "test_plain", "validation")
     }
-    test, validation = by_split["test"], by_split["validation"]
+    test, plain, validation = by_split.values()
     best = max(test, key=lambda row: row["top1"])
     probe = test[0] if test[0]["step"] == 0 else None
     result = {
@@ -278,6 +296,7 @@ def _write_result(
         "test_top1": test[-1]["top1"],
         "test_top5": test[-1]["top5"],
         "test_loss": test[-1]["loss"],
+        "plain_test_top1": plain[-1]["top1"] if plain else None,
         "probe_test_top1": probe and probe["top1"],
         "best_on_test_top1": best["top1"],
         "best_on_test_epoch": best["epoch"],

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Int
 from smallvit_jax.models.parameters import Functional
 from smallvit_jax.objectives.relative_location import Drloc
 from smallvit_jax.training.accumulation import mean_over_parts
-from smallvit_jax.training.state import TrainState, descend
+from smallvit_jax.training.state import TrainState, descend, update_average
 
 
 def smoothed_cross_entropy(
@@ -46,6 +46,7 @@ def update(
     optimizer: optax.GradientTransformationExtraArgs,
     label_smoothing: float,
     accumulate: int = 1,
+    ema_decay: float = 0.0,
     drloc: Drloc | None = None,
 ) -> tuple[TrainState, dict[str, Float[Array, ""]]]:
     """Takes one step on augmented, possibly mixed images.
@@ -53,7 +54,8 @@ def update(
     `key` is the PRNG key for drop path; None disables it. `schedule` holds this step's
     `learning_rate` and `weight_decay`. The accuracy metric compares to `labels`, even for mixed
     images, as in finetune.py:352-376. The batch is processed in `accumulate` parts, one after
-    another. With `drloc`, that loss times the schedule's `drloc_weight` is added; it needs `key`.
+    another. With `ema_decay`, the state's moving average is updated too. With `drloc`, that loss
+    times the schedule's `drloc_weight` is added; it needs `key`.
     """
     schedule = dict(schedule)
     drloc_weight = schedule.pop("drloc_weight", None)
@@ -87,14 +89,18 @@ def update(
         "accuracy": accuracy,
         "gradient_norm": optax.tree.norm(gradients),
     }
-    return descend(state, gradients, buffers, schedule, optimizer), metrics
+    state = descend(state, gradients, buffers, schedule, optimizer)
+    return update_average(state, ema_decay) if ema_decay else state, metrics
 
 
 def initial_state(
     model: Functional,
     optimizer: optax.GradientTransformationExtraArgs,
     drloc: Drloc | None = None,
+    *,
+    averaged: bool = False,
 ) -> TrainState:
-    """The state before the first step."""
+    """The state before the first step, with a moving average of the model's arrays if wanted."""
     params = model.trainable | (drloc.params if drloc else {})
-    return TrainState.start(params, model.buffers, optimizer)
+    average = jax.tree.map(jnp.copy, model.trainable | model.buffers) if averaged else None
+    return TrainState.start(params, model.buffers, optimizer, average)

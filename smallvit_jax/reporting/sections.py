@@ -168,10 +168,10 @@ def _curves(run: Run) -> list[Block]:
         if not stage.rows:
             continue
         quantities: dict[str, dict[str, figures.Curve]] = {}
-        for split in ("test", "validation"):
+        for split in ("test", "test_plain", "validation"):
             if len(stage.series(split, "top1")[0]):
                 shown = quantities.setdefault("accuracy after each epoch in %", {})
-                shown[split] = stage.series(split, "top1")
+                shown[split.replace("_plain", ", without averaging")] = stage.series(split, "top1")
         for value, title in _TITLES.items():
             if value in stage.quantities:
                 quantities[title] = {"": stage.series("train", value)}

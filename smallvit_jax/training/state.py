@@ -12,19 +12,27 @@ Arrays = dict[str, jax.Array]
 
 
 class TrainState(NamedTuple):
-    """Everything needed to resume training."""
+    """Everything needed to resume training.
+
+    `average` is the moving average of params and buffers, empty if there is none.
+    """
 
     step: Int[Array, ""]
     params: Arrays
     buffers: Arrays
     optimizer: Any
+    average: Arrays
 
     @classmethod
     def start(
-        cls, params: Arrays, buffers: Arrays, optimizer: optax.GradientTransformationExtraArgs
+        cls,
+        params: Arrays,
+        buffers: Arrays,
+        optimizer: optax.GradientTransformationExtraArgs,
+        average: Arrays | None = None,
     ) -> "TrainState":
         """Returns the state before the first step."""
-        return cls(jnp.zeros((), jnp.int32), params, buffers, optimizer.init(params))
+        return cls(jnp.zeros((), jnp.int32), params, buffers, optimizer.init(params), average or {})
 
 
 def descend(
@@ -38,9 +46,22 @@ def descend(
     updates, optimizer_state = optimizer.update(
         gradients, state.optimizer, state.params, **schedule
     )
-    return TrainState(
+    return state._replace(
         step=state.step + 1,
         params=optax.apply_updates(state.params, updates),
         buffers=buffers,
         optimizer=optimizer_state,
     )
+
+
+def update_average(state: TrainState, decay: float) -> TrainState:
+    """Moves the average towards the arrays after this step.
+
+    Over the first steps t = 1, 2, … the decay is at most (1 + t) / (10 + t), so that the average
+    soon forgets the initial weights (as in TensorFlow's ExponentialMovingAverage with num_updates).
+    """
+    step = state.step.astype(jnp.float32)
+    share = 1 - jnp.minimum(decay, (1 + step) / (10 + step))
+    arrays = state.params | state.buffers
+    newest = {name: arrays[name] for name in state.average}
+    return state._replace(average=optax.incremental_update(newest, state.average, share))

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.preset_sweep import SWEEPS, _folder, summarize, vary
+from benchmarks.preset_sweep import PARTS, SWEEPS, _folder, summarize, vary
 from smallvit_jax.config.check import validate
 
 
@@ -12,10 +12,10 @@ from smallvit_jax.config.check import validate
 def test_variations_are_valid_and_distinct(name):
     sweep = SWEEPS[name]
     assert sweep.pretrain[0] == ""  # the preset itself, which fine-tuning starts from
-    for part in ("pretrain", "finetune", "scratch"):
+    for part in PARTS:
         variations = getattr(sweep, part)
         for variation in variations:
-            config = vary(sweep.config, variation, 3)
+            config = vary(sweep, variation, 3)
             validate(config)
             assert config.seed == 3 and config.dataset.validation_fraction > 0
             assert config.finetune.optimizer.scratch_lr is None

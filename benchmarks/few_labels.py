@@ -1,0 +1,171 @@
+"""Accuracy with few labels, for each objective: `python -m benchmarks.few_labels --workdir FOLDER`.
+
+Pre-trains with `configs/small_data.py:cifar10` on all images without labels, then fine-tunes with
+some labels per class, and trains from scratch on the same labels for as many steps: the preset's
+model, and the same without mimetic initialization. The same command again resumes; several at the
+same time, with different seeds or objectives, can share a --workdir.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ml_collections import ConfigDict
+
+from benchmarks.origin import origin
+from smallvit_jax.command.flags import load_config
+from smallvit_jax.config.values import set_from_text
+from smallvit_jax.jobs import finetune, pretrain
+from smallvit_jax.plans.data_and_model import DatasetReader
+from smallvit_jax.process.terminal import print_table
+from smallvit_jax.workdir.environment import environment
+
+PRESET = "configs/small_data.py:cifar10"
+CLASSES = 10
+
+# The preset with other objectives; epochs give each about the same time on one CPU core.
+OBJECTIVES = {
+    "lejepa": {},
+    "dino": {
+        "pretrain.objective": "dino",
+        "pretrain.epochs": "6",
+        "pretrain.optimizer.base_lr": "0.004",
+        "pretrain.optimizer.clip_global": "0",
+        "pretrain.optimizer.clip": "3",
+        "pretrain.optimizer.weight_decay_end": "0.4",
+        "pretrain.teacher.momentum": "0.99",
+        "pretrain.teacher.drop_path": "false",
+    },
+    "mae": {
+        "pretrain.objective": "mae",
+        "pretrain.epochs": "26",
+        "pretrain.optimizer.base_lr": "0.004",
+    },
+}
+PLAIN = {"model.init": "fan_in", "model.pool": "cls", "model.pos_embed": "learned"}
+STARTS = {"scratch": {}, "scratch, not mimetic": PLAIN}
+
+
+class Budget(NamedTuple):
+    """Fine-tuning: at least `steps` steps of `batch` images in `epochs` epochs."""
+
+    steps: int = 900
+    batch: int = 50
+    epochs: int = 9
+
+    def fields(self, labeled: int) -> dict[str, str]:
+        """The fields that train for this long with `labeled` images."""
+        per_pass = labeled // self.batch
+        passes = max(1, round(self.steps / self.epochs / per_pass))
+        return {
+            "finetune.epochs": str(self.epochs),
+            "finetune.batch_size": str(self.batch),
+            "finetune.passes_per_epoch": str(passes),
+            "finetune.evaluate_every": str(self.epochs),
+        }
+
+
+def run(
+    starts: Sequence[str],
+    seeds: Sequence[int],
+    label_counts: Sequence[int],
+    workdir: Path,
+    reader: DatasetReader,
+) -> Iterator[dict[str, Any]]:
+    """Yields a row for each seed, start (an objective or a way from scratch) and label count."""
+    for seed in seeds:
+        for start in starts:
+            init, learned = None, {}
+            if start in OBJECTIVES:
+                init = workdir / f"{start}-{seed}" / "pretrain"
+                config = preset(OBJECTIVES[start], seed)
+                config.pretrain.knn_every = config.pretrain.epochs  # before and after
+                result = pretrain.run(config, init, reader)
+                names = ("knn_before", "knn_after", "rankme_after", "epochs", "images_per_second")
+                learned = {name: result[name] for name in names}
+                learned["seconds_pretraining"] = result["seconds"]
+            for labels in label_counts:
+                images = labels * CLASSES or 50_000
+                fields = STARTS.get(start, {}) | Budget().fields(images)
+                config = preset(fields | {"dataset.labels_per_class": str(labels)}, seed)
+                folder = workdir / f"{start.replace(', ', '-').replace(' ', '-')}-{seed}"
+                tuned = finetune.run(config, folder / f"labels-{labels}", reader, init_from=init)
+                yield {
+                    "start": start,
+                    "seed": seed,
+                    "labels_per_class": labels or "all",
+                    "steps": tuned["steps"],
+                    "probe": tuned["probe_test_top1"],
+                    "accuracy": tuned["test_top1"],
+                    **learned,
+                }
+
+
+def preset(fields: dict[str, str], seed: int) -> ConfigDict:
+    """The preset with a seed and other fields."""
+    config = load_config(PRESET)
+    config.seed = seed
+    for field, value in fields.items():
+        set_from_text(config, field, value)
+    return config
+
+
+def summarize(rows: Sequence[dict[str, Any]]) -> list[tuple[str, ...]]:
+    """A row for each start and label count: mean and standard deviation over seeds."""
+    table: list[tuple[str, ...]] = [("start", "labels per class", "seeds", "probe", "accuracy")]
+    for start, labels in dict.fromkeys((row["start"], row["labels_per_class"]) for row in rows):
+        here = [r for r in rows if (r["start"], r["labels_per_class"]) == (start, labels)]
+        table.append(
+            (
+                start,
+                str(labels),
+                str(len(here)),
+                mean_and_spread([r["probe"] for r in here if r["probe"] is not None]),
+                mean_and_spread([r["accuracy"] for r in here]),
+            )
+        )
+    return table
+
+
+def mean_and_spread(values: Sequence[float]) -> str:
+    """The mean and, of several values, the standard deviation (n - 1)."""
+    if not values:
+        return ""
+    if len(values) == 1:
+        return f"{values[0]:.1f}"
+    return f"{statistics.mean(values):.1f} ± {statistics.stdev(values):.1f}"
+
+
+def main() -> int:
+    """Trains, prints the table and writes every row as JSON."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--starts", default=";".join((*OBJECTIVES, *STARTS)))
+    parser.add_argument("--seeds", default="0,1,2")
+    parser.add_argument("--labels", default="50,500", help="labeled images per class; 0: all")
+    parser.add_argument("--workdir", type=Path, required=True)
+    parser.add_argument("--data_dir")
+    parser.add_argument("--out", type=Path, help="JSON file to write the results to")
+    args = parser.parse_args()
+    warnings.simplefilter("ignore")
+    rows = []
+    seeds, labels = ([int(x) for x in text.split(",") if x] for text in (args.seeds, args.labels))
+    starts = args.starts.split(";")
+    for row in run(starts, seeds, labels, args.workdir, DatasetReader(args.data_dir)):
+        rows.append(row)
+        if args.out:
+            result = origin("benchmarks.few_labels", sys.argv[1:]) | {
+                "machine": environment(),
+                "rows": rows,
+            }
+            args.out.write_text(json.dumps(result, indent=1) + "\n")
+    print_table("CIFAR-10: accuracy in % on the 10,000 test images", summarize(rows))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
