@@ -1,7 +1,7 @@
 """The recommended recipe without a GPU: tens of thousands of images, some hundreds of them labeled.
 
     python -m smallvit_jax.main --config configs/small_data.py:cifar10 --workdir runs/cifar10 \\
-        --data_dir DIR --config.dataset.labels_per_class=50
+        --config.dataset.labels_per_class=50
 
 The argument is DATASET, or folder:PATH for your own images.
 

@@ -233,8 +233,8 @@ class AccuracyEvaluator:
     """Top-1, top-5 and loss on the test split, and on the validation part if there is one.
 
     With a moving average, these are the average's; those of the plain weights are beside them, as
-    splits "test_plain" and "validation_plain". Measured every `finetune.evaluate_every` epochs and after the last one; with `from_start`, also
-    before the first step.
+    splits "test_plain" and "validation_plain". Measured every `finetune.evaluate_every` epochs and
+    after the last one; with `from_start`, also before the first step.
     """
 
     def __init__(

@@ -43,7 +43,7 @@ def test_docstring_gives_a_working_command_and_estimates(file):
     validate(config)
     assert workdir.parts[0] == "runs"
     others = {
-        **dict.fromkeys(("quickstart", "own_images"), "recipe"),
+        **dict.fromkeys(("quickstart", "own_images", "small_data"), "recipe"),
         **dict.fromkeys(("conv_stem", "convnets", "structured_init"), "finetune"),
     }
     assert config.job == others.get(file.stem, file.stem)
