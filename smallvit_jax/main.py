@@ -51,7 +51,7 @@ def _run(flags: Flags, words: Sequence[str]) -> None:
     job = importlib.import_module(f"smallvit_jax.jobs.{config.job}")
     reader = DatasetReader(data_dir)
     job.run(config, workdir, reader)
-    if JOBS[config.job].page and config.report.at_end:
+    if workdir is not None and JOBS[config.job].page and config.report.at_end:
         from smallvit_jax.jobs.report import write_at_end
 
         write_at_end(workdir, reader, words)

@@ -19,6 +19,7 @@ import traceback
 import ml_collections
 
 from smallvit_jax.config.check import check_fields
+from smallvit_jax.config.jobs import JOBS
 from smallvit_jax.config.tree import FIELD_AT
 from smallvit_jax.config.values import set_from_text, suggest_field
 from smallvit_jax.errors import UserError, did_you_mean
@@ -61,10 +62,13 @@ def read_flags(argv: list[str]) -> Flags:
     return flags
 
 
-def resolve(flags: Flags) -> tuple[ml_collections.ConfigDict, pathlib.Path, str | None]:
+def resolve(
+    flags: Flags,
+) -> tuple[ml_collections.ConfigDict, pathlib.Path | None, str | None]:
     """Returns the config with overrides, not yet validated, the workdir and the data folder.
 
-    Raises UserError for an invalid config file, field or folder.
+    The workdir may be None for a job that writes nothing. Raises UserError for an invalid config
+    file, field or folder.
     """
     if flags.config is None:
         raise UserError(
@@ -74,7 +78,10 @@ def resolve(flags: Flags) -> tuple[ml_collections.ConfigDict, pathlib.Path, str 
     config = load_config(flags.config)
     for path, text in flags.overrides.items():
         set_from_text(config, path, text)
-    return config, _workdir(flags.workdir), _data_dir(flags.data_dir)
+    job = JOBS.get(config.job)
+    needed = flags.workdir is not None or job is None or job.writes
+    workdir = _workdir(flags.workdir) if needed else None
+    return config, workdir, _data_dir(flags.data_dir)
 
 
 def load_config(file_and_argument: str) -> ml_collections.ConfigDict:

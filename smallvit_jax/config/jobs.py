@@ -35,6 +35,7 @@ class Job:
       finetunes: whether it trains with labels.
       starts_fresh: whether it chooses the initial weights itself, so that `finetune.init_from` must
         be empty.
+      writes: whether it writes to a workdir, which the command must then give.
       page: module of `smallvit_jax.reporting` that builds its `report.html`; empty for none.
       required: fields that must be set.
     """
@@ -46,6 +47,7 @@ class Job:
     pretrains: bool = False
     finetunes: bool = False
     starts_fresh: bool = False
+    writes: bool = True
     page: str = ""
     required: tuple[Required, ...] = ()
 
@@ -89,6 +91,7 @@ _ROWS = (
         page=RUN_PAGE,
         **_LABELS,
     ),
+    Job("advise", uses=(), writes=False, **_DATASET),
     Job(
         "evaluate",
         uses=("dataset", "evaluate", "runtime", "seed"),

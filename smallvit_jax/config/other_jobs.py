@@ -19,6 +19,10 @@ RECIPE: Group = {
     "from_scratch": field(False, "also train the same model without pre-training, for comparison"),
 }
 
+ADVISE: Group = {
+    "minutes": field(30.0, "minutes that the recommended run may take", POSITIVE),
+}
+
 EVALUATE: Group = {
     "checkpoint": field("", "stage folder or checkpoint to evaluate"),
     "batch_size": field(500, "images per forward pass, over all devices", at_least(1)),

@@ -44,6 +44,20 @@ def set_dataset(config: ConfigDict, argument: str) -> None:
     config.dataset.name, config.dataset.root = name, root
 
 
+def set_folder_or_dataset(config: ConfigDict, argument: str, file: str) -> None:
+    """Sets the dataset from "PATH", a folder, or "DATASET", as in `configs/own_images.py`.
+
+    "folder:PATH" is for a folder whose path is also a dataset's name. Raises UserError if there is
+    no argument; `file` is the config file that needs it.
+    """
+    if not argument:
+        raise UserError(
+            f"configs/{file} needs the folder of your images, as in --config configs/{file}:photos"
+        )
+    known = argument in DATASETS or argument.startswith(f"{FOLDER}:")
+    set_dataset(config, argument if known else f"{FOLDER}:{argument}")
+
+
 def set_dataset_and_size(config: ConfigDict, argument: str) -> None:
     """Sets the dataset and size from "DATASET" or "DATASET,small", as in `configs/compare.py`.
 
@@ -73,13 +87,46 @@ def use_mimetic(config: ConfigDict) -> None:
     config.model.init = "mimetic"
 
 
-def use_unlabeled_images(config: ConfigDict) -> None:
-    """Sets what runs of minutes without a GPU share when most images have no label.
+def use_own_images_preset(config: ConfigDict) -> None:
+    """Sets `configs/own_images.py`: the recipe for hundreds to thousands of images."""
+    _use_few_labels(config)
+    pretrain = config.pretrain
+    pretrain.epochs = 60
+    pretrain.knn_every = 20
+    pretrain.optimizer.base_lr = 16e-3  # 4e-3 at this batch size
+    pretrain.optimizer.warmup_epochs = 6  # a tenth
 
-    LeJEPA on a narrow ViT with mimetic initialization, then gentle fine-tuning from a probe, beside
-    training from scratch.
-    """
-    make_narrow(config)
+    finetune = config.finetune
+    finetune.epochs = 20
+    finetune.batch_size = 32  # many steps from few images
+    finetune.optimizer.warmup_epochs = 2  # a tenth, as in the reference
+
+
+def use_small_data_preset(config: ConfigDict) -> None:
+    """Sets `configs/small_data.py`: the recipe for tens of thousands of images."""
+    _use_few_labels(config)
+    pretrain = config.pretrain
+    pretrain.epochs = 8
+    pretrain.batch_size = 128
+    pretrain.knn_every = 8  # before the first step and after the last
+    pretrain.optimizer.base_lr = 8e-3  # 4e-3 at this batch size
+    pretrain.optimizer.warmup_epochs = 1
+    pretrain.lejepa.directions = 128  # a larger batch needs fewer
+
+    finetune = config.finetune
+    finetune.epochs = 9
+    finetune.passes_per_epoch = 1
+    finetune.batch_size = 50
+    finetune.evaluate_every = 3
+    finetune.optimizer.warmup_epochs = 1
+    finetune.augment.policy = "none"
+    finetune.augment.mix = 0.0
+    finetune.augment.erase = 0.0
+
+
+def _use_few_labels(config: ConfigDict) -> None:
+    """LeJEPA on a narrow ViT, then fine-tuning from a probe, beside training from scratch."""
+    make_narrow(config)  # a model that learns within minutes on a laptop
     use_mimetic(config)  # with it, each image teaches more
     use_lejepa(config)
     config.recipe.from_scratch = True  # shows whether pre-training helped

@@ -21,6 +21,7 @@ FIELDS: Group = {
     "pretrain": PRETRAIN,
     "finetune": FINETUNE,
     "recipe": other_jobs.RECIPE,
+    "advise": other_jobs.ADVISE,
     "evaluate": other_jobs.EVALUATE,
     "attention": other_jobs.ATTENTION,
     "predict": other_jobs.PREDICT,

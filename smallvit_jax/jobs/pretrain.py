@@ -150,6 +150,25 @@ def relative_change(before: Mapping[str, np.ndarray], after: Mapping[str, np.nda
     return float(100 * np.sqrt(moved / norm))
 
 
+def bind_forward(
+    config: ConfigDict,
+    backbone: ImageModel,
+    objective: Objective,
+    data: Data,
+    mesh: jax.sharding.Mesh,
+) -> Forward:
+    """The backbone's features for whole splits, on images scaled as in training."""
+    return Forward(
+        Functional(backbone),
+        ("features",),
+        image_size=objective.view_settings.image_size,
+        mean=data.info.mean,
+        std=data.info.std,
+        batch_size=config.evaluate.batch_size,
+        mesh=mesh,
+    )
+
+
 class FeatureEvaluator:
     """Judges the backbone's features every few epochs, before the first step and after the last.
 
@@ -173,15 +192,7 @@ class FeatureEvaluator:
         tested = len(data.test.labels) and (data.test.labels >= 0).all()
         self._has_labels = bool(len(self._labeled) and tested)
         self._objective = objective
-        self._features = Forward(
-            Functional(backbone),
-            ("features",),
-            image_size=objective.view_settings.image_size,
-            mean=data.info.mean,
-            std=data.info.std,
-            batch_size=config.evaluate.batch_size,
-            mesh=mesh,
-        )
+        self._features = bind_forward(config, backbone, objective, data, mesh)
         self._knn = functools.partial(
             knn_accuracy,
             num_classes=data.info.num_classes,
