@@ -42,19 +42,25 @@ def judge(pretrained: float, scratch: float, images: int) -> Verdict:
 
 
 def judge_stages(stages: Mapping[str, Mapping[str, Any]]) -> Verdict | None:
-    """Judges the results of a recipe's stages; None if it was not trained from scratch as well."""
-    tuned, scratch = stages["finetune"], stages.get("scratch")
+    """Judges the results of stages; None without fine-tuning and training from scratch."""
+    tuned, scratch = stages.get("finetune"), stages.get("scratch")
+    if tuned is None or scratch is None:
+        return None
     images = tuned.get("test_images") or stages.get("evaluate", {}).get("test_images")
-    if scratch is None or images is None:
+    if images is None:
         return None
     return judge(tuned["test_top1"], scratch["test_top1"], images)
 
 
 def advice(stages: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """What to know about the results of a recipe's stages, and what to try, in sentences."""
-    pretraining, verdict = stages["pretrain"], judge_stages(stages)
-    found = pretraining_advice(pretraining) + finetuning_advice(stages["finetune"])
-    if verdict is None or verdict.answer == "yes":
+    """What to know about the results of a run's stages, and what to try, in sentences."""
+    pretraining, tuned = stages.get("pretrain"), stages.get("finetune")
+    verdict, found = judge_stages(stages), []
+    if pretraining is not None:
+        found += pretraining_advice(pretraining)
+    if tuned is not None:
+        found += finetuning_advice(tuned)
+    if pretraining is None or verdict is None or verdict.answer == "yes":
         return found
     if pretraining.get("objective", "dino") == "dino":
         found.append("In short runs, pretrain.objective=lejepa learns more from each image.")

@@ -6,12 +6,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from smallvit_jax.config.jobs import STAGES
-from smallvit_jax.evaluation.verdict import (
-    advice,
-    finetuning_advice,
-    judge_stages,
-    pretraining_advice,
-)
+from smallvit_jax.evaluation.verdict import advice, judge_stages
 from smallvit_jax.plans.data_and_model import Data
 from smallvit_jax.reporting import figures, model_sections
 from smallvit_jax.reporting.page import Block, Code, PageContent, Picture, Section, Table
@@ -132,14 +127,7 @@ def _pretraining(run: Run) -> list[Block]:
                 f"RankMe, the effective rank of the features, which needs no labels: {before:.1f} "
                 f"before, {after:.1f} after."
             )
-    if {"pretrain", "finetune"} <= results.keys():
-        return parts + advice(results)
-    tuned = results.get("finetune")
-    return (
-        parts
-        + pretraining_advice(results.get("pretrain", {}))
-        + (finetuning_advice(tuned) if tuned else [])
-    )
+    return parts + advice(results)
 
 
 def _against_scratch(run: Run, results: dict[str, dict[str, Any]]) -> list[Block]:
