@@ -74,6 +74,34 @@ def test_stop_before_the_first_step_repeats_no_evaluation(tiny_recipe, tmp_path)
         assert read_json(resumed / "result.json")[name] == read_json(whole / "result.json")[name]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["vit", "resnet56"])
+def test_probe_starts_bfloat16_and_convolutional_models(model, tmp_path):
+    changes = {"runtime__precision": "bfloat16", "model__name": model}
+    if model == "resnet56":
+        unset = ("patch_size", "heads")
+        changes |= {f"model__{name}": "none" for name in unset} | {"model__depth": 8}
+        changes |= {"model__init": "reference", "pretrain__views__local_crops": 0}
+    assert run_job("pretrain", tmp_path / "start", pretrain__epochs=1, **changes) == 0
+    start = {"finetune__init_from": tmp_path / "start", "finetune__head_init": "probe"}
+    assert run_job("finetune", tmp_path / "tuned", **changes, **start, **FEW) == 0
+    assert read_json(tmp_path / "tuned" / "result.json")["probe_test_top1"] > 30
+
+
+def test_head_of_drloc_has_the_full_rate(tiny_recipe, tmp_path):
+    changes = FEW | {"finetune__layer_decay": 1e-6, "finetune__drloc__weight": 0.1}
+    changes["finetune__init_from"] = tiny_recipe.folder / "pretrain"
+    arrays = []
+    for epochs in (1, 2):
+        folder = tmp_path / str(epochs)
+        assert run_job("finetune", folder, finetune__epochs=epochs, **changes) == 0
+        arrays.append(read_checkpoint(folder)[0])
+    before, after = arrays
+    moved = {name: np.abs(after[name] - before[name]).max() for name in before}
+    heads = [value for name, value in moved.items() if name.startswith("params.drloc.")]
+    assert min(heads) > 1e-5 > moved["params.patch_embed.proj.kernel"]
+
+
 def test_rate_from_scratch_is_a_field_of_its_own(tiny_recipe, tmp_path):
     rates = {"finetune__optimizer__lr": 1e-3, "finetune__optimizer__scratch_lr": 7e-3}
     start = {"finetune__init_from": tiny_recipe.folder / "pretrain"}

@@ -110,6 +110,29 @@ def test_eight_devices_take_the_same_steps_as_one(run, tmp_path):
 
 @pytest.mark.slow
 @NEW
+@pytest.mark.parametrize("init", ["impulse3", "mimetic"])
+def test_structured_initialization_trains(objective, init, tmp_path):
+    changes = objective | {"model__pool": "mean", "model__pos_embed": "sincos"}
+    assert run_job("pretrain", tmp_path, pretrain__epochs=1, model__init=init, **changes) == 0
+    result = read_json(tmp_path / "result.json")
+    assert np.isfinite(result["loss"]) and result["weights_moved"] > 0
+
+
+@pytest.mark.slow
+def test_resumed_continuation_does_not_know_how_far_it_moved(run, tmp_path):
+    """Its start is in another run's folder, which may have gone."""
+    changes, start = run
+    changes = changes | {"pretrain__init_from": start}
+    assert run_job("pretrain", tmp_path, **changes) == 0
+    assert read_json(tmp_path / "result.json")["weights_moved"] > 0
+    (tmp_path / "result.json").unlink()
+    shutil.rmtree(tmp_path / "checkpoints" / "3")
+    assert run_job("pretrain", tmp_path, **changes) == 0
+    assert read_json(tmp_path / "result.json")["weights_moved"] is None
+
+
+@pytest.mark.slow
+@NEW
 def test_conv_stem_and_bfloat16_train(objective, tmp_path):
     changes = objective | {"model__stem": "conv", "runtime__precision": "bfloat16"}
     changes["model__stem_norm"] = "layer"
