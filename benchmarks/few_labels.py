@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from matplotlib.figure import Figure
 from ml_collections import ConfigDict
 
 from benchmarks.origin import origin
@@ -23,6 +24,7 @@ from smallvit_jax.config.values import set_from_text
 from smallvit_jax.jobs import finetune, pretrain
 from smallvit_jax.plans.data_and_model import DatasetReader
 from smallvit_jax.process.terminal import print_table
+from smallvit_jax.reporting.figures import colors_of, panels, styled
 from smallvit_jax.workdir.environment import environment
 
 PRESET = "configs/small_data.py:cifar10"
@@ -141,8 +143,43 @@ def mean_and_spread(values: Sequence[float]) -> str:
     return f"{statistics.mean(values):.1f} ± {statistics.stdev(values):.1f}"
 
 
+@styled
+def draw(rows: Sequence[dict[str, Any]]) -> Figure:
+    """Test accuracy over labels per class: a line for each start, bars for the deviation."""
+    figure, (axis,) = panels(1, width=6.4, height=3.4)
+    starts = list(dict.fromkeys(row["start"] for row in rows))
+    every = sorted({_count(row) for row in rows})
+    for start, color in zip(starts, colors_of(len(starts)), strict=True):
+        name = f"pre-trained ({start})" if start in OBJECTIVES else f"from {start}"
+        for key, label, style in (("accuracy", name, "-"), ("probe", f"its probe ({start})", ":")):
+            points = {
+                count: [r[key] for r in rows if r["start"] == start and _count(r) == count]
+                for count in every
+            }
+            points = {count: found for count, found in points.items() if found and found[0]}
+            if points:
+                means = [statistics.mean(found) for found in points.values()]
+                spread = [statistics.stdev(f) if len(f) > 1 else 0.0 for f in points.values()]
+                axis.errorbar(
+                    list(points), means, spread, fmt=f"o{style}", ms=3, capsize=2, color=color,
+                    label=label,
+                )  # fmt: skip
+    axis.set_xscale("log")
+    axis.set_xticks(every, [f"{count:,}" for count in every])
+    axis.minorticks_off()
+    axis.set_xlabel("labels per class")
+    axis.set_ylabel("test accuracy in %")
+    axis.legend()
+    return figure
+
+
+def _count(row: dict[str, Any]) -> int:
+    labels = row["labels_per_class"]
+    return 50_000 // CLASSES if labels == "all" else labels
+
+
 def main() -> int:
-    """Trains, prints the table and writes every row as JSON."""
+    """Trains, prints the table, writes every row as JSON and draws a picture."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--starts", default=";".join((*OBJECTIVES, *STARTS)))
     parser.add_argument("--seeds", default="0,1,2")
@@ -150,6 +187,7 @@ def main() -> int:
     parser.add_argument("--workdir", type=Path, required=True)
     parser.add_argument("--data_dir")
     parser.add_argument("--out", type=Path, help="JSON file to write the results to")
+    parser.add_argument("--picture", type=Path, help="PNG file to draw the accuracies to")
     args = parser.parse_args()
     warnings.simplefilter("ignore")
     rows = []
@@ -163,6 +201,8 @@ def main() -> int:
                 "rows": rows,
             }
             args.out.write_text(json.dumps(result, indent=1) + "\n")
+    if args.picture:
+        draw(rows).savefig(args.picture, dpi=110, bbox_inches="tight")
     print_table("CIFAR-10: accuracy in % on the 10,000 test images", summarize(rows))
     return 0
 

@@ -54,6 +54,7 @@ _TUNED_DINO = (
     "+pretrain.optimizer.weight_decay_end=0.4"
 )
 _PLAIN = f"{_AUGMENT}.mix=0+{_AUGMENT}.policy=none+{_AUGMENT}.erase=0"
+_RANDOM, _PROBE = "finetune.head_init=random", "finetune.head_init=probe"
 _CROPPED = f"{_AUGMENT}.crop_padding=4"
 _AUGMENTED = f"{_AUGMENT}.mix=0.5+{_AUGMENT}.policy=auto+{_AUGMENT}.erase=0.25"
 _NOT_MIMETIC = "model.init=fan_in+model.pool=cls+model.pos_embed=learned"
@@ -111,13 +112,15 @@ SWEEPS = {
             f"pretrain.objective=mae+pretrain.epochs=6+{_LR}=0.004",
         ),
         finetune=(
-            f"finetune.head_init=random+finetune.layer_decay=1+{_TUNE}=0.001",
-            f"finetune.head_init=random+{_TUNE}=0.001",
-            f"finetune.head_init=probe+{_TUNE}=0.001",
-            f"finetune.head_init=probe+{_TUNE}=0.002",
-            f"finetune.head_init=probe+{_TUNE}=0.0005",
-            f"finetune.head_init=probe+{_TUNE}=0.001+{_CROPPED}",
-            f"finetune.head_init=probe+{_TUNE}=0.001+finetune.ema_decay=0.99",
+            f"{_RANDOM}+{_TUNE}=0.001",
+            f"{_RANDOM}+{_TUNE}=0.002",
+            f"{_RANDOM}+{_TUNE}=0.0005",
+            f"{_RANDOM}+{_TUNE}=0.001+finetune.layer_decay=0.65",
+            f"{_RANDOM}+{_TUNE}=0.001+{_CROPPED}",
+            f"{_RANDOM}+{_TUNE}=0.001+finetune.ema_decay=0.99",
+            f"{_PROBE}+{_TUNE}=0.001",
+            f"{_PROBE}+{_TUNE}=0.002",
+            f"{_PROBE}+{_TUNE}=0.001+finetune.layer_decay=1",
         ),
         scratch=(
             f"{_TUNE}=0.001",

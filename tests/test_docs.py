@@ -40,7 +40,7 @@ def numbers(cell: str) -> tuple[float, ...]:
 def shows_value(cell: str, value: object) -> bool:
     """Whether a cell shows a field's value."""
     if value is None:
-        return cell in ("by model", "by dataset", "finetune.optimizer.lr")
+        return cell in ("by model", "by dataset", "by head_init", "finetune.optimizer.lr")
     if isinstance(value, bool):
         return cell == str(value).lower()
     if isinstance(value, str):

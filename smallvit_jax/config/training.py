@@ -146,10 +146,11 @@ FINETUNE: Group = {
     "head_init": field(
         "random", "how the classifier of a pre-trained model starts", one_of(choices.HEAD_INITS)
     ),
-    "layer_decay": field(
-        1.0,
+    "layer_decay": optional(
+        float,
         "factor of a pre-trained model's learning rate from one block to the block before it; the "
         "classifier has the full rate",
+        "0.65 if the classifier starts from a probe, otherwise 1",
         FRACTION,
     ),
     "ema_decay": field(

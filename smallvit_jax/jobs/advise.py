@@ -127,7 +127,7 @@ def measure(config: ConfigDict, data: Data, reading: float) -> Costs:
     if config.job == "recipe":
         images, order, options, augment, schedule, _ = finetuning.make_plan(config, data)
         classifier = Functional(create_model(**options, dtype=dtype, seed=config.seed))
-        optimizer = finetune.bind_optimizer(config, classifier)
+        optimizer = finetune.bind_optimizer(config)
         step = finetune.make_step(config, classifier, optimizer, augment)
         state = initial_state(classifier, optimizer)
         finetune_rate = _rate(config, "finetune", step, state, images, order, schedule)
@@ -316,4 +316,6 @@ def _show(
 
 
 def _minutes(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 600 else f"{seconds / 60:.0f} min"

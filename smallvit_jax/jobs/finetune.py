@@ -39,6 +39,7 @@ from smallvit_jax.workdir.ownership import finished_result, holds_checkpoint
 from smallvit_jax.workdir.records import write_result
 
 PROBE_LABELS = 100  # most labels per class with which "auto" starts from a probe
+PROBE_DECAY = 0.65  # `finetune.layer_decay` after a probe, so that most of what was learned stays
 STANDARDIZED_IMAGES = 5000  # whose features standardize those of the labeled images
 
 
@@ -76,7 +77,8 @@ def run(
         key = runtime.stage_key(config.seed, "drloc")
         side, features = grid_side(options), classifier.num_features
         drloc = Drloc(settings, side, features, dtype=dtype, key=key)
-    optimizer = bind_optimizer(config, model if start else None)
+    factors = layer_factors(config, model, probed=probed) if start else None
+    optimizer = bind_optimizer(config, factors)
     with make_source(*images, order, mesh, r.data_placement, r.steps_per_dispatch) as source:
         outcome = stage.run_stage(
             stage.Stage(
@@ -151,23 +153,32 @@ def bind_forward(
     )
 
 
-def bind_optimizer(
-    config: ConfigDict, pretrained: Functional | None = None
-) -> optax.GradientTransformationExtraArgs:
-    """Builds the optimizer that `config.finetune.optimizer` describes.
+def layer_factors(
+    config: ConfigDict, pretrained: Functional, *, probed: bool
+) -> dict[str, float] | None:
+    """Factors of the learning rate by array; None if all have the full rate.
 
-    If it starts from a pre-trained model, the learning rate falls by `finetune.layer_decay` from
-    the classifier to the first layer, block by block (Clark et al., "ELECTRA", 2020; BEiT, MAE).
+    They fall by `finetune.layer_decay` from the classifier to the first layer, block by block
+    (Clark et al., "ELECTRA", 2020; BEiT, MAE).
     """
-    o, decay = config.finetune.optimizer, config.finetune.layer_decay
-    factors = None
-    if pretrained is not None and decay < 1:
-        numbers = layer_numbers(pretrained.trainable)
-        last = max(numbers.values())
-        factors = {name: decay ** (last - number) for name, number in numbers.items()}
+    decay = config.finetune.layer_decay
+    if decay is None:
+        decay = PROBE_DECAY if probed else 1.0
+    if decay == 1:
+        return None
+    numbers = layer_numbers(pretrained.trainable)
+    last = max(numbers.values())
+    return {name: decay ** (last - number) for name, number in numbers.items()}
+
+
+def bind_optimizer(
+    config: ConfigDict, rate_factors: dict[str, float] | None = None
+) -> optax.GradientTransformationExtraArgs:
+    """Builds the optimizer that `config.finetune.optimizer` describes."""
+    o = config.finetune.optimizer
     return make_optimizer(
         o.name,
-        rate_factors=factors,
+        rate_factors=rate_factors,
         clip=o.clip,
         clip_global=o.clip_global,
         eps=o.eps,
