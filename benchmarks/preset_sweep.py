@@ -55,7 +55,7 @@ _TUNED_DINO = (
 )
 _PLAIN = f"{_AUGMENT}.mix=0+{_AUGMENT}.policy=none+{_AUGMENT}.erase=0"
 _RANDOM, _PROBE = "finetune.head_init=random", "finetune.head_init=probe"
-_CROPPED = f"{_AUGMENT}.crop_padding=4"
+_UNCROPPED = f"{_AUGMENT}.crop_padding=0"
 _AUGMENTED = f"{_AUGMENT}.mix=0.5+{_AUGMENT}.policy=auto+{_AUGMENT}.erase=0.25"
 _NOT_MIMETIC = "model.init=fan_in+model.pool=cls+model.pos_embed=learned"
 
@@ -101,36 +101,32 @@ SWEEPS = {
     ),
     "small_data": Sweep(
         "configs/small_data.py:cifar10",
-        fields="pretrain.epochs=2+dataset.labels_per_class=500",
+        fields="pretrain.epochs=2+dataset.labels_per_class=500+finetune.evaluate_every=9",
         pretrain=(
             "",
             f"{_LR}=0.004",
             f"{_LR}=0.016",
             f"{_VIEWS}.local_crops=2",
             _NOT_MIMETIC,
-            f"{_TUNED_DINO}+{_LR}=0.004",
-            f"pretrain.objective=mae+pretrain.epochs=6+{_LR}=0.004",
         ),
         finetune=(
-            f"{_RANDOM}+{_TUNE}=0.001",
             f"{_RANDOM}+{_TUNE}=0.002",
             f"{_RANDOM}+{_TUNE}=0.0005",
+            f"{_RANDOM}+{_TUNE}=0.001+{_UNCROPPED}",
+            f"{_PROBE}+{_TUNE}=0.001+finetune.layer_decay=1",
+            f"{_RANDOM}+{_TUNE}=0.001",
             f"{_RANDOM}+{_TUNE}=0.001+finetune.layer_decay=0.65",
-            f"{_RANDOM}+{_TUNE}=0.001+{_CROPPED}",
-            f"{_RANDOM}+{_TUNE}=0.001+finetune.ema_decay=0.99",
             f"{_PROBE}+{_TUNE}=0.001",
             f"{_PROBE}+{_TUNE}=0.002",
-            f"{_PROBE}+{_TUNE}=0.001+finetune.layer_decay=1",
         ),
         scratch=(
+            f"{_TUNE}=0.001+{_NOT_MIMETIC}",
+            f"{_TUNE}=0.002+{_NOT_MIMETIC}",
+            f"{_TUNE}=0.001+{_AUGMENTED}",
+            f"{_TUNE}=0.001+{_UNCROPPED}",
             f"{_TUNE}=0.001",
             f"{_TUNE}=0.002",
             f"{_TUNE}=0.004",
-            f"{_TUNE}=0.002+{_CROPPED}",
-            f"{_TUNE}=0.002+{_AUGMENTED}",
-            f"{_TUNE}=0.002+finetune.ema_decay=0.99",
-            f"{_TUNE}=0.001+{_NOT_MIMETIC}",
-            f"{_TUNE}=0.002+{_NOT_MIMETIC}",
         ),
     ),
     "own_images": Sweep(
@@ -138,19 +134,17 @@ SWEEPS = {
         fields="dataset.labels_per_class=25",
         pretrain=("", f"{_LR}=0.008", f"{_LR}=0.032", "pretrain.epochs=120"),
         finetune=(
+            f"{_TUNE}=0.001",
             f"{_TUNE}=0.0003",
-            f"{_TUNE}=0.002",
-            "finetune.layer_decay=1",
             _PLAIN,
-            f"{_TUNE}=0.0003+{_PLAIN}",
             f"{_AUGMENT}.mix=0",
+            f"{_RANDOM}+{_TUNE}=0.001",
         ),
         scratch=(
-            f"{_TUNE}=0.0005",
             f"{_TUNE}=0.001",
             f"{_TUNE}=0.002",
-            f"{_TUNE}=0.001+{_PLAIN}",
-            f"{_TUNE}=0.001+{_AUGMENT}.mix=0",
+            _PLAIN,
+            f"{_AUGMENT}.mix=0",
             f"{_TUNE}=0.001+{_NOT_MIMETIC}",
         ),
     ),
