@@ -113,6 +113,8 @@ SWEEPS = {
             f"{_RANDOM}+{_TUNE}=0.002",
             f"{_RANDOM}+{_TUNE}=0.0005",
             f"{_RANDOM}+{_TUNE}=0.001+{_UNCROPPED}",
+            f"{_RANDOM}+{_TUNE}=0.002+{_UNCROPPED}",
+            f"{_RANDOM}+{_TUNE}=0.001+{_UNCROPPED}+{_AUGMENT}.flip=0",
             f"{_PROBE}+{_TUNE}=0.001+finetune.layer_decay=1",
             f"{_RANDOM}+{_TUNE}=0.001",
             f"{_RANDOM}+{_TUNE}=0.001+finetune.layer_decay=0.65",
@@ -120,13 +122,34 @@ SWEEPS = {
             f"{_PROBE}+{_TUNE}=0.002",
         ),
         scratch=(
-            f"{_TUNE}=0.001+{_NOT_MIMETIC}",
-            f"{_TUNE}=0.002+{_NOT_MIMETIC}",
-            f"{_TUNE}=0.001+{_AUGMENTED}",
             f"{_TUNE}=0.001+{_UNCROPPED}",
+            f"{_TUNE}=0.002+{_UNCROPPED}",
+            f"{_TUNE}=0.002+{_UNCROPPED}+{_NOT_MIMETIC}",
+            f"{_TUNE}=0.001+{_NOT_MIMETIC}",
+            f"{_TUNE}=0.001+{_AUGMENTED}",
             f"{_TUNE}=0.001",
             f"{_TUNE}=0.002",
             f"{_TUNE}=0.004",
+        ),
+    ),
+    "small_data_1_percent": Sweep(
+        "configs/small_data.py:cifar10",
+        fields=(
+            "pretrain.epochs=2+dataset.labels_per_class=50+finetune.evaluate_every=9"
+            f"+finetune.passes_per_epoch=10+{_TUNE}=0.001"
+        ),
+        pretrain=("",),
+        finetune=(
+            f"{_PROBE}+{_UNCROPPED}",
+            f"{_PROBE}+{_AUGMENT}.crop_padding=4",
+            f"{_RANDOM}+{_UNCROPPED}",
+            f"{_RANDOM}+{_AUGMENT}.crop_padding=4",
+            f"{_PROBE}+{_AUGMENT}.crop_padding=4+{_TUNE}=0.0003",
+        ),
+        scratch=(
+            _UNCROPPED,
+            f"{_AUGMENT}.crop_padding=4",
+            f"{_AUGMENT}.crop_padding=4+{_TUNE}=0.002",
         ),
     ),
     "own_images": Sweep(

@@ -161,11 +161,12 @@ def make_small(config: ConfigDict) -> None:
 def _tune_in_900_steps(config: ConfigDict) -> None:
     """Sets fine-tuning with 5,000 labels in two minutes; others take steps in proportion."""
     finetune = config.finetune
-    finetune.epochs = 9  # strong augmentation would hurt in so few epochs
+    finetune.epochs = 9  # augmentation would hurt in so few epochs
     finetune.passes_per_epoch = 1
     finetune.batch_size = 50  # 100 steps per epoch
     finetune.evaluate_every = 3  # 10,000 test images take as long as an epoch
     finetune.optimizer.warmup_epochs = 1
+    finetune.augment.crop_padding = 0
     finetune.augment.policy = "none"
     finetune.augment.mix = 0.0
     finetune.augment.erase = 0.0
