@@ -100,6 +100,7 @@ def use_own_images_preset(config: ConfigDict) -> None:
     finetune.epochs = 20
     finetune.batch_size = 32  # many steps from few images
     finetune.optimizer.warmup_epochs = 2  # a tenth, as in the reference
+    finetune.min_steps_per_epoch = 40  # with any number of labels
     finetune.augment.mix = 0.0  # mixed images hurt with some hundred labels
 
 
@@ -115,6 +116,8 @@ def use_small_data_preset(config: ConfigDict) -> None:
     pretrain.lejepa.directions = 128  # a larger batch needs fewer
 
     _tune_in_900_steps(config)
+    config.finetune.min_steps_per_epoch = 100  # with any number of labels
+    config.finetune.augment.crop_padding = None  # the dataset's; it helps in many passes
 
 
 def _use_few_labels(config: ConfigDict) -> None:

@@ -137,6 +137,9 @@ FINETUNE: Group = {
         "augmentation)",
         at_least(1),
     ),
+    "min_steps_per_epoch": field(
+        0, "more passes per epoch, if that many steps need them: for few labels", at_least(0)
+    ),
     "batch_size": field(256, "images per step, over all devices", at_least(1)),
     "evaluate_every": field(
         1,

@@ -7,6 +7,7 @@ from typing import NamedTuple
 from ml_collections import ConfigDict
 
 from smallvit_jax.config.presets import use_own_images_preset, use_small_data_preset
+from smallvit_jax.plans.finetuning import passes_per_epoch
 
 MANY_IMAGES = 10_000  # from which on an epoch is long enough for configs/small_data.py
 BATCHES_PER_EPOCH = 8  # at least
@@ -105,7 +106,7 @@ def estimate(config: ConfigDict, counts: Counts, costs: Costs) -> dict[str, floa
     }
     if config.job != "recipe":
         return parts | {"report": REPORT}
-    steps = f.epochs * (counts.labeled * f.passes_per_epoch // f.batch_size)
+    steps = f.epochs * (counts.labeled * passes_per_epoch(config, counts.labeled) // f.batch_size)
     evaluations = math.ceil(f.epochs / f.evaluate_every)
     training = (
         LOADING_PROGRAMS

@@ -1,5 +1,6 @@
 """Fine-tuning as plain values: images, order, model options, augmentation and schedules."""
 
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -36,7 +37,7 @@ def make_plan(config: ConfigDict, data: Data, *, from_scratch: bool = False) -> 
         len(images.labels),
         f.batch_size,
         config.seed,
-        f.passes_per_epoch,
+        passes_per_epoch(config, len(images.labels)),
         field="finetune.batch_size",
     )
     check_batch(order, make_mesh(), config.runtime.accumulate)
@@ -47,6 +48,13 @@ def make_plan(config: ConfigDict, data: Data, *, from_scratch: bool = False) -> 
     augment = augment_settings(config, data, options["image_size"])
     schedule = make_schedule(config, order.steps_per_epoch, from_scratch=from_scratch)
     return Plan(images, order, options, augment, schedule, drloc)
+
+
+def passes_per_epoch(config: ConfigDict, labeled: int) -> int:
+    """Passes over the labeled images in each epoch."""
+    f = config.finetune
+    needed = math.ceil(f.min_steps_per_epoch * f.batch_size / max(1, labeled))
+    return max(f.passes_per_epoch, needed)
 
 
 def augment_settings(config: ConfigDict, data: Data, image_size: int) -> AugmentSettings:

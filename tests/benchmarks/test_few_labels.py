@@ -2,23 +2,23 @@
 
 import pytest
 
-from benchmarks.few_labels import OBJECTIVES, STARTS, Budget, preset, summarize
+from benchmarks.few_labels import OBJECTIVES, STARTS, label_fields, preset, summarize
 from smallvit_jax.config.check import validate
+from smallvit_jax.plans.finetuning import passes_per_epoch
 
 
 @pytest.mark.parametrize("start", [*OBJECTIVES, *STARTS])
 def test_starts_are_valid(start):
-    fields = OBJECTIVES.get(start, {}) | STARTS.get(start, {}) | Budget().fields(500)
-    config = preset(fields, 3)
+    config = preset(OBJECTIVES.get(start, {}) | STARTS.get(start, {}) | label_fields(50), 3)
     validate(config)
     assert config.seed == 3
 
 
 @pytest.mark.parametrize(("labeled", "steps"), [(50, 900), (500, 900), (5000, 900), (50_000, 9000)])
 def test_steps_do_not_depend_on_the_labels_until_a_pass_is_longer(labeled, steps):
-    fields = {name.split(".")[1]: int(value) for name, value in Budget().fields(labeled).items()}
-    passes = fields["epochs"] * fields["passes_per_epoch"]
-    assert passes * (labeled // fields["batch_size"]) == steps
+    config = preset(label_fields(labeled // 10), 0)
+    per_epoch = labeled * passes_per_epoch(config, labeled) // config.finetune.batch_size
+    assert config.finetune.epochs * per_epoch == steps
 
 
 def test_table_has_mean_and_deviation_over_seeds():
