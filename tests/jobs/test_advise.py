@@ -63,6 +63,7 @@ def test_command_for_a_folder_can_be_run(tmp_path, capsys):
     assert "longer than advise.minutes=0.01" in table
 
 
+@pytest.mark.slow
 def test_images_without_classes_are_for_pretraining(tmp_path, capsys):
     draw(tmp_path / "flat", 60, 0)
     table, config, workdir, data = advised(
