@@ -1,12 +1,17 @@
-"""The recommended recipe without a GPU: tens of thousands of images, some hundreds of them labeled.
+"""The recommended recipe for 10,000 to 100,000 images of which few have labels, without a GPU.
 
     python -m smallvit_jax.main --config configs/small_data.py:cifar10 --workdir runs/cifar10 \\
         --config.dataset.labels_per_class=50
 
 The argument is DATASET, or folder:PATH for your own images.
 
-Expected time: not measured yet.
-Expected accuracy: not measured yet.
+It is worth its time with up to some hundred labels per class. With fewer than 10,000 images, use
+`configs/own_images.py`.
+
+Expected time: half an hour on one CPU core for CIFAR-10; `configs/advise.py` says it for yours.
+Expected accuracy: on CIFAR-10 with 50 labels per class 44.6 ± 1.8 % against 37.6 ± 2.3 % from
+scratch, with 500 labels (`--config.finetune.augment.crop_padding=0`) 59.4 ± 0.8 % against 52.9 ±
+0.4 % (seeds 0 to 2).
 """
 
 from smallvit_jax.config import default_config
