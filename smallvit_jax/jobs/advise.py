@@ -16,7 +16,6 @@ from smallvit_jax.config.jobs import STAGES
 from smallvit_jax.config.tree import flatten, get_value, set_value
 from smallvit_jax.data.batches import BatchOrder
 from smallvit_jax.data.datasets import FOLDER
-from smallvit_jax.data.folder import IMAGE_SIZES
 from smallvit_jax.errors import UserError
 from smallvit_jax.evaluation.neighbors import knn_accuracy
 from smallvit_jax.jobs import finetune, pretrain
@@ -41,6 +40,7 @@ from smallvit_jax.training.loop import Schedule, StepFunction, train
 from smallvit_jax.training.placement import make_source
 
 SECONDS = 4.0  # of training steps to measure, after compilation
+FEW_PIXELS = 96  # image size to fall back to, if there is too little time for larger ones
 SAMPLE = 500  # images whose evaluation is measured
 _KEPT = ("dataset", "model.image_size", "seed", "runtime")  # fields that advice leaves as they are
 
@@ -87,11 +87,13 @@ def _count(data: Data) -> Counts:
 
 
 def _image_sizes(config: ConfigDict, data: Data) -> list[int]:
-    """Image sizes to try, largest first: the dataset's, and for a folder smaller ones."""
+    """Image sizes to try: the dataset's, and for a folder of larger images `FEW_PIXELS`.
+
+    Up to that size the number of patches, and so most of the time, is the same.
+    """
     size = config.model.image_size or data.spec.image_size
-    if config.dataset.name != FOLDER or config.model.image_size:
-        return [size]
-    return [size, *reversed([smaller for smaller in IMAGE_SIZES if smaller < size])]
+    fixed = config.dataset.name != FOLDER or config.model.image_size
+    return [size] if fixed or size <= FEW_PIXELS else [size, FEW_PIXELS]
 
 
 def _settings(
