@@ -107,14 +107,7 @@ def use_own_images_preset(config: ConfigDict) -> None:
 def use_small_data_preset(config: ConfigDict) -> None:
     """Sets `configs/small_data.py`: the recipe for tens of thousands of images."""
     _use_few_labels(config)
-    pretrain = config.pretrain
-    pretrain.epochs = 8
-    pretrain.batch_size = 128
-    pretrain.knn_every = 8  # before the first step and after the last
-    pretrain.optimizer.base_lr = 8e-3  # 4e-3 at this batch size
-    pretrain.optimizer.warmup_epochs = 1
-    pretrain.lejepa.directions = 128  # a larger batch needs fewer
-
+    _pretrain_on_many_images(config, epochs=8)
     _tune_in_900_steps(config)
     config.finetune.min_steps_per_epoch = 100  # with any number of labels
     config.finetune.augment.crop_padding = None  # the dataset's; it helps in many passes
@@ -151,15 +144,19 @@ def make_small(config: ConfigDict) -> None:
     config.dataset.label_fraction = 0.1  # 5,000 images of CIFAR-10
     config.compare.targets = (30.0, 40.0, 50.0)  # higher accuracies are out of reach
 
+    _pretrain_on_many_images(config, epochs=3)  # 150,000 images of CIFAR-10
+    _tune_in_900_steps(config)
+
+
+def _pretrain_on_many_images(config: ConfigDict, epochs: int) -> None:
+    """Sets LeJEPA's batch and learning rate for tens of thousands of images."""
     pretrain = config.pretrain
-    pretrain.epochs = 3  # 150,000 images of CIFAR-10
+    pretrain.epochs = epochs
+    pretrain.knn_every = epochs  # before the first step and after the last
     pretrain.batch_size = 128
-    pretrain.knn_every = 3  # before the first step and after the last
     pretrain.optimizer.base_lr = 8e-3  # 4e-3 at this batch size
     pretrain.optimizer.warmup_epochs = 1
     pretrain.lejepa.directions = 128  # a larger batch needs fewer
-
-    _tune_in_900_steps(config)
 
 
 def _tune_in_900_steps(config: ConfigDict) -> None:
