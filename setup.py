@@ -17,7 +17,9 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     license_files=["LICENSE"],
-    packages=find_packages(include=["smallvit_jax*"]),
+    packages=[*find_packages(include=["smallvit_jax*"]), "smallvit_jax.configs"],
+    package_dir={"smallvit_jax.configs": "configs"},  # shipped with the package, as config files
+    entry_points={"console_scripts": ["smallvit=smallvit_jax.main:main"]},
     package_data={"smallvit_jax.reporting.templates": ["*.css", "*.html", "*.md"]},
     python_requires=">=3.11",
     install_requires=[

@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from ml_collections import ConfigDict
 
 from benchmarks.origin import origin
-from smallvit_jax.command.flags import load_config
+from smallvit_jax.command.config_files import load_config
 from smallvit_jax.config.values import set_from_text
 from smallvit_jax.jobs import finetune, pretrain
 from smallvit_jax.plans.data_and_model import DatasetReader

@@ -9,7 +9,8 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-from smallvit_jax.command.flags import Flags, load_config, read_flags, resolve
+from smallvit_jax.command.config_files import load_config
+from smallvit_jax.command.flags import Flags, read_flags, resolve
 from smallvit_jax.config.check import validate
 from smallvit_jax.config.jobs import JOBS
 from smallvit_jax.process.program import run_program

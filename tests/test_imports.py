@@ -9,7 +9,7 @@ import pytest
 import smallvit_jax
 
 PACKAGE = Path(smallvit_jax.__path__[0])
-ROOT_FILES = {"__init__", "main", "errors", "version"}
+ROOT_FILES = {"__init__", "__main__", "main", "errors", "version"}
 # What each subpackage may import from, besides itself and the files at the root. They are listed
 # from the bottom up, and none may import from a later one.
 ALLOWED = {

@@ -11,10 +11,11 @@ from smallvit_jax.config.values import as_text
 _USAGE = """\
 Trains a small vision transformer from scratch on a small image dataset.
 
-Usage: python -m smallvit_jax.main --config FILE[:ARGUMENT] --workdir FOLDER
-                                   [--data_dir FOLDER] [--config.FIELD=VALUE ...]
+Usage: smallvit CONFIG[:ARGUMENT] --workdir FOLDER [--data_dir FOLDER] [--config.FIELD=VALUE ...]
+   or: python -m smallvit_jax.main --config CONFIG[:ARGUMENT] --workdir FOLDER ...
 
-  --config FILE[:ARGUMENT]  config file to run; most files take MODEL,DATASET as the argument
+  CONFIG[:ARGUMENT]         config file to run, or the name of one that is shipped, such as recipe;
+                            most take MODEL,DATASET as the argument
   --workdir FOLDER          folder for checkpoints, metrics and results; repeat the command to
                             resume an interrupted run
   --data_dir FOLDER         folder with prepared TFDS datasets; default: $TFDS_DATA_DIR
@@ -24,8 +25,8 @@ Usage: python -m smallvit_jax.main --config FILE[:ARGUMENT] --workdir FOLDER
   --version                 show the version
 
 Examples:
-  python -m smallvit_jax.main --config configs/quickstart.py --workdir runs/quickstart
-  python -m smallvit_jax.main --config configs/recipe.py:vit,cifar10 --workdir runs/cifar10
+  smallvit quickstart --workdir runs/quickstart
+  smallvit recipe:vit,cifar10 --workdir runs/cifar10
   python -m smallvit_jax.main --config configs/pretrain.py:vit,cifar10 --workdir runs/short \\
       --config.pretrain.epochs=20 --config.pretrain.views.blur=1.0,0.1,0.5
 """

@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 import types
@@ -11,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import smallvit_jax
-from smallvit_jax.command.flags import load_config, read_flags, resolve
+from smallvit_jax.command.config_files import load_config
+from smallvit_jax.command.flags import read_flags, resolve
 from smallvit_jax.config.check import validate
 from smallvit_jax.config.tree import DEFAULTS, FIELD_AT, flatten
 from smallvit_jax.config.values import as_text, read_value
@@ -156,6 +158,8 @@ def test_any_text_parses_or_raises_a_user_error(text):
         ([*RECIPE, "--workdri=3"], ["unknown flag --workdri", '"--workdir"']),
         ([*RECIPE, "--data-dir=."], ["unknown flag --data-dir", '"--data_dir"']),
         ([*RECIPE, "--pretrain.epochs=3"], ["unknown flag", '"--config.pretrain.epochs"']),
+        (["recipe", *RECIPE], ["--config is given twice"]),
+        (["recipe", "stray"], ['unexpected argument "stray" after "recipe"']),
         ([*RECIPE, "stray"], ['unexpected argument "stray" after "--workdir runs/x"']),
         ([*RECIPE, "--config.seed=1", "--config.seed=1"], ["--config.seed is given twice"]),
         ([*RECIPE, "--config.seed"], ["--config.seed needs a value"]),
@@ -185,7 +189,8 @@ def test_flag_mistakes_get_one_sentence(capsys, words, parts):
     ("file", "parts"),
     [
         ("configs/recipie.py", ['no file "configs/recipie.py"', '"configs/recipe.py"']),
-        ("recipe:vit,cifar10", ['no file "recipe"', 'did you mean "configs/recipe.py"']),
+        ("recipie:vit,cifar10", ['no file "recipie"', 'did you mean "configs/recipe.py"']),
+        ("mine/recipe.py", ['no file "mine/recipe.py"', 'did you mean "configs/recipe.py"']),
         ("configs", ['"configs" is a folder', "pretrain.py"]),
         ("LICENSE", ["must end in .py"]),
         ("smallvit_jax/errors.py", ["defines no function get_config"]),
@@ -202,15 +207,27 @@ def test_config_flag_mistakes_get_one_sentence(capsys, file, parts):
     assert all(part in error for part in parts), error
 
 
-def test_missing_configs_folder_of_an_installed_wheel(capsys, monkeypatch, tmp_path):
+@pytest.mark.parametrize("config", ["recipe", "configs/recipe.py"])
+def test_shipped_configs_are_found_from_any_folder(monkeypatch, tmp_path, config):
     monkeypatch.chdir(tmp_path)
-    error = error_of(capsys, "--config", "configs/recipe.py", "--workdir", "x")
-    assert f'"{ROOT}/configs/recipe.py"' in error  # in a checkout, the error names its own file
-    monkeypatch.setattr(
-        "smallvit_jax.command.flags.__file__", str(tmp_path / "lib/smallvit_jax/command/flags.py")
-    )
-    error = error_of(capsys, "--config", "configs/recipe.py", "--workdir", "x")
-    assert "comes with a checkout of the repository, not with an installed wheel" in error
+    assert load_config(f"{config}:cait,digits").model.name == "cait"
+    installed = tmp_path / "lib/smallvit_jax"  # as a wheel has it
+    shutil.copytree(ROOT / "configs", installed / "configs")
+    monkeypatch.setattr("smallvit_jax.command.config_files._PACKAGE", installed)
+    assert load_config(f"{config}:swin,digits").model.name == "swin"
+
+
+def test_files_of_the_working_folder_come_before_shipped_ones(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "configs").mkdir()
+    path = write_config(tmp_path, "config = default_config()", "config.seed = 5", "return config")
+    os.rename(path, "configs/recipe.py")
+    assert load_config("configs/recipe.py").seed == 5
+
+
+def test_first_word_is_the_config():
+    config, workdir, _ = resolve(read_flags(["recipe:swin,digits", "--workdir", "runs/x"]))
+    assert (config.job, config.model.name, workdir) == ("recipe", "swin", pathlib.Path("runs/x"))
 
 
 @pytest.mark.parametrize(
@@ -249,6 +266,8 @@ def test_help_and_version(capsys):
     assert main(["-h"]) == 0
     assert "pretrain.epochs=200 " in capsys.readouterr().out
     assert main(["--config=configs/quickstart.py", "--wrong", "stray", "--help"]) == 0
+    assert "pretrain.epochs=72 " in capsys.readouterr().out
+    assert main(["quickstart", "--help"]) == 0
     assert "pretrain.epochs=72 " in capsys.readouterr().out
 
 

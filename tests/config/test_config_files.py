@@ -7,7 +7,8 @@ import shlex
 
 import pytest
 
-from smallvit_jax.command.flags import load_config, read_flags, resolve
+from smallvit_jax.command.config_files import load_config
+from smallvit_jax.command.flags import read_flags, resolve
 from smallvit_jax.config import default_config
 from smallvit_jax.config.check import validate
 from smallvit_jax.config.choices import MODELS

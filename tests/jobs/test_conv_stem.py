@@ -9,7 +9,7 @@ from flax import nnx
 
 import smallvit_jax
 from smallvit_jax.checkpoints.store import read_params_and_meta
-from smallvit_jax.command.flags import load_config
+from smallvit_jax.command.config_files import load_config
 from smallvit_jax.config import default_config
 from smallvit_jax.config.check import validate
 from smallvit_jax.data import load_split

@@ -1,0 +1,119 @@
+"""Finds and loads config files: "FILE[:ARGUMENT]", or "NAME[:ARGUMENT]" of a shipped one."""
+
+import difflib
+import importlib.util
+import inspect
+import pathlib
+import re
+import textwrap
+import traceback
+
+import ml_collections
+
+from smallvit_jax.config.check import check_fields
+from smallvit_jax.errors import UserError
+
+_PACKAGE = pathlib.Path(__file__).resolve().parents[1]
+
+
+def load_config(config: str) -> ml_collections.ConfigDict:
+    """Returns what `get_config` of a config file returns.
+
+    Args:
+      config: "FILE" or "FILE:ARGUMENT", the path of a Python file; "configs/NAME.py" and "NAME" are
+        the shipped file of that name, unless the working folder has such a file.
+
+    Raises:
+      UserError: there is no such file, it fails, or it does not return a valid config.
+    """
+    text, argument = _split(config)
+    path = _find(text)
+    try:
+        spec = importlib.util.spec_from_file_location("smallvit_jax_config_file", path)
+        if spec is None or spec.loader is None:
+            raise UserError(f'--config: "{path}" is not a Python file; its name must end in .py')
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        get_config = getattr(module, "get_config", None)
+        if not callable(get_config):
+            raise UserError(f'--config: "{path}" defines no function get_config')
+        takes_argument = bool(inspect.signature(get_config).parameters)
+        if argument is not None and not takes_argument:
+            raise UserError(f'--config: "{path}" takes no argument; remove ":{argument}"')
+        loaded = get_config() if argument is None else get_config(argument)
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"--config: {_place(error, path)}: {_summary(error)}") from error
+    if not isinstance(loaded, ml_collections.ConfigDict):
+        raise UserError(
+            f'--config: get_config of "{path}" returned {type(loaded).__name__}; return a modified '
+            "default_config() from smallvit_jax.config"
+        )
+    check_fields(loaded)
+    return loaded
+
+
+def known_files() -> str:
+    """Returns the end of an error message that lists the shipped config files."""
+    folder = _shipped()
+    return f"; {folder}/ has {', '.join(sorted(file.name for file in folder.glob('*.py')))}"
+
+
+def expand(text: str) -> pathlib.Path:
+    """Returns a path with a leading ~ or ~user replaced; raises UserError for an unknown user."""
+    try:
+        return pathlib.Path(text).expanduser()
+    except RuntimeError as error:
+        raise UserError(
+            f'"{text}" starts with the home of an unknown user; write out the path'
+        ) from error
+
+
+def _split(config: str) -> tuple[str, str | None]:
+    # The path ends at ".py", so that folder names may contain colons.
+    match = re.fullmatch(r"(.*?\.py)(?::(.*))?", config)
+    if match:
+        return match[1], match[2]
+    name, colon, argument = config.partition(":")
+    return name, argument if colon else None
+
+
+def _find(text: str) -> pathlib.Path:
+    """Returns the path of a config file; raises UserError if there is none."""
+    path = expand(text)
+    if path.is_file():
+        return path
+    file = path if path.suffix else path.with_suffix(".py")
+    shipped = _shipped() / file.name
+    may_be_shipped = file.parent == pathlib.Path("configs" if path.suffix else ".")
+    if may_be_shipped and not path.is_dir() and shipped.is_file():
+        return shipped
+    what = f'"{path}" is a folder' if path.is_dir() else f'there is no file "{path}"'
+    folders = (path if path.is_dir() else path.parent, _shipped())
+    files = {file.stem: file for folder in folders for file in folder.glob("*.py")}
+    close = difflib.get_close_matches(path.stem, files, n=1)
+    hint = f' (did you mean "{files[close[0]]}"?)' if close else ""
+    raise UserError(f"--config: {what}{hint}{known_files()}")
+
+
+def _shipped() -> pathlib.Path:
+    """Returns the folder of the shipped configs: the working folder's, else the installed one."""
+    if pathlib.Path("configs/quickstart.py").is_file():
+        return pathlib.Path("configs")
+    installed = _PACKAGE / "configs"  # in a wheel; a checkout has it beside the package
+    return installed if installed.is_dir() else _PACKAGE.parent / "configs"
+
+
+def _place(error: Exception, path: pathlib.Path) -> str:
+    """Returns "FILE:LINE" of an error, with the innermost line inside the file."""
+    if isinstance(error, SyntaxError) and error.filename:
+        return f"{error.filename}:{error.lineno}"
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [frame.lineno for frame in frames if frame.filename == str(path.absolute())]
+    return f"{path}:{lines[-1]}" if lines else str(path)
+
+
+def _summary(error: Exception) -> str:
+    words = " ".join(str(error.msg if isinstance(error, SyntaxError) else error).split())
+    return textwrap.shorten(f"{type(error).__name__}: {words}", 200, placeholder=" ...")
