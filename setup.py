@@ -25,6 +25,7 @@ setup(
     install_requires=[
         "clu>=0.0.12",
         "flax>=0.12.2",
+        "fsspec>=2024.6",
         "importlib_resources",  # TFDS needs it to prepare a dataset, but does not declare it
         "jax>=0.10.2",
         "jaxtyping>=0.3",
@@ -52,6 +53,7 @@ setup(
         ],
         "prepare": ["tensorflow>=2.18"],  # only to download and prepare TFDS's own datasets
         "torch": ["torch>=2.6"],  # only to read .pth files
+        "gcs": ["gcsfs>=2024.6"],  # only for gs:// addresses
         "gpu": ["jax[cuda12]>=0.10.2"],
         "tpu": ["jax[tpu]>=0.10.2"],
     },

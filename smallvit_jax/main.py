@@ -45,17 +45,19 @@ def _run(flags: Flags, words: Sequence[str]) -> None:
     validate(config)
     # Imported here because JAX takes seconds to import; --help and error messages should not wait.
     from smallvit_jax.plans.data_and_model import DatasetReader
+    from smallvit_jax.process.remote import workdir_here
     from smallvit_jax.process.runtime import join_processes, keep_freed_memory
 
     keep_freed_memory()
     join_processes(config.runtime.distributed)
     job = importlib.import_module(f"smallvit_jax.jobs.{config.job}")
     reader = DatasetReader(data_dir)
-    job.run(config, workdir, reader)
-    if workdir is not None and JOBS[config.job].page and config.report.at_end:
-        from smallvit_jax.jobs.report import write_at_end
+    with workdir_here(workdir, config.runtime.upload_every) as folder:
+        job.run(config, folder, reader)
+        if folder is not None and JOBS[config.job].page and config.report.at_end:
+            from smallvit_jax.jobs.report import write_at_end
 
-        write_at_end(workdir, reader, words)
+            write_at_end(folder, reader, words)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ ROOT_FILES = {"__init__", "__main__", "main", "errors", "version"}
 ALLOWED = {
     "process": "",
     "data": "process",
-    "config": "data",
+    "config": "data process",
     "augment": "",
     "models": "config",
     "workdir": "config process",
@@ -30,7 +30,7 @@ ALLOWED = {
         "augment checkpoints config data evaluation interop models objectives plans process "
         "reporting training workdir"
     ),
-    "command": "config",
+    "command": "config process",
 }
 
 

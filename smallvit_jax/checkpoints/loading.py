@@ -26,8 +26,8 @@ def load_checkpoint(path: str | os.PathLike, which: str = "latest") -> ImageMode
     """Returns the model of a checkpoint, ready to use on any number of devices.
 
     Args:
-      path: a stage folder such as `runs/x/finetune`, its `checkpoints` folder, one step in it, or
-        an exported `.safetensors` file.
+      path: a stage folder such as `runs/x/finetune`, its `checkpoints` folder, one step in it (all
+        of them also elsewhere, as in gs://bucket/x/finetune), or an exported `.safetensors` file.
       which: the "latest" step in a folder, or the "best" by held-out accuracy.
 
     A pre-trained backbone (with DINO the teacher's) returns features, a fine-tuned model logits.

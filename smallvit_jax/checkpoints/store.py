@@ -20,6 +20,7 @@ from smallvit_jax.checkpoints import lookup
 from smallvit_jax.checkpoints.format import DamagedCheckpointError, ForeignCheckpointError
 from smallvit_jax.errors import UserError
 from smallvit_jax.process.others import all_processes_agree, lost_another_process
+from smallvit_jax.process.remote import local_copy
 from smallvit_jax.workdir.environment import bit_changes, environment
 from smallvit_jax.workdir.files import is_disk_full, make_folder, storage_error
 
@@ -284,14 +285,15 @@ def read_params_and_meta(
     """Reads a model's parameters without its training state, on any number of devices.
 
     Args:
-      path: a stage folder, its `checkpoints` folder, or one step in it.
+      path: a stage folder, its `checkpoints` folder, or one step in it; also elsewhere, as in
+        gs://bucket/run/pretrain.
       which: the "latest" step, or the "best" by held-out accuracy.
       item: "state" reads everything needed to resume instead.
 
     Returns the arrays by dotted path, and `meta`. Raises UserError for a path without a valid
     checkpoint.
     """
-    folder = Path(path).absolute()
+    folder = local_copy(path).absolute()
     try:
         folder = lookup.find_step(folder, which)
         meta = checkpoint_format.read_meta(folder)

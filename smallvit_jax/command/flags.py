@@ -18,6 +18,7 @@ from smallvit_jax.config.jobs import JOBS
 from smallvit_jax.config.tree import FIELD_AT
 from smallvit_jax.config.values import set_from_text, suggest_field
 from smallvit_jax.errors import UserError, did_you_mean
+from smallvit_jax.process.remote import is_remote
 
 FLAGS = ("--config", "--workdir", "--data_dir", "--help", "--version")
 
@@ -62,11 +63,11 @@ def read_flags(argv: list[str]) -> Flags:
 
 def resolve(
     flags: Flags,
-) -> tuple[ml_collections.ConfigDict, pathlib.Path | None, str | None]:
+) -> tuple[ml_collections.ConfigDict, pathlib.Path | str | None, str | None]:
     """Returns the config with overrides, not yet validated, the workdir and the data folder.
 
-    The workdir may be None for a job that writes nothing. Raises UserError for an invalid config
-    file, field or folder.
+    The workdir is text if it is an address such as gs://bucket/run, and may be None for a job that
+    writes nothing. Raises UserError for an invalid config file, field or folder.
     """
     if flags.config is None:
         raise UserError(
@@ -128,13 +129,13 @@ def _store(flags: Flags, name: str, value: str) -> None:
     setattr(flags, field, value)
 
 
-def _workdir(text: str | None) -> pathlib.Path:
+def _workdir(text: str | None) -> pathlib.Path | str:
     if text is None:
         raise UserError(
             "--workdir is missing: give the folder that the run writes to, as in --workdir runs/x"
         )
-    if "://" in text:
-        raise UserError(f'--workdir must be a folder on this machine, not "{text}"')
+    if is_remote(text):
+        return text
     path = expand(text)
     existing = next((part for part in (path, *path.parents) if part.exists()), path)
     if existing.exists() and not existing.is_dir():
@@ -143,8 +144,8 @@ def _workdir(text: str | None) -> pathlib.Path:
 
 
 def _data_dir(text: str | None) -> str | None:
-    if text is None:
-        return None
+    if text is None or is_remote(text):
+        return text
     path = expand(text)
     if not path.is_dir():
         raise UserError(

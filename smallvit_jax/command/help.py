@@ -18,7 +18,8 @@ Usage: smallvit CONFIG[:ARGUMENT] --workdir FOLDER [--data_dir FOLDER] [--config
                             most take MODEL,DATASET as the argument
   --workdir FOLDER          folder for checkpoints, metrics and results; repeat the command to
                             resume an interrupted run
-  --data_dir FOLDER         folder with prepared TFDS datasets; default: $TFDS_DATA_DIR
+  --data_dir FOLDER         folder with prepared TFDS datasets; default: $TFDS_DATA_DIR. Both may
+                            be in a bucket, as in gs://bucket/runs/x
   --config.FIELD=VALUE      set a config field, or none for the default that its help names; may be
                             repeated
   --help, -h                show this help, with the values of --config if given

@@ -9,6 +9,12 @@ from smallvit_jax.config.tree import FIELD_AT, flatten
 from smallvit_jax.config.values import TYPE_NAMES, as_text
 from smallvit_jax.data.datasets import FOLDER
 from smallvit_jax.errors import UserError, did_you_mean
+from smallvit_jax.process.remote import is_remote
+
+_MAY_BE_REMOTE = {
+    *("pretrain.init_from", "finetune.init_from", "runtime.compilation_cache"),
+    *("evaluate.checkpoint", "attention.checkpoint", "attention.beside", "predict.checkpoint"),
+}
 
 
 def validate(config: ml_collections.ConfigDict) -> None:
@@ -22,7 +28,14 @@ def validate(config: ml_collections.ConfigDict) -> None:
         _check_type(path, value, FIELD_AT[path])
         _check_value(path, value, FIELD_AT[path])
     job = JOBS[config.job]
-    for check in (_check_required, _check_root, _check_start, _check_accumulate, _check_options):
+    for check in (
+        _check_addresses,
+        _check_required,
+        _check_root,
+        _check_start,
+        _check_accumulate,
+        _check_options,
+    ):
         check(config, job)
 
 
@@ -58,6 +71,15 @@ def _check_value(path: str, value: object, field: Field) -> None:
         return
     hint = did_you_mean(value, rule.choices) if rule.choices else ""
     raise UserError(f"{path} is {as_text(value)}, but must be {rule.allowed}{hint}")
+
+
+def _check_addresses(config: ml_collections.ConfigDict, job: Job) -> None:
+    for path, value in flatten(config).items():
+        if isinstance(value, str) and is_remote(value) and path not in _MAY_BE_REMOTE:
+            raise UserError(
+                f'{path} is "{value}", but must be on this machine; copy it here first, for '
+                "example with: gcloud storage cp -r"
+            )
 
 
 def _check_required(config: ml_collections.ConfigDict, job: Job) -> None:

@@ -239,6 +239,9 @@ RUNTIME: Group = {
     "checkpoint_every": field(
         500, "steps between checkpoints; the last step always has one", at_least(1)
     ),
+    "upload_every": field(
+        60.0, "seconds between uploads to a --workdir such as gs://bucket/run", POSITIVE
+    ),
     "compilation_cache": field(
         "~/.cache/smallvit_jax", "cache folder for compiled programs; empty: no cache"
     ),

@@ -22,6 +22,7 @@ from smallvit_jax.data.datasets import DATASETS, DatasetSpec, get_dataset
 from smallvit_jax.data.tfds_directory import check_prepared, data_root, quiet_tfds
 from smallvit_jax.errors import UserError
 from smallvit_jax.process.program import run_program
+from smallvit_jax.process.remote import is_remote
 
 _NETWORK_SECONDS = 15
 
@@ -52,6 +53,11 @@ def prepare(name: str, manual_dir: str | Path | None, data_dir: str | Path | Non
         raise UserError(
             f"{name} is downloaded by TFDS and takes no --manual_dir; run without it, on a machine "
             "with network access"
+        )
+    if is_remote(data_dir):
+        raise UserError(
+            f"--data_dir={data_dir} must be a folder on this machine; prepare {name} here, then "
+            "copy it there"
         )
     if check_prepared(spec, data_dir):
         return f"{_describe(spec, data_dir)} already"

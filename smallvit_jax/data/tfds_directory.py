@@ -16,6 +16,7 @@ from jaxtyping import Int32, UInt8
 
 from smallvit_jax.data.datasets import DatasetSpec
 from smallvit_jax.errors import UserError, did_you_mean
+from smallvit_jax.process.remote import copy_path, is_remote, local_copy
 from smallvit_jax.process.terminal import progress
 
 _RECORDS_AT_ONCE = 1000
@@ -56,7 +57,7 @@ def check_prepared(
 
     Checks every file but decodes no images. Raises UserError as `read_tfds` does.
     """
-    versions = _versions(data_root(data_dir) / spec.builder)
+    versions = _versions(data_root(data_dir, spec.builder) / spec.builder)
     if not versions:
         return None
     with quiet_tfds() as tfds:
@@ -69,17 +70,27 @@ def check_prepared(
     }
 
 
-def data_root(data_dir: str | Path | None) -> Path:
-    """The folder that holds TFDS datasets."""
-    chosen = data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
-    return Path(chosen).expanduser().absolute()
+def data_root(data_dir: str | Path | None, builder: str = "") -> Path:
+    """The folder that holds TFDS datasets.
+
+    If it is elsewhere, such as gs://bucket/data, that is the folder of its copies on this machine,
+    to which `builder` is copied. Raises UserError if that fails.
+    """
+    chosen = str(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets")
+    if not is_remote(chosen):
+        return Path(chosen).expanduser().absolute()
+    if builder:
+        local_copy(f"{chosen.rstrip('/')}/{builder.partition('/')[0]}", missing_ok=True)
+    return copy_path(chosen)
 
 
 def _find_version(spec: DatasetSpec, data_dir: str | Path | None) -> Path:
     """Returns the directory of the newest version; looks at directory names only."""
-    root = data_root(data_dir)
+    root = data_root(data_dir, spec.builder)
     folder = root / spec.builder
     prepare = f"or prepare the dataset there once: {_prepare_command(spec, root)}"
+    if not folder.is_dir() and is_remote(data_dir):
+        raise UserError(f"dataset {spec.builder} is not in {data_dir}; copy it there")
     if not folder.is_dir():
         hint = ""
         if (root / "dataset_info.json").exists():  # <data_dir>/<builder>/<version>

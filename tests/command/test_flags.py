@@ -61,6 +61,12 @@ def test_flags_with_equals_and_with_spaces():
     assert data_dir == str(ROOT)
 
 
+def test_addresses_elsewhere_stay_text():
+    words = ["recipe", "--workdir=gs://a/b", "--data_dir=gs://a/c"]
+    _, workdir, data_dir = resolve(read_flags(words))
+    assert (workdir, data_dir) == ("gs://a/b", "gs://a/c")
+
+
 def test_data_dir_is_none_unless_given():
     assert resolve(read_flags(RECIPE))[2] is None
 
@@ -177,7 +183,10 @@ def test_any_text_parses_or_raises_a_user_error(text):
         ([*RECIPE, "--data_dir=no/where"], ['no folder "no/where"']),
         (["--config=configs/recipe.py", "--workdir=setup.py"], ['"setup.py" is a file']),
         (["--config=configs/recipe.py", "--workdir=setup.py/x/y"], ['"setup.py" is a file']),
-        (["--config=configs/recipe.py", "--workdir=gs://a/b"], ["on this machine", "gs://a/b"]),
+        (
+            [*RECIPE, "--config.dataset.root=gs://a/b"],
+            ['dataset.root is "gs://a/b"', "copy it here"],
+        ),
     ],
 )
 def test_flag_mistakes_get_one_sentence(capsys, words, parts):

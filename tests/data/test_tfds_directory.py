@@ -250,3 +250,19 @@ def test_subsets_of_real_datasets_are_read(name, split, shape, last_class):
         assert np.ptp(images.astype(np.int16), axis=-1).max((1, 2)).min() == 0  # some are gray
     np.testing.assert_allclose((images / 255).mean((0, 1, 2)), info.mean, atol=0.015)
     np.testing.assert_allclose((images / 255).std((0, 1, 2)), info.std, atol=0.015)
+
+
+def test_dataset_elsewhere_is_copied_here_once(original, tmp_path, monkeypatch):
+    monkeypatch.setattr("smallvit_jax.process.remote.COPIES", str(tmp_path / "copies"))
+    images, labels, _ = load_split("cifar10", "train", f"file://{original}/")
+    np.testing.assert_array_equal(images, TRAIN[0])
+    np.testing.assert_array_equal(labels, TRAIN[1])
+    downloads = []
+    monkeypatch.setattr(
+        "smallvit_jax.process.remote._Remote.download",
+        lambda self, names, folder: downloads.extend(names),
+    )
+    load_split("cifar10", "test", f"file://{original}")
+    assert downloads == []
+    empty = f"file://{tmp_path}/nothing"
+    assert failure(empty) == f"dataset cifar10 is not in {empty}; copy it there"

@@ -159,7 +159,7 @@ def find_published(
             f"evaluate.corruptions.root={root} contains neither labels.npy nor folders such as "
             f"{kinds[0]}/1; set it to the folder of {NAMES.get(dataset, 'the published files')}"
         )
-    if dataset == "cifar10" and (data_root(data_dir) / _TFDS_BUILDER).is_dir():
+    if dataset == "cifar10" and (data_root(data_dir, _TFDS_BUILDER) / _TFDS_BUILDER).is_dir():
         return TfdsDirectories(data_dir, kinds, test_labels)
     return None
 
