@@ -23,6 +23,13 @@ BENCHMARKS = (
         "images/s of one step in plain PyTorch (needs torch)",
         "15 s",
     ),
+    Benchmark(
+        "accelerator_day",
+        "check --out FOLDER",
+        "on a new GPU or TPU: what runs, parity, ceilings (then: speed, train)",
+        "8 min each",
+    ),
+    Benchmark("accelerator_wheels", "FOLDER", "wheels for a machine without a network", "1 min"),
     Benchmark("parity", "", "docs/parity.md: differences from the reference", "2 min"),
     Benchmark("kill_campaign", "", "36 SIGKILLs: do runs resume to the same bits?", "8 min"),
     Benchmark("damage_table", "", "what a user sees for each kind of damaged run", "20 s"),
