@@ -56,6 +56,8 @@ setup(
         "prepare": ["tensorflow>=2.18"],  # only to download and prepare TFDS's own datasets
         "torch": ["torch>=2.6"],  # only to read .pth files
         "gcs": ["gcsfs>=2024.6"],  # only for gs:// addresses
+        "compile-check-tpu": ["libtpu"],  # compiles for TPUs, on any machine
+        "compile-check-cuda": ["jax-cuda12-plugin[with-cuda]>=0.10.2"],  # for GPUs
         "gpu": ["jax[cuda12]>=0.10.2"],
         "tpu": ["jax[tpu]>=0.10.2"],
     },

@@ -17,7 +17,7 @@ ALLOWED = {
     "data": "process",
     "config": "data process",
     "augment": "",
-    "models": "config",
+    "models": "config process",
     "workdir": "config process",
     "interop": "models",
     "checkpoints": "interop models process workdir",

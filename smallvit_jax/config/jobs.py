@@ -93,6 +93,13 @@ _ROWS = (
     ),
     Job("advise", uses=(), writes=False, **_DATASET),
     Job(
+        "compile_check",
+        uses=("dataset", "model", "pretrain", "finetune", "runtime", "seed", "compile_check"),
+        pretrains=True,
+        finetunes=True,
+        **_DATASET,
+    ),
+    Job(
         "evaluate",
         uses=("dataset", "evaluate", "runtime", "seed"),
         required=(_checkpoint("evaluate", "evaluate"),),

@@ -23,6 +23,15 @@ ADVISE: Group = {
     "minutes": field(30.0, "minutes that the recommended run may take", POSITIVE),
 }
 
+COMPILE_CHECK: Group = {
+    "targets": field(
+        "v5e-8,v6e-8,v5p-8,h100",
+        "hardware to compile for: v4, v5e, v5p, v6e or tpu7x, each with the size of the slice, or "
+        "h100",
+    ),
+    "stages": field("both", "what to compile", one_of("both", "pretrain", "finetune")),
+}
+
 EVALUATE: Group = {
     "checkpoint": field("", "stage folder or checkpoint to evaluate"),
     "batch_size": field(500, "images per forward pass, over all devices", at_least(1)),

@@ -22,6 +22,7 @@ FIELDS: Group = {
     "finetune": FINETUNE,
     "recipe": other_jobs.RECIPE,
     "advise": other_jobs.ADVISE,
+    "compile_check": other_jobs.COMPILE_CHECK,
     "evaluate": other_jobs.EVALUATE,
     "attention": other_jobs.ATTENTION,
     "predict": other_jobs.PREDICT,

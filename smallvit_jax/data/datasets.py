@@ -27,6 +27,7 @@ class DatasetSpec:
     std: Color
     global_scale: Scale
     local_scale: Scale
+    train_images: int = 0  # in the training split; 0: not known before it is read
     stored_size: int = 0  # pixels per side on disk and in memory; 0 means image_size
     squeezed: bool = False  # whole photographs of any shape, scaled to squares
     policy: str = "none"
@@ -59,6 +60,7 @@ class DatasetInfo:
 _ROWS = (
     DatasetSpec(
         name="cifar10",
+        train_images=50_000,
         builder="cifar10",
         num_classes=10,
         image_size=32,
@@ -70,6 +72,7 @@ _ROWS = (
     ),
     DatasetSpec(
         name="cifar100",
+        train_images=50_000,
         builder="cifar100",
         num_classes=100,
         image_size=32,
@@ -81,6 +84,7 @@ _ROWS = (
     ),
     DatasetSpec(  # trained on `train` only, without the 531,131 images in `extra`
         name="svhn",
+        train_images=73_257,
         builder="svhn_cropped",
         num_classes=10,
         image_size=32,
@@ -94,6 +98,7 @@ _ROWS = (
     # same images, so results are comparable; we use the split that the authors meant for testing.
     DatasetSpec(
         name="cinic10",
+        train_images=90_000,
         builder="cinic10",
         num_classes=10,
         image_size=32,
@@ -106,6 +111,7 @@ _ROWS = (
     ),
     DatasetSpec(  # its test split has no labels, so everyone tests on `validation`
         name="tiny_imagenet",
+        train_images=100_000,
         builder="tiny_imagenet",
         num_classes=200,
         image_size=64,
@@ -122,6 +128,7 @@ _ROWS = (
     # training size, so that a crop of three quarters of the area is not enlarged.
     DatasetSpec(
         name="aircraft",
+        train_images=6667,
         builder="fgvc_aircraft",
         num_classes=100,
         image_size=224,
@@ -139,6 +146,7 @@ _ROWS = (
     ),
     DatasetSpec(
         name="cars",
+        train_images=8144,
         builder="stanford_cars",
         num_classes=196,
         image_size=224,
@@ -156,6 +164,7 @@ _ROWS = (
     ),
     DatasetSpec(  # bundled with scikit-learn; mean and std measured on its training split
         name="digits",
+        train_images=1437,
         num_classes=10,
         image_size=16,
         mean=(0.3094, 0.3094, 0.3094),

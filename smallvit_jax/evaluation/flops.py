@@ -5,6 +5,7 @@ over identical blocks. So products are counted in the jaxpr, which has the lengt
 """
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -46,31 +47,42 @@ def matmul_flops(function: Callable, *args: Any) -> int:
     conditional, the most expensive one counts. Raises ValueError for a matrix product in a loop
     with an unknown number of iterations.
     """
+    return sum(flops_by_dtype(function, *args).values())
+
+
+def flops_by_dtype(function: Callable, *args: Any) -> Counter[str]:
+    """Counts the FLOPs of `matmul_flops` by the dtype of the factors, such as "bfloat16"."""
     return _count(jax.make_jaxpr(function)(*args).jaxpr)
 
 
-def _count(jaxpr) -> int:
-    return sum(_count_equation(equation) for equation in jaxpr.eqns)
+def _count(jaxpr) -> Counter[str]:
+    return sum((_count_equation(equation) for equation in jaxpr.eqns), Counter())
 
 
-def _count_equation(equation) -> int:
+def _count_equation(equation) -> Counter[str]:
     name, params = equation.primitive.name, equation.params
     if name == "dot_general":
         (contracted, _), _ = params["dimension_numbers"]
         lengths = [equation.invars[0].aval.shape[axis] for axis in contracted]
-        return 2 * math.prod(equation.outvars[0].aval.shape) * math.prod(lengths)
+        return _product(equation, math.prod(lengths))
     if name == "conv_general_dilated":
         kernel = equation.invars[1].aval.shape
         outputs = kernel[params["dimension_numbers"].rhs_spec[0]]
-        return 2 * math.prod(equation.outvars[0].aval.shape) * math.prod(kernel) // outputs
+        return _product(equation, math.prod(kernel) // outputs)
     if name == "cond":
-        return max(_count(branch.jaxpr) for branch in params["branches"])
-    inside = sum(_count(inner) for inner in _inner_jaxprs(params))
+        return max((_count(branch.jaxpr) for branch in params["branches"]), key=Counter.total)
+    inside = sum((_count(inner) for inner in _inner_jaxprs(params)), Counter())
     if name == "scan":
-        return params["length"] * inside
+        return Counter({dtype: params["length"] * count for dtype, count in inside.items()})
     if name == "while" and inside:
         raise ValueError("a loop with an unknown number of iterations contains matrix products")
     return inside
+
+
+def _product(equation, terms: int) -> Counter[str]:
+    """A product with this many terms in each entry of its result."""
+    dtype = equation.invars[0].aval.dtype.name
+    return Counter({dtype: 2 * math.prod(equation.outvars[0].aval.shape) * terms})
 
 
 def _inner_jaxprs(params: dict[str, Any]) -> Iterator[Any]:

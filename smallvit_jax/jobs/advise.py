@@ -14,15 +14,12 @@ from ml_collections import ConfigDict
 from smallvit_jax.config import default_config
 from smallvit_jax.config.jobs import STAGES
 from smallvit_jax.config.tree import flatten, get_value, set_value
-from smallvit_jax.data.batches import BatchOrder
 from smallvit_jax.data.datasets import FOLDER
 from smallvit_jax.errors import UserError
 from smallvit_jax.evaluation.neighbors import knn_accuracy
-from smallvit_jax.jobs import finetune, pretrain
-from smallvit_jax.models import create_model
-from smallvit_jax.models.parameters import Functional, get_arrays
-from smallvit_jax.objectives.supervised import initial_state
-from smallvit_jax.plans import finetuning, pretraining
+from smallvit_jax.jobs import pretrain
+from smallvit_jax.jobs.steps import StageStep, finetuning_step, pretraining_step
+from smallvit_jax.models.parameters import get_arrays
 from smallvit_jax.plans.advice import (
     Costs,
     Counts,
@@ -32,11 +29,11 @@ from smallvit_jax.plans.advice import (
     estimate,
     fit_batches,
 )
-from smallvit_jax.plans.data_and_model import Data, DatasetReader, LabeledImages
+from smallvit_jax.plans.data_and_model import Data, DatasetReader, model_options
 from smallvit_jax.process import runtime
 from smallvit_jax.process.sharding import make_mesh, replicate
 from smallvit_jax.process.terminal import print_table
-from smallvit_jax.training.loop import Schedule, StepFunction, train
+from smallvit_jax.training.loop import train
 from smallvit_jax.training.placement import make_source
 
 SECONDS = 4.0  # of training steps to measure, after compilation
@@ -117,25 +114,15 @@ def _settings(
 def measure(config: ConfigDict, data: Data, reading: float) -> Costs:
     """Runs real steps of pre-training and fine-tuning, and parts of the evaluations."""
     dtype = runtime.prepare(config.runtime.precision, config.runtime.compilation_cache)
-    mesh = make_mesh()
-    images, order, options, views, schedule = pretraining.make_plan(config, data)
-    backbone = create_model(**options, dtype=dtype, seed=config.seed)
-    objective = pretrain.build_objective(config, backbone, views, dtype)
-    step = pretrain.make_step(objective)
-    state = objective.initial_state()
-    pretrain_rate = _rate(config, "pretrain", step, state, images, order, schedule)
-
+    learning = pretraining_step(config, data, dtype)
+    pretrain_rate = _rate(config, "pretrain", learning)
     finetune_rate = 0.0
     if config.job == "recipe":
-        images, order, options, augment, schedule, _ = finetuning.make_plan(config, data)
-        classifier = Functional(create_model(**options, dtype=dtype, seed=config.seed))
-        optimizer = finetune.bind_optimizer(config)
-        step = finetune.make_step(config, classifier, optimizer, augment)
-        state = initial_state(classifier, optimizer)
-        finetune_rate = _rate(config, "finetune", step, state, images, order, schedule)
+        finetune_rate = _rate(config, "finetune", finetuning_step(config, data, dtype))
 
     sample = data.train.images[:SAMPLE]
-    forward = pretrain.bind_forward(config, backbone, objective, data, mesh)
+    backbone, size = learning.model, model_options(config, data.spec)["image_size"]
+    forward = pretrain.bind_forward(config, backbone, size, data, make_mesh())
     arrays = get_arrays(backbone)
     forward_seconds = _second_time(lambda: forward(arrays, sample)) / len(sample)
     neighbors = raw = 0.0
@@ -180,26 +167,18 @@ def _second_time(call) -> float:
     return time.monotonic() - started
 
 
-def _rate(
-    config: ConfigDict,
-    stage: str,
-    step: StepFunction,
-    state: Any,
-    images: LabeledImages,
-    order: BatchOrder,
-    schedule: Schedule,
-) -> float:
+def _rate(config: ConfigDict, stage: str, step: StageStep) -> float:
     """Images per second of the training loop, compilation excluded."""
     print(f"measuring {STAGES[stage]} on this machine", file=sys.stderr, flush=True)
     clock = _Clock(SECONDS)
     r = config.runtime
-    mesh = make_mesh()
-    with make_source(*images, order, mesh, r.data_placement, r.steps_per_dispatch) as source:
+    mesh, order = make_mesh(), step.order
+    with make_source(*step.images, order, mesh, r.data_placement, r.steps_per_dispatch) as source:
         train(
-            step,
-            replicate(state, mesh),
+            step.function,
+            replicate(step.state, mesh),
             source=source,
-            schedule=schedule,
+            schedule=step.schedule,
             key=runtime.stage_key(config.seed, stage),
             steps_per_epoch=order.steps_per_epoch,
             steps_per_dispatch=r.steps_per_dispatch,

@@ -153,7 +153,7 @@ def relative_change(before: Mapping[str, np.ndarray], after: Mapping[str, np.nda
 def bind_forward(
     config: ConfigDict,
     backbone: ImageModel,
-    objective: Objective,
+    image_size: int,
     data: Data,
     mesh: jax.sharding.Mesh,
 ) -> Forward:
@@ -161,7 +161,7 @@ def bind_forward(
     return Forward(
         Functional(backbone),
         ("features",),
-        image_size=objective.view_settings.image_size,
+        image_size=image_size,
         mean=data.info.mean,
         std=data.info.std,
         batch_size=config.evaluate.batch_size,
@@ -192,7 +192,9 @@ class FeatureEvaluator:
         tested = len(data.test.labels) and (data.test.labels >= 0).all()
         self._has_labels = bool(len(self._labeled) and tested)
         self._objective = objective
-        self._features = bind_forward(config, backbone, objective, data, mesh)
+        self._features = bind_forward(
+            config, backbone, objective.view_settings.image_size, data, mesh
+        )
         self._knn = functools.partial(
             knn_accuracy,
             num_classes=data.info.num_classes,

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from smallvit_jax.models.layers import product
+from smallvit_jax.process.platform import platform
 
 Maps = Float[Array, "batch height width channels"]
 
@@ -27,7 +28,7 @@ def convolve(
     On CPU it is written out as products: inside a compiled loop, where every training step runs,
     XLA's CPU convolutions fall back to a plain loop that is 15 to 40 times as slow.
     """
-    if jax.default_backend() != "cpu":
+    if platform() != "cpu":
         return jax.lax.conv_general_dilated(
             x, kernel, window_strides, padding, feature_group_count=feature_group_count, **options
         )

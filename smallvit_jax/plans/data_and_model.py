@@ -9,7 +9,7 @@ from jaxtyping import Int32, UInt8
 from ml_collections import ConfigDict
 
 from smallvit_jax.config.jobs import JOBS
-from smallvit_jax.data.datasets import FOLDER, DatasetInfo, DatasetSpec, get_dataset
+from smallvit_jax.data.datasets import DATASETS, FOLDER, DatasetInfo, DatasetSpec, get_dataset
 from smallvit_jax.data.folder import choose_image_size, read_folder, typical_side
 from smallvit_jax.data.folder_layout import FolderLayout, scan_folder
 from smallvit_jax.data.image_files import list_names
@@ -126,6 +126,36 @@ class DatasetReader:
                 ),
             )
         return self._read[1]
+
+
+class DatasetShapes(DatasetReader):
+    """Stands for the datasets of the table without reading them: images are 0 and take no memory.
+
+    For programs that are compiled but not run.
+    """
+
+    def _prepared(self, name: str) -> "_Images":
+        spec = get_dataset(name)
+
+        def split(count: int) -> LabeledImages:
+            images = np.broadcast_to(np.uint8(0), (count, *2 * (spec.stored_size,), 3))
+            return LabeledImages(images, np.arange(count, dtype=np.int32) % spec.num_classes)
+
+        info = DatasetInfo(
+            name,
+            tuple(map(str, range(spec.num_classes))),
+            spec.num_classes,
+            spec.image_size,
+            spec.mean,
+            spec.std,
+        )
+        return _Images(info, spec, split(spec.train_images), split(spec.num_classes), 0)
+
+    def _folder(self, config: ConfigDict, image_size: int | None) -> "_Images":
+        raise UserError(
+            "no images are read, so a folder's number and size of images are not known; give a "
+            f"dataset of the table that is about as large: {', '.join(DATASETS)}"
+        )
 
 
 class _Images(NamedTuple):

@@ -16,6 +16,7 @@ import numpy as np
 
 from smallvit_jax.errors import UserError
 from smallvit_jax.process.others import all_processes_agree
+from smallvit_jax.process.platform import platform
 from smallvit_jax.process.sharding import make_mesh, split_batch
 
 # Seconds to wait for all processes to join, for a heartbeat before a process counts as dead, and
@@ -56,7 +57,7 @@ def prepare(precision: str, compilation_cache: str):
         jax.config.update("jax_compilation_cache_dir", folder)
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
     if precision == "auto":
-        precision = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+        precision = "float32" if platform() == "cpu" else "bfloat16"
     jax.config.update(
         "jax_default_matmul_precision", "highest" if precision == "float32" else "default"
     )

@@ -40,12 +40,12 @@ class Listener(Protocol):
         """Whether to stop; called between blocks, and must agree between all processes."""
 
 
-def compile_block(step_function: StepFunction, source: Source, rows: int):
+def compile_block(step_function: StepFunction, fetch: Callable[..., Any], rows: int):
     """Compiles one program that takes up to `rows` training steps; `count` is set at run time.
 
     Args:
       step_function: (state, images uint8, labels, key, schedule row) → (state, metrics).
-      source: source of batches; its `fetch` is traced into the program.
+      fetch: (block, i) → images and labels of the block's i-th step, as `placement.fetch`.
       rows: the largest number of steps per call.
 
     Returns run(state, block, schedule rows, key, count) → (state, metrics of each step). Donates
@@ -53,7 +53,7 @@ def compile_block(step_function: StepFunction, source: Source, rows: int):
     """
 
     def one_step(state, block, i, schedule, key):
-        images, labels = source.fetch(block, i)
+        images, labels = fetch(block, i)
         row = {name: values[i] for name, values in schedule.items()}
         return step_function(state, images, labels, jax.random.fold_in(key, state.step), row)
 
@@ -105,7 +105,7 @@ def train(
       TrainingDivergedError: a metric became infinite or NaN; no later state is saved.
     """
     first, total_steps = int(state.step), len(next(iter(schedule.values())))
-    run = compile_block(step_function, source, steps_per_dispatch)
+    run = compile_block(step_function, source.fetch, steps_per_dispatch)
     metrics = _Metrics(listener, steps_per_epoch)
     blocks = _blocks(first, total_steps, steps_per_dispatch, (steps_per_epoch, checkpoint_every))
     skipped = 1 if total_steps - first > steps_per_dispatch else 0  # the block that compiles

@@ -19,7 +19,7 @@ from smallvit_jax.config.choices import PLACEMENTS
 from smallvit_jax.data.batches import BatchOrder
 from smallvit_jax.errors import UserError, check_choice
 
-_ACCELERATOR_SHARE = 0.4  # of device memory that images may take; the rest is for training
+ACCELERATOR_SHARE = 0.4  # of device memory that images may take; the rest is for training
 _HOST_SHARE = 0.25  # of host memory, if the host is the device
 
 
@@ -218,6 +218,6 @@ def _memory_per_device(mesh: Mesh) -> tuple[int, float]:
     device = mesh.local_devices[0]
     stats = device.memory_stats() or {}
     if device.platform != "cpu" and "bytes_limit" in stats:
-        return stats["bytes_limit"], _ACCELERATOR_SHARE
+        return stats["bytes_limit"], ACCELERATOR_SHARE
     host = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return host // len(mesh.local_devices), _HOST_SHARE

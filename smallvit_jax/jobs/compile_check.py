@@ -1,0 +1,288 @@
+"""Compiles the training steps for accelerators that are not here: do they fit, and how fast?"""
+
+import importlib.util
+import math
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+from ml_collections import ConfigDict
+
+from smallvit_jax.config.jobs import JOBS, STAGES
+from smallvit_jax.config.tree import part_of
+from smallvit_jax.errors import UserError
+from smallvit_jax.evaluation.flops import flops_by_dtype
+from smallvit_jax.jobs.steps import STEPS, StageStep
+from smallvit_jax.plans.data_and_model import DatasetReader, DatasetShapes
+from smallvit_jax.plans.hardware import H100, Target, read_targets
+from smallvit_jax.process import runtime
+from smallvit_jax.process.platform import compiling_for
+from smallvit_jax.process.terminal import print_table
+from smallvit_jax.training.hlo import read_program
+from smallvit_jax.training.loop import compile_block
+from smallvit_jax.training.placement import ACCELERATOR_SHARE, DeviceBlock, HostBlock, fetch
+from smallvit_jax.workdir.records import write_config, write_result
+
+SOURCE_LINES = 5  # printed per program
+_RESERVED = 0.06  # of the memory, which the runtime keeps for itself
+# Tried in this order where a step is too large; each halves memory at least for the activations.
+_REMEDIES: tuple[tuple[str, Any], ...] = (
+    ("runtime.accumulate", 2),
+    ("runtime.accumulate", 4),
+    ("runtime.accumulate", 8),
+    ("runtime.remat", True),
+)
+_GPU_OPTIONS = {"xla_gpu_enable_triton_gemm": False}  # its autotuning needs the card
+
+
+def run(config: ConfigDict, workdir: Path, reader: DatasetReader) -> dict[str, Any]:
+    """Compiles each stage for each of `compile_check.targets`; returns what `result.json` has.
+
+    Reads no images: their number and size are in the dataset table. Raises UserError if a target is
+    unknown or its compiler is not installed.
+    """
+    del reader
+    targets = read_targets(config.compile_check.targets)
+    for target in targets:
+        _check_compiler(target)
+    chosen = config.compile_check.stages
+    stages = tuple(STEPS) if chosen == "both" else (chosen,)
+    data = DatasetShapes().load(config)
+    rows = []
+    for target in targets:
+        mesh = _mesh(target)
+        for stage in stages:
+            rows.append(_check(config, data, stage, target, mesh))
+            _show(rows[-1])
+    used = part_of(config, JOBS["compile_check"].uses)
+    write_config(workdir, used)
+    result = write_result(workdir, {"job": "compile_check", "programs": rows})
+    _show_table(rows)
+    print(f"  results: {workdir / 'result.json'}")
+    return result
+
+
+def _check_compiler(target: Target) -> None:
+    module = {"tpu": "libtpu", "cuda": "jax_cuda12_plugin"}[target.chip.platform]
+    if importlib.util.find_spec(module) is None:
+        raise UserError(
+            f"compiling for {target.name} needs the package {module.replace('_', '-')}; "
+            f"pip install 'smallvit_jax[compile-check-{target.chip.platform}]'"
+        )
+
+
+def _mesh(target: Target) -> Mesh:
+    from jax.experimental import topologies
+
+    chip = target.chip
+    if chip.platform == "tpu":
+        # Without these, libtpu looks for a TPU of this machine, and waits for it.
+        os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+        os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
+        os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-8")
+        os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
+        options: dict[str, Any] = dict(chip.options or {})
+        if target.chips == 1:
+            options["chips_per_host_bounds"] = (1, 1, 1)
+        found = topologies.get_topology_desc(
+            platform="tpu", topology_name=target.topology, **options
+        )
+    else:
+        found = topologies.get_topology_desc(
+            platform="cuda", topology_name="", target_config=H100, topology="1x1x1"
+        )
+    devices: np.ndarray = np.array(found.devices[: target.devices])
+    return Mesh(devices, ("data",), axis_types=(AxisType.Auto,))
+
+
+def _check(config: ConfigDict, data: Any, stage: str, target: Target, mesh: Mesh) -> dict[str, Any]:
+    """Compiles one stage for one target; if it does not fit, looks for a setting that does."""
+    found = _compile(config, data, stage, target, mesh)
+    if found["fits"]:
+        return found
+    for field, value in _REMEDIES:
+        changed = config.copy_and_resolve_references()
+        changed.runtime[field.removeprefix("runtime.")] = value
+        if field == "runtime.accumulate" and changed[stage].batch_size % (
+            value * len(mesh.devices)
+        ):
+            continue
+        try:
+            smaller = _compile(changed, data, stage, target, mesh)
+        except UserError:
+            continue  # batch norm or LeJEPA need the whole batch
+        if smaller["fits"]:
+            text = str(value).lower()
+            return found | {"remedy": f"--config.{field}={text}", "with_remedy": smaller["bytes"]}
+    return found | {"remedy": f"a smaller --config.{stage}.batch_size"}
+
+
+def _compile(
+    config: ConfigDict, data: Any, stage: str, target: Target, mesh: Mesh
+) -> dict[str, Any]:
+    platform = "gpu" if target.chip.platform == "cuda" else target.chip.platform
+    batch = config[stage].batch_size
+    if batch % len(mesh.devices):
+        raise UserError(
+            f"{stage}.batch_size={batch} does not split evenly over the {len(mesh.devices)} "
+            f"devices of {target.name}; choose a multiple of them"
+        )
+    with compiling_for(platform):
+        dtype = runtime.prepare(config.runtime.precision, "")
+        jax.config.update("jax_compilation_cache_dir", None)
+        step = STEPS[stage](config, data, dtype)
+        arguments = _abstract_arguments(config, step, target, mesh)
+        rows = config.runtime.steps_per_dispatch
+        traced = compile_block(step.function, fetch, rows).trace(*arguments)
+        started = time.monotonic()
+        lowered = traced.lower(lowering_platforms=(target.chip.platform,))
+        gpu = target.chip.platform == "cuda"
+        program = lowered.compile(compiler_options=_GPU_OPTIONS if gpu else None)
+        seconds = time.monotonic() - started
+        flops = flops_by_dtype(step.function, *_one_step(arguments, step, batch))
+    memory = program.memory_analysis()
+    sizes = {
+        "arguments": memory.argument_size_in_bytes,
+        "temporaries": memory.temp_size_in_bytes,
+        "outputs": memory.output_size_in_bytes - memory.alias_size_in_bytes,
+        "program": memory.generated_code_size_in_bytes,
+    }
+    peak = sum(sizes.values())
+    figures = read_program(program.as_text())
+    total = sum(flops.values())
+    moved = sum(figures.bytes.values())
+    chip = target.chip
+    arithmetic = total / len(mesh.devices) / (chip.flops / chip.devices)
+    traffic = moved / (chip.bandwidth / chip.devices)
+    return {
+        "target": target.name,
+        "stage": stage,
+        "batch_size": batch,
+        "devices": len(mesh.devices),
+        "fits": peak <= (1 - _RESERVED) * target.memory_per_device,
+        "bytes": sizes | {"peak": peak, "of": int(target.memory_per_device)},
+        "compile_seconds": round(seconds, 1),
+        "collectives": dict(figures.collectives),
+        "collective_bytes": dict(figures.collective_bytes),
+        "flops_per_image": total / batch,
+        "flops_by_dtype": {name: count / max(1, total) for name, count in flops.items()},
+        "bytes_moved_per_step": moved,
+        "largest_lines": dict(figures.bytes.most_common(SOURCE_LINES)),
+        "seconds_of_arithmetic": arithmetic,
+        "seconds_of_memory_traffic": traffic,
+        "estimated_images_per_second": batch / max(arithmetic, traffic, 1e-9),
+    }
+
+
+def _abstract_arguments(
+    config: ConfigDict, step: StageStep, target: Target, mesh: Mesh
+) -> tuple[Any, ...]:
+    """The arguments of the compiled block as shapes with their places on the mesh."""
+    whole = NamedSharding(mesh, P())
+    by_step = NamedSharding(mesh, P(None, "data"))
+
+    def shape(array: Any, sharding: NamedSharding = whole) -> Any:
+        return jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=sharding)
+
+    rows, batch = config.runtime.steps_per_dispatch, step.order.batch_size
+    indices: Any = jax.ShapeDtypeStruct((rows, batch), jnp.int32, sharding=by_step)
+    images, labels = step.images
+    placement = config.runtime.data_placement
+    if placement == "auto":
+        fits = images.nbytes <= ACCELERATOR_SHARE * target.memory_per_device
+        placement = "device" if fits else "host"
+    block: DeviceBlock | HostBlock
+    if placement == "device":
+        block = DeviceBlock(shape(images), shape(labels.astype(np.int32)), indices)
+    else:
+        size = (rows, batch, *images.shape[1:])
+        stored: Any = jax.ShapeDtypeStruct(size, jnp.uint8, sharding=by_step)
+        block = HostBlock(stored, indices)
+    schedule = {
+        name: jax.ShapeDtypeStruct(
+            (rows,), bool if values.dtype == bool else jnp.float32, sharding=whole
+        )
+        for name, values in step.schedule.items()
+    }
+    key, count = jax.random.key(0), jnp.zeros((), jnp.int32)
+    return jax.tree.map(shape, step.state), block, schedule, shape(key), shape(count)
+
+
+def _one_step(arguments: tuple[Any, ...], step: StageStep, batch: int) -> tuple[Any, ...]:
+    """The arguments of the step function, for counting its arithmetic."""
+    state, _, schedule, key, _ = arguments
+    images = jax.ShapeDtypeStruct((batch, *step.images.images.shape[1:]), jnp.uint8)
+    labels = jax.ShapeDtypeStruct((batch,), jnp.int32)
+    row = {name: jax.ShapeDtypeStruct((), array.dtype) for name, array in schedule.items()}
+    plain = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), (state, key))
+    return plain[0], images, labels, plain[1], row
+
+
+def _show(row: dict[str, Any]) -> None:
+    sizes = row["bytes"]
+    head = f"{row['target']}, {STAGES[row['stage']]} with {row['batch_size']} images per step"
+    lines = [
+        ("fits", "yes" if row["fits"] else "NO"),
+        *((name, _gigabytes(sizes[name])) for name in ("arguments", "temporaries", "program")),
+        ("together, of", f"{_gigabytes(sizes['peak'])}, {_gigabytes(sizes['of'])}"),
+        ("compiled in", f"{row['compile_seconds']:.0f} s"),
+        ("collectives per step", _collectives(row)),
+        ("arithmetic per image", f"{row['flops_per_image'] / 1e9:.2f} GFLOP"),
+        (
+            "precision of products",
+            ", ".join(
+                f"{100 * share:.1f} % {name}" for name, share in row["flops_by_dtype"].items()
+            ),
+        ),
+        ("memory traffic per step and device", _gigabytes(row["bytes_moved_per_step"])),
+        ("at most, estimated", f"{row['estimated_images_per_second']:,.0f} images/s"),
+    ]
+    moved = row["bytes_moved_per_step"] or 1
+    lines += [
+        (f"  {100 * count / moved:.0f} % of the traffic", place)
+        for place, count in row["largest_lines"].items()
+    ]
+    print_table(head, lines)
+    others = sorted(set(row["collectives"]) - {"all-reduce"})
+    if others:
+        print(f"  warning: {', '.join(others)}: only all-reduce was expected", flush=True)
+    if not row["fits"]:
+        print(f"  too large for {row['target']}: it fits with {row['remedy']}", flush=True)
+
+
+def _collectives(row: dict[str, Any]) -> str:
+    sent = row["collective_bytes"]
+    texts = [f"{n} {kind} ({sent[kind] / 1e6:.1f} MB)" for kind, n in row["collectives"].items()]
+    return ", ".join(texts) or "none"
+
+
+def _gigabytes(count: float) -> str:
+    return f"{count / 2**30:.2f} GiB"
+
+
+def _show_table(rows: list[dict[str, Any]]) -> None:
+    head = ("target, stage", "fits", "GiB per device", "of", "images/s at most", "compiled in")
+    table = [
+        (
+            f"{row['target']}, {STAGES[row['stage']]}",
+            "yes" if row["fits"] else f"with {row['remedy']}",
+            f"{row['bytes']['peak'] / 2**30:.2f}",
+            f"{row['bytes']['of'] / 2**30:.0f}",
+            f"{_rounded(row['estimated_images_per_second']):,.0f}",
+            f"{row['compile_seconds']:.0f} s",
+        )
+        for row in rows
+    ]
+    print_table("compile check (estimates come from the programs, nothing was run)", [head, *table])
+
+
+def _rounded(value: float) -> float:
+    """Two significant digits: it is an estimate."""
+    digits = 1 - math.floor(math.log10(max(value, 1e-9)))
+    return round(value, digits)

@@ -1,0 +1,86 @@
+"""What is read from a compiled program's text."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from smallvit_jax.training.hlo import read_program, size_in_bytes
+
+
+@pytest.mark.parametrize(
+    ("shape", "expected"),
+    [
+        ("f32[2,3]{1,0}", 24),
+        ("bf16[]", 2),
+        ("pred[7]{0:T(256)}", 7),
+        ("f32[4]{0}, s32[2]{0}", 24),
+        ("f32[4]{0:T(128)S(1)}, s32[2]{0}", 8),
+        ("token[]", 0),
+    ],
+)
+def test_sizes_of_shapes(shape, expected):
+    assert size_in_bytes(shape) == expected
+
+
+def test_bytes_anywhere_include_other_memories():
+    assert size_in_bytes("f32[4]{0:T(128)S(1)}", anywhere=True) == 16
+
+
+PROGRAM = """\
+HloModule jit_run
+
+FileNames
+1 "/somewhere/site-packages/smallvit_jax/models/vit.py"
+2 "/somewhere/site-packages/flax/nnx.py"
+
+FunctionNames
+1 "f"
+
+FileLocations
+1 {file_name_id=2 function_name_id=1 line=3}
+2 {file_name_id=1 function_name_id=1 line=70}
+
+StackFrames
+1 {file_location_id=2 parent_frame_id=1}
+2 {file_location_id=1 parent_frame_id=1}
+
+%body (p: (s32[], f32[100])) -> (s32[], f32[100]) {
+  %p = (s32[], f32[100]{0}) parameter(0)
+  %x = f32[100]{0} get-tuple-element(%p), index=1
+  %y = f32[100]{0} tanh(%x), metadata={op_name="tanh" stack_frame_id=2}
+  %s = f32[100]{0} all-reduce(%y), replica_groups={}, to_apply=%add, metadata={stack_frame_id=1}
+  ROOT %t = (s32[], f32[100]{0}) tuple(%x, %s)
+}
+
+%condition (p.1: (s32[], f32[100])) -> pred[] {
+  %p.1 = (s32[], f32[100]{0}) parameter(0)
+  %six = s32[] constant(6)
+  ROOT %less = pred[] compare(%i, %six), direction=LT
+}
+
+ENTRY %main (a: f32[100]) -> f32[100] {
+  %a = f32[100]{0} parameter(0)
+  %loop = (s32[], f32[100]{0}) while(%a), condition=%condition, body=%body
+  %c = (f32[100]{0}, f32[100]{0}, u32[]) copy-start(%a)
+  ROOT %r = f32[100]{0} get-tuple-element(%loop), index=1
+}
+"""
+
+
+def test_loops_count_as_often_as_they_run_and_lines_are_the_package_s():
+    found = read_program(PROGRAM)
+    assert found.collectives == {"all-reduce": 6}
+    assert found.collective_bytes == {"all-reduce": 6 * 400}
+    assert found.bytes["models/vit.py:70"] == 6 * 2 * 800  # tanh and all-reduce read and write 400
+    assert found.bytes["copies between memories"] == 800
+
+
+def test_product_in_a_scan_is_counted_like_its_operands():
+    def apply(weights, x):
+        return jax.lax.scan(lambda h, w: (jnp.tanh(h @ w), None), x, weights)[0]
+
+    shapes = [jax.ShapeDtypeStruct(s, jnp.float32) for s in ((6, 128, 128), (64, 128))]
+    program = jax.jit(apply).lower(*shapes).compile()
+    moved = sum(read_program(program.as_text()).bytes.values())
+    least = 6 * 4 * (128 * 128 + 2 * 64 * 128)
+    assert least <= moved <= 3 * least  # a weight, and the state in and out, in each of six rounds
