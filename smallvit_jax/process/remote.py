@@ -10,6 +10,7 @@ the files that it lists.
 """
 
 import contextlib
+import fcntl
 import json
 import os
 import shutil
@@ -19,7 +20,7 @@ import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from smallvit_jax.errors import UserError
 from smallvit_jax.process.terminal import progress
@@ -106,23 +107,45 @@ class RemoteWorkdir:
         self._remote = _Remote(self.url)
         self._synced: dict[str, Any] = {}
         self._stop = threading.Event()
+        self._lock: IO[str] | None = None
         self._thread = threading.Thread(target=self._upload_regularly, daemon=True)
 
     def __enter__(self) -> Path:
+        self._lock_copy()
         self._download()
         self._thread.start()
         return self.folder
+
+    def _lock_copy(self) -> None:
+        """Makes sure that this process is the only one of this machine that uses the copy."""
+        path = self.folder.with_name(f"{self.folder.name}.lock")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._lock = open(path, "w")  # noqa: SIM115 released when the process ends
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(
+                f"{self.url} is in use by another run on this machine; wait for it or stop it, or "
+                "choose another --workdir"
+            ) from error
 
     def __exit__(self, kind, error, trace) -> None:
         self._stop.set()
         self._thread.join()
         try:
-            self._upload()
+            self._upload_and_unlock()
         except UserError as failure:
             sentence = f"{failure}; the files are in {self.folder}, and the same command uploads"
             if error is None:
                 raise UserError(f"{sentence} them") from failure
             print(f"warning: {sentence} them", file=sys.stderr)
+
+    def _upload_and_unlock(self) -> None:
+        try:
+            self._upload()
+        finally:
+            if self._lock is not None:
+                self._lock.close()
 
     def _download(self) -> None:
         manifest = self._remote.read_manifest()

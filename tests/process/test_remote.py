@@ -187,6 +187,16 @@ def test_two_runs_in_one_remote_folder_are_noticed(machine, bucket):
     assert texts(folder) == {"a": "1"}
 
 
+def test_second_run_on_the_same_machine_is_refused(machine, bucket):
+    with workdir_here(url(bucket), NEVER) as folder:
+        write(folder, a="1")
+        with pytest.raises(UserError, match="in use by another run"), workdir_here(url(bucket), 1):
+            pass
+    assert texts(bucket) == {"a": "1"}
+    with workdir_here(url(bucket), NEVER) as folder:
+        assert texts(folder) == {"a": "1"}
+
+
 def test_run_that_was_put_there_by_hand_is_downloaded(machine, bucket):
     write(bucket, a="1", checkpoints__4__params="x")
     with workdir_here(url(bucket), NEVER) as folder:
