@@ -57,6 +57,10 @@ _PLAIN = f"{_AUGMENT}.mix=0+{_AUGMENT}.policy=none+{_AUGMENT}.erase=0"
 _RANDOM, _PROBE = "finetune.head_init=random", "finetune.head_init=probe"
 _UNCROPPED = f"{_AUGMENT}.crop_padding=0"
 _AUGMENTED = f"{_AUGMENT}.mix=0.5+{_AUGMENT}.policy=auto+{_AUGMENT}.erase=0.25"
+_LEJEPA = (
+    f"pretrain.objective=lejepa+pretrain.epochs=2+{_LR}=0.008+pretrain.optimizer.warmup_epochs=1"
+    f"+{_VIEWS}.local_crops=4+pretrain.lejepa.directions=128"
+)
 _NOT_MIMETIC = "model.init=fan_in+model.pool=cls+model.pos_embed=learned"
 
 SWEEPS = {
@@ -101,14 +105,21 @@ SWEEPS = {
     ),
     "small_data": Sweep(
         "configs/small_data.py:cifar10",
-        fields="pretrain.epochs=2+dataset.labels_per_class=500+finetune.evaluate_every=9",
-        pretrain=(
-            "",
-            f"{_LR}=0.004",
-            f"{_LR}=0.016",
-            f"{_VIEWS}.local_crops=2",
-            _NOT_MIMETIC,
+        fields="pretrain.epochs=6+dataset.labels_per_class=500+finetune.evaluate_every=9",
+        pretrain=("", f"{_LR}=0.004", f"{_LR}=0.008", _LEJEPA),
+        finetune=(
+            f"{_RANDOM}+{_TUNE}=0.001+{_UNCROPPED}",
+            f"{_RANDOM}+{_TUNE}=0.002+{_UNCROPPED}",
+            f"{_RANDOM}+{_TUNE}=0.004+{_UNCROPPED}",
+            f"{_RANDOM}+{_TUNE}=0.002+{_UNCROPPED}+finetune.layer_decay=0.8",
+            f"{_RANDOM}+{_TUNE}=0.001+{_UNCROPPED}+{_AUGMENT}.flip=0.5",
         ),
+        scratch=(),
+    ),
+    "small_data_lejepa": Sweep(
+        "configs/small_data.py:cifar10",
+        fields=f"{_LEJEPA}+dataset.labels_per_class=500+finetune.evaluate_every=9",
+        pretrain=("",),
         finetune=(
             f"{_RANDOM}+{_TUNE}=0.002",
             f"{_RANDOM}+{_TUNE}=0.0005",
@@ -135,7 +146,23 @@ SWEEPS = {
     "small_data_1_percent": Sweep(
         "configs/small_data.py:cifar10",
         fields=(
-            "pretrain.epochs=2+dataset.labels_per_class=50+finetune.evaluate_every=9"
+            "pretrain.epochs=6+dataset.labels_per_class=50+finetune.evaluate_every=9"
+            f"+finetune.passes_per_epoch=10+{_TUNE}=0.001"
+        ),
+        pretrain=("",),
+        finetune=(
+            _PROBE,
+            _RANDOM,
+            f"{_RANDOM}+{_TUNE}=0.002",
+            f"{_PROBE}+{_TUNE}=0.002",
+            f"{_PROBE}+{_TUNE}=0.002+finetune.layer_decay=0.8",
+        ),
+        scratch=(),
+    ),
+    "small_data_1_percent_lejepa": Sweep(
+        "configs/small_data.py:cifar10",
+        fields=(
+            f"{_LEJEPA}+pretrain.epochs=8+dataset.labels_per_class=50+finetune.evaluate_every=9"
             f"+finetune.passes_per_epoch=10+{_TUNE}=0.001"
         ),
         pretrain=("",),

@@ -9,8 +9,8 @@ number of steps; those with "ssl" are pre-trained first, on all images. Running 
 again resumes an interrupted comparison; with more variants or seeds, it trains only the new ones.
 Running it twice at the same time, for example on two cores, shares the work.
 
-Expected time, small: a minute per training on one CPU core, 11 with pre-training.
-Expected accuracy, small: 45.6 % (scratch), 49.5 % (ssl), 52.9 % (mimetic) and 54.7 % (ssl+mimetic);
+Expected time, small: a minute per training on one CPU core, 17 with pre-training.
+Expected accuracy, small: 45.6 % (scratch), 53.3 % (ssl), 52.9 % (mimetic) and 58.1 % (ssl+mimetic);
 see docs/results.md.
 """
 

@@ -84,7 +84,7 @@ def _find(text: str) -> pathlib.Path:
     path = expand(text)
     if path.is_file():
         return path
-    file = path if path.suffix else path.with_suffix(".py")
+    file = path if path.suffix or not path.name else path.with_suffix(".py")
     shipped = _shipped() / file.name
     may_be_shipped = file.parent == pathlib.Path("configs" if path.suffix else ".")
     if may_be_shipped and not path.is_dir() and shipped.is_file():

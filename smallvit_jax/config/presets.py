@@ -74,10 +74,16 @@ def use_lejepa(config: ConfigDict) -> None:
     pretrain.objective = "lejepa"
     pretrain.batch_size = 64  # many steps from few images
     pretrain.views.local_crops = 4  # half of the reference's: more images in the same time
-    pretrain.optimizer.weight_decay = 0.05
-    pretrain.optimizer.weight_decay_end = 0.05
-    pretrain.optimizer.clip = 0.0
-    pretrain.optimizer.clip_global = 5.0  # first steps, far from a Gaussian, have large gradients
+    _decay_and_clip(config)  # the first steps, far from a Gaussian, have large gradients
+
+
+def _decay_and_clip(config: ConfigDict) -> None:
+    """Sets a constant weight decay and one clip for the whole gradient, for high learning rates."""
+    optimizer = config.pretrain.optimizer
+    optimizer.weight_decay = 0.05
+    optimizer.weight_decay_end = 0.05
+    optimizer.clip = 0.0
+    optimizer.clip_global = 5.0
 
 
 def use_mimetic(config: ConfigDict) -> None:
@@ -90,6 +96,7 @@ def use_mimetic(config: ConfigDict) -> None:
 def use_own_images_preset(config: ConfigDict) -> None:
     """Sets `configs/own_images.py`: the recipe for hundreds to thousands of images."""
     _use_few_labels(config)
+    use_lejepa(config)
     pretrain = config.pretrain
     pretrain.epochs = 60
     pretrain.knn_every = 20
@@ -107,17 +114,23 @@ def use_own_images_preset(config: ConfigDict) -> None:
 def use_small_data_preset(config: ConfigDict) -> None:
     """Sets `configs/small_data.py`: the recipe for tens of thousands of images."""
     _use_few_labels(config)
-    _pretrain_on_many_images(config, epochs=8)
+    pretrain = config.pretrain
+    pretrain.objective = "mae"  # cheap per image; fine-tuned, better than LeJEPA in the same time
+    pretrain.epochs = 30
+    pretrain.knn_every = 15  # three times in all
+    pretrain.batch_size = 128
+    pretrain.optimizer.base_lr = 16e-3  # 8e-3 at this batch size
+    pretrain.optimizer.warmup_epochs = 3  # a tenth
+    _decay_and_clip(config)
     _tune_in_900_steps(config)
     config.finetune.min_steps_per_epoch = 100  # with any number of labels
     config.finetune.augment.crop_padding = None  # the dataset's; it helps in many passes
 
 
 def _use_few_labels(config: ConfigDict) -> None:
-    """LeJEPA on a narrow ViT, then fine-tuning from a probe, beside training from scratch."""
+    """A narrow ViT, fine-tuned from a probe, and for comparison trained from scratch."""
     make_narrow(config)  # a model that learns within minutes on a laptop
     use_mimetic(config)  # with it, each image teaches more
-    use_lejepa(config)
     config.recipe.from_scratch = True  # shows whether pre-training helped
     config.finetune.head_init = "auto"  # a probe with few labels
 
@@ -140,23 +153,18 @@ def make_narrow(config: ConfigDict) -> None:
 def make_small(config: ConfigDict) -> None:
     """Sets a tenth of the labels and a narrow model, for runs of a few minutes on a CPU."""
     make_narrow(config)
-    use_lejepa(config)
     config.dataset.label_fraction = 0.1  # 5,000 images of CIFAR-10
     config.compare.targets = (30.0, 40.0, 50.0)  # higher accuracies are out of reach
 
-    _pretrain_on_many_images(config, epochs=3)  # 150,000 images of CIFAR-10
-    _tune_in_900_steps(config)
-
-
-def _pretrain_on_many_images(config: ConfigDict, epochs: int) -> None:
-    """Sets LeJEPA's batch and learning rate for tens of thousands of images."""
+    use_lejepa(config)  # which any model can use
     pretrain = config.pretrain
-    pretrain.epochs = epochs
-    pretrain.knn_every = epochs  # before the first step and after the last
+    pretrain.epochs = 6  # 300,000 images of CIFAR-10
+    pretrain.knn_every = 6  # before the first step and after the last
     pretrain.batch_size = 128
     pretrain.optimizer.base_lr = 8e-3  # 4e-3 at this batch size
     pretrain.optimizer.warmup_epochs = 1
     pretrain.lejepa.directions = 128  # a larger batch needs fewer
+    _tune_in_900_steps(config)
 
 
 def _tune_in_900_steps(config: ConfigDict) -> None:

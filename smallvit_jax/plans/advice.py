@@ -31,7 +31,7 @@ class Preset(NamedTuple):
 
 PRESETS = (
     Preset("configs/own_images.py", use_own_images_preset, 20, 240),
-    Preset("configs/small_data.py", use_small_data_preset, 2, 40),
+    Preset("configs/small_data.py", use_small_data_preset, 6, 120),
 )
 
 

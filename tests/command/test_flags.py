@@ -201,6 +201,8 @@ def test_flag_mistakes_get_one_sentence(capsys, words, parts):
         ("recipie:vit,cifar10", ['no file "recipie"', 'did you mean "configs/recipe.py"']),
         ("mine/recipe.py", ['no file "mine/recipe.py"', 'did you mean "configs/recipe.py"']),
         ("configs", ['"configs" is a folder', "pretrain.py"]),
+        (".", ['"." is a folder']),
+        (":vit,cifar10", ['"." is a folder']),
         ("LICENSE", ["must end in .py"]),
         ("smallvit_jax/errors.py", ["defines no function get_config"]),
         ("configs/quickstart.py:vit", ["takes no argument", '":vit"']),
