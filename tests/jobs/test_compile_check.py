@@ -55,6 +55,7 @@ def test_both_stages_are_compiled_and_described(tmp_path, capsys, small_chips):
     assert pretrain["flops_per_image"] > finetune["flops_per_image"]
 
 
+@pytest.mark.slow
 def test_too_large_step_gets_a_setting_with_which_it_fits(tmp_path, capsys, small_chips):
     small_chips(10 * 2**30)
     fields = {"compile_check.stages": "pretrain", "pretrain.batch_size": 128}

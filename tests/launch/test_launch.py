@@ -101,6 +101,7 @@ def manifest(bucket: Path) -> str:
     return file.read_text() if file.exists() else ""
 
 
+@pytest.mark.slow
 def test_spot_run_goes_on_on_the_next_tpu(tmp_path):
     bucket = tmp_path / "bucket/run"
     process = spot_run(tmp_path, 60, 20)
