@@ -21,11 +21,15 @@ trap stop TERM INT
 for ((restarts = 0; ; restarts++)); do
     "$@" &
     child=$!
+    [[ -z $stopped ]] || kill -TERM "$child"  # the signal came before its number was known
     wait "$child"
     code=$?
-    if [[ -n $stopped ]]; then  # the signal ended the first wait
-        wait "$child"
-        exit $?
+    if [[ -n $stopped ]]; then
+        while kill -0 "$child" 2>/dev/null; do  # the signal ended the wait, not the child
+            wait "$child"
+            code=$?
+        done
+        exit "$code"
     fi
     case $code in
         0 | 1 | 2 | 130 | 143) exit "$code" ;;
