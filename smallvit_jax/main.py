@@ -2,7 +2,8 @@
 
 Exit codes: 0 on success, 2 for a mistake that the user can fix (one line on stderr), 130 if
 interrupted by SIGINT and 143 by SIGTERM (training saves a checkpoint first; a second signal exits
-at once), 75 if another process of the run died, 1 for a bug (with a traceback).
+at once), 75 if another process of the run died or a bucket could not be reached, 1 for a bug (with
+a traceback).
 """
 
 import importlib
@@ -45,16 +46,19 @@ def _run(flags: Flags, words: Sequence[str]) -> None:
     validate(config)
     # Imported here because JAX takes seconds to import; --help and error messages should not wait.
     from smallvit_jax.plans.data_and_model import DatasetReader
-    from smallvit_jax.process.remote import workdir_here
+    from smallvit_jax.process.remote_workdir import workdir_here
     from smallvit_jax.process.runtime import join_processes, keep_freed_memory
 
     keep_freed_memory()
     join_processes(config.runtime.distributed)
     job = importlib.import_module(f"smallvit_jax.jobs.{config.job}")
     reader = DatasetReader(data_dir)
+    if workdir is None or not JOBS[config.job].writes:
+        job.run(config, workdir, reader)
+        return
     with workdir_here(workdir, config.runtime.upload_every) as folder:
         job.run(config, folder, reader)
-        if folder is not None and JOBS[config.job].page and config.report.at_end:
+        if JOBS[config.job].page and config.report.at_end:
             from smallvit_jax.jobs.report import write_at_end
 
             write_at_end(folder, reader, words)

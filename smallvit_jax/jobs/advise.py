@@ -42,7 +42,7 @@ SAMPLE = 500  # images whose evaluation is measured
 _KEPT = ("dataset", "model.image_size", "seed", "runtime")  # fields that advice leaves as they are
 
 
-def run(config: ConfigDict, workdir: Path | None, reader: DatasetReader) -> dict[str, Any]:
+def run(config: ConfigDict, workdir: Path | str | None, reader: DatasetReader) -> dict[str, Any]:
     """Prints the recommended preset, settings and command, and returns them with the estimates.
 
     Writes nothing; `workdir`, if there is one, is that of the recommended command.
@@ -227,7 +227,7 @@ def peak_memory() -> int:
 
 
 def command(
-    config: ConfigDict, preset: Preset, data_dir: str | Path | None, workdir: Path | None
+    config: ConfigDict, preset: Preset, data_dir: str | Path | None, workdir: Path | str | None
 ) -> str:
     """The shell command that runs this config."""
     dataset = config.dataset

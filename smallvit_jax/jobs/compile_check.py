@@ -3,7 +3,9 @@
 import importlib.util
 import math
 import os
+import textwrap
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +16,10 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 
+from smallvit_jax.config.check import validate
 from smallvit_jax.config.jobs import JOBS, STAGES
-from smallvit_jax.config.tree import part_of
+from smallvit_jax.config.tree import part_of, set_value
+from smallvit_jax.config.values import as_text
 from smallvit_jax.errors import UserError
 from smallvit_jax.evaluation.flops import flops_by_dtype
 from smallvit_jax.jobs.steps import STEPS, StageStep
@@ -27,17 +31,16 @@ from smallvit_jax.process.terminal import print_table
 from smallvit_jax.training.hlo import read_program
 from smallvit_jax.training.loop import compile_block
 from smallvit_jax.training.placement import ACCELERATOR_SHARE, DeviceBlock, HostBlock, fetch
+from smallvit_jax.workdir.files import make_folder
 from smallvit_jax.workdir.records import write_config, write_result
 
 SOURCE_LINES = 5  # printed per program
 _RESERVED = 0.06  # of the memory, which the runtime keeps for itself
-# Tried in this order where a step is too large; each halves memory at least for the activations.
-_REMEDIES: tuple[tuple[str, Any], ...] = (
-    ("runtime.accumulate", 2),
-    ("runtime.accumulate", 4),
-    ("runtime.accumulate", 8),
-    ("runtime.remat", True),
-)
+_PARTS = (
+    2,
+    4,
+    8,
+)  # tried for runtime.accumulate, and to divide the batch by, if a step is too large
 _GPU_OPTIONS = {"xla_gpu_enable_triton_gemm": False}  # its autotuning needs the card
 
 
@@ -54,15 +57,18 @@ def run(config: ConfigDict, workdir: Path, reader: DatasetReader) -> dict[str, A
     chosen = config.compile_check.stages
     stages = tuple(STEPS) if chosen == "both" else (chosen,)
     data = DatasetShapes().load(config)
-    rows = []
+    if config.finetune.drloc.weight and "finetune" in stages:
+        raise UserError("the compile check leaves out drloc; set finetune.drloc.weight to 0")
+    make_folder(workdir)
+    write_config(workdir, part_of(config, JOBS["compile_check"].uses))
+    rows: list[dict[str, Any]] = []
+    result: dict[str, Any] = {}
     for target in targets:
         mesh = _mesh(target)
         for stage in stages:
             rows.append(_check(config, data, stage, target, mesh))
             _show(rows[-1])
-    used = part_of(config, JOBS["compile_check"].uses)
-    write_config(workdir, used)
-    result = write_result(workdir, {"job": "compile_check", "programs": rows})
+            result = write_result(workdir, {"job": "compile_check", "programs": rows})
     _show_table(rows)
     print(f"  results: {workdir / 'result.json'}")
     return result
@@ -106,32 +112,41 @@ def _check(config: ConfigDict, data: Any, stage: str, target: Target, mesh: Mesh
     found = _compile(config, data, stage, target, mesh)
     if found["fits"]:
         return found
-    for field, value in _REMEDIES:
+    for field, value in _remedies(config, stage):
         changed = config.copy_and_resolve_references()
-        changed.runtime[field.removeprefix("runtime.")] = value
-        if field == "runtime.accumulate" and changed[stage].batch_size % (
-            value * len(mesh.devices)
-        ):
-            continue
+        set_value(changed, field, value)
+        as_stage = changed.copy_and_resolve_references()
+        as_stage.job = stage
         try:
+            validate(as_stage)  # batch norm and LeJEPA need the whole batch, for example
             smaller = _compile(changed, data, stage, target, mesh)
         except UserError:
-            continue  # batch norm or LeJEPA need the whole batch
+            continue
         if smaller["fits"]:
-            text = str(value).lower()
-            return found | {"remedy": f"--config.{field}={text}", "with_remedy": smaller["bytes"]}
-    return found | {"remedy": f"a smaller --config.{stage}.batch_size"}
+            return found | {"remedy": f"{field}={as_text(value)}", "with_remedy": smaller["bytes"]}
+    return found | {"remedy": None}
+
+
+def _remedies(config: ConfigDict, stage: str) -> Iterator[tuple[str, Any]]:
+    """Settings to try, those first that do not change the training."""
+    for parts in _PARTS:
+        if parts > config.runtime.accumulate:
+            yield "runtime.accumulate", parts
+    if not config.runtime.remat:
+        yield "runtime.remat", True
+    for parts in _PARTS:
+        yield f"{stage}.batch_size", config[stage].batch_size // parts
 
 
 def _compile(
     config: ConfigDict, data: Any, stage: str, target: Target, mesh: Mesh
 ) -> dict[str, Any]:
     platform = "gpu" if target.chip.platform == "cuda" else target.chip.platform
-    batch = config[stage].batch_size
-    if batch % len(mesh.devices):
+    batch, parts = config[stage].batch_size, len(mesh.devices) * config.runtime.accumulate
+    if batch % parts or not batch:
         raise UserError(
             f"{stage}.batch_size={batch} does not split evenly over the {len(mesh.devices)} "
-            f"devices of {target.name}; choose a multiple of them"
+            f"devices of {target.name}; choose a multiple of {parts}"
         )
     with compiling_for(platform):
         dtype = runtime.prepare(config.runtime.precision, "")
@@ -143,9 +158,21 @@ def _compile(
         started = time.monotonic()
         lowered = traced.lower(lowering_platforms=(target.chip.platform,))
         gpu = target.chip.platform == "cuda"
-        program = lowered.compile(compiler_options=_GPU_OPTIONS if gpu else None)
-        seconds = time.monotonic() - started
         flops = flops_by_dtype(step.function, *_one_step(arguments, step, batch))
+        about = {
+            "target": target.name,
+            "stage": stage,
+            "batch_size": batch,
+            "devices": len(mesh.devices),
+            "flops_per_image": sum(flops.values()) / batch,
+        }
+        try:
+            program = lowered.compile(compiler_options=_GPU_OPTIONS if gpu else None)
+        except jax.errors.JaxRuntimeError as error:
+            if "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            return about | {"fits": False, "reason": _first_sentence(error)}
+        seconds = time.monotonic() - started
     memory = program.memory_analysis()
     sizes = {
         "arguments": memory.argument_size_in_bytes,
@@ -160,17 +187,12 @@ def _compile(
     chip = target.chip
     arithmetic = total / len(mesh.devices) / (chip.flops / chip.devices)
     traffic = moved / (chip.bandwidth / chip.devices)
-    return {
-        "target": target.name,
-        "stage": stage,
-        "batch_size": batch,
-        "devices": len(mesh.devices),
+    return about | {
         "fits": peak <= (1 - _RESERVED) * target.memory_per_device,
         "bytes": sizes | {"peak": peak, "of": int(target.memory_per_device)},
         "compile_seconds": round(seconds, 1),
         "collectives": dict(figures.collectives),
         "collective_bytes": dict(figures.collective_bytes),
-        "flops_per_image": total / batch,
         "flops_by_dtype": {name: count / max(1, total) for name, count in flops.items()},
         "bytes_moved_per_step": moved,
         "largest_lines": dict(figures.bytes.most_common(SOURCE_LINES)),
@@ -178,6 +200,12 @@ def _compile(
         "seconds_of_memory_traffic": traffic,
         "estimated_images_per_second": batch / max(arithmetic, traffic, 1e-9),
     }
+
+
+def _first_sentence(error: Exception) -> str:
+    """What the compiler says about a program that is too large, such as how much it would take."""
+    words = " ".join(str(error).split())
+    return textwrap.shorten(words, 200, placeholder=" ...")
 
 
 def _abstract_arguments(
@@ -225,35 +253,39 @@ def _one_step(arguments: tuple[Any, ...], step: StageStep, batch: int) -> tuple[
 
 
 def _show(row: dict[str, Any]) -> None:
-    sizes = row["bytes"]
     head = f"{row['target']}, {STAGES[row['stage']]} with {row['batch_size']} images per step"
-    lines = [
+    print_table(head, _figures(row) if "bytes" in row else [("fits", f"NO: {row['reason']}")])
+    others = sorted(set(row.get("collectives", ())) - {"all-reduce"})
+    if others:
+        print(f"  warning: {', '.join(others)}: only all-reduce was expected", flush=True)
+    if not row["fits"]:
+        print(f"  too large for {row['target']}: {_remedy(row)}", flush=True)
+
+
+def _remedy(row: dict[str, Any]) -> str:
+    if row["remedy"] is None:
+        return "no setting that was tried makes it fit; choose a smaller model"
+    return f"it fits with --config.{row['remedy']}"
+
+
+def _figures(row: dict[str, Any]) -> list[tuple[str, str]]:
+    sizes, moved = row["bytes"], row["bytes_moved_per_step"] or 1
+    shares = [f"{100 * share:.1f} % {name}" for name, share in row["flops_by_dtype"].items()]
+    return [
         ("fits", "yes" if row["fits"] else "NO"),
         *((name, _gigabytes(sizes[name])) for name in ("arguments", "temporaries", "program")),
         ("together, of", f"{_gigabytes(sizes['peak'])}, {_gigabytes(sizes['of'])}"),
         ("compiled in", f"{row['compile_seconds']:.0f} s"),
         ("collectives per step", _collectives(row)),
         ("arithmetic per image", f"{row['flops_per_image'] / 1e9:.2f} GFLOP"),
-        (
-            "precision of products",
-            ", ".join(
-                f"{100 * share:.1f} % {name}" for name, share in row["flops_by_dtype"].items()
-            ),
-        ),
+        ("precision of products", ", ".join(shares)),
         ("memory traffic per step and device", _gigabytes(row["bytes_moved_per_step"])),
-        ("at most, estimated", f"{row['estimated_images_per_second']:,.0f} images/s"),
+        ("estimated, not measured", f"{row['estimated_images_per_second']:,.0f} images/s"),
+        *(
+            (f"  {100 * count / moved:.0f} % of the traffic", place)
+            for place, count in row["largest_lines"].items()
+        ),
     ]
-    moved = row["bytes_moved_per_step"] or 1
-    lines += [
-        (f"  {100 * count / moved:.0f} % of the traffic", place)
-        for place, count in row["largest_lines"].items()
-    ]
-    print_table(head, lines)
-    others = sorted(set(row["collectives"]) - {"all-reduce"})
-    if others:
-        print(f"  warning: {', '.join(others)}: only all-reduce was expected", flush=True)
-    if not row["fits"]:
-        print(f"  too large for {row['target']}: it fits with {row['remedy']}", flush=True)
 
 
 def _collectives(row: dict[str, Any]) -> str:
@@ -267,19 +299,17 @@ def _gigabytes(count: float) -> str:
 
 
 def _show_table(rows: list[dict[str, Any]]) -> None:
-    head = ("target, stage", "fits", "GiB per device", "of", "images/s at most", "compiled in")
-    table = [
-        (
-            f"{row['target']}, {STAGES[row['stage']]}",
-            "yes" if row["fits"] else f"with {row['remedy']}",
-            f"{row['bytes']['peak'] / 2**30:.2f}",
-            f"{row['bytes']['of'] / 2**30:.0f}",
-            f"{_rounded(row['estimated_images_per_second']):,.0f}",
-            f"{row['compile_seconds']:.0f} s",
-        )
-        for row in rows
-    ]
-    print_table("compile check (estimates come from the programs, nothing was run)", [head, *table])
+    head = ("target, stage", "fits", "GiB per device", "of", "images/s, estimated", "compiled in")
+    table: list[tuple[str, ...]] = [head]
+    for row in rows:
+        fits = "yes" if row["fits"] else f"with {row['remedy']}" if row["remedy"] else "no"
+        cells = [f"{row['target']}, {STAGES[row['stage']]}", fits]
+        if sizes := row.get("bytes"):
+            rate = _rounded(row["estimated_images_per_second"])
+            cells += [f"{sizes['peak'] / 2**30:.2f}", f"{sizes['of'] / 2**30:.0f}"]
+            cells += [f"{rate:,.0f}", f"{row['compile_seconds']:.0f} s"]
+        table.append(tuple(cells))
+    print_table("compile check (estimates come from the programs, nothing was run)", table)
 
 
 def _rounded(value: float) -> float:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from smallvit_jax.errors import UserError
+from smallvit_jax.process.remote import RemoteError
 from smallvit_jax.process.signals import Interrupted, exit_code, raising_interrupted
 from smallvit_jax.version import __version__
 
@@ -18,7 +19,8 @@ def run_program(body: Callable[[], None], *, when_interrupted: str) -> int:
 
     0 on success, 2 for a mistake that the user can fix (one line on stderr), 130 if interrupted by
     SIGINT and 143 by SIGTERM (the line ends with `when_interrupted`), 141 if the reader of stdout
-    closed its pipe, 75 if another process of the run died, 1 for a bug (with a traceback).
+    closed its pipe, 75 if another process of the run died or a bucket could not be reached, 1 for a
+    bug (with a traceback).
     """
     warnings.formatwarning = _format_warning
     try:
@@ -29,6 +31,8 @@ def run_program(body: Callable[[], None], *, when_interrupted: str) -> int:
         saved = f"; {stop}" if str(stop) else ""
         by = signal.Signals(stop.signum).name
         return _fail(exit_code(stop.signum), f"interrupted by {by}{saved}; {when_interrupted}")
+    except RemoteError as error:
+        return _fail(75, f"{error}; the same command may succeed later")
     except UserError as error:
         return _fail(2, str(error))
     except KeyboardInterrupt:

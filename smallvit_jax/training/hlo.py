@@ -43,7 +43,7 @@ class Figures(NamedTuple):
     Attributes:
       bytes: read and written in the device's memory, by "file:line" of the package.
       collectives: how often each kind runs.
-      collective_bytes: what each kind sends, per device.
+      collective_bytes: size of the results of each kind, per device.
     """
 
     bytes: Counter[str]
@@ -87,7 +87,7 @@ class _Program:
             kind = instruction.operation.removesuffix("-start")
             if kind in COLLECTIVES:
                 found.collectives[kind] += times
-                sent = size_in_bytes(instruction.shape, anywhere=True)
+                sent = size_in_bytes(_result(instruction), anywhere=True)
                 found.collective_bytes[kind] += times * sent
             if moved := self._moved(instruction, inside):
                 found.bytes[self._place(instruction)] += times * moved
@@ -127,9 +127,6 @@ class _Program:
         operation = instruction.operation
         if operation in _FREE or operation.endswith("-done"):
             return 0
-        if operation == "copy-start":  # its result also names the source
-            target = _parts(instruction.shape)[0]
-            return size_in_bytes(target) + self._operand_bytes(instruction, inside, 0)
         if operation == "dynamic-update-slice":
             return 2 * self._operand_bytes(instruction, inside, 1)
         if operation in ("dynamic-slice", "gather", "slice"):
@@ -139,7 +136,7 @@ class _Program:
         operands = sum(
             self._operand_bytes(instruction, inside, i) for i in range(len(instruction.operands))
         )
-        return size_in_bytes(instruction.shape) + operands
+        return size_in_bytes(_result(instruction)) + operands
 
     def _operand_bytes(
         self, instruction: Instruction, inside: dict[str, Instruction], index: int
@@ -221,9 +218,18 @@ def size_in_bytes(shape: str, *, anywhere: bool = False) -> int:
     return total
 
 
-def _parts(shape: str) -> list[str]:
-    """The parts of a tuple's shape."""
-    return [match[0] for match in _SHAPE.finditer(shape)]
+def _result(instruction: Instruction) -> str:
+    """The shape of what an instruction writes.
+
+    That of an asynchronous start also names the operand: copy-start after the result, collectives
+    before it.
+    """
+    parts = [match[0] for match in _SHAPE.finditer(instruction.shape)]
+    if instruction.operation == "copy-start":
+        return parts[0]
+    if instruction.operation in ("all-gather-start", "collective-permute-start"):
+        return parts[1]
+    return instruction.shape
 
 
 def _parse(name: str, text: str) -> Instruction:

@@ -259,7 +259,7 @@ def test_dataset_elsewhere_is_copied_here_once(original, tmp_path, monkeypatch):
     np.testing.assert_array_equal(labels, TRAIN[1])
     downloads = []
     monkeypatch.setattr(
-        "smallvit_jax.process.remote._Remote.download",
+        "smallvit_jax.process.remote.RemoteFolder.download",
         lambda self, names, folder: downloads.extend(names),
     )
     load_split("cifar10", "test", f"file://{original}")

@@ -7,7 +7,9 @@ import pytest
 
 from smallvit_jax.errors import UserError
 from smallvit_jax.process import remote
-from smallvit_jax.process.remote import RemoteWorkdir, local_copy, workdir_here
+from smallvit_jax.process.program import run_program
+from smallvit_jax.process.remote import RemoteError, RemoteFolder, local_copy
+from smallvit_jax.process.remote_workdir import ConflictError, RemoteWorkdir, workdir_here
 
 NEVER = 3600.0  # seconds between uploads
 
@@ -49,8 +51,6 @@ def test_local_paths_are_used_as_they_are(tmp_path):
     assert local_copy(tmp_path / "x") == tmp_path / "x"
     with workdir_here(tmp_path / "x", NEVER) as folder:
         assert folder == tmp_path / "x"
-    with workdir_here(None, NEVER) as folder:
-        assert folder is None
 
 
 def test_copies_follow_the_remote_folder(machine, bucket, monkeypatch):
@@ -58,9 +58,9 @@ def test_copies_follow_the_remote_folder(machine, bucket, monkeypatch):
     copy = local_copy(url(bucket))
     assert texts(copy) == {"a": "1", "b/c": "2", "b/d": "3"}
     fetched = []
-    download = remote._Remote.download
+    download = RemoteFolder.download
     monkeypatch.setattr(
-        remote._Remote,
+        RemoteFolder,
         "download",
         lambda self, names, to: fetched.extend(names) or download(self, names, to),
     )
@@ -77,7 +77,7 @@ def test_interrupted_copy_is_repeated(machine, bucket, monkeypatch):
         raise UserError("the network is down")
 
     with monkeypatch.context() as patch, pytest.raises(UserError, match="network"):
-        patch.setattr(remote._Remote, "download", fail)
+        patch.setattr(RemoteFolder, "download", fail)
         local_copy(url(bucket))
     assert texts(local_copy(url(bucket))) == {"a": "1", "b": "2"}
 
@@ -122,7 +122,7 @@ def test_download_takes_what_the_last_complete_upload_had(machine, bucket, monke
         write(folder, checkpoints__1__params="1")
     with pytest.raises(UserError), workdir_here(url(bucket), NEVER) as folder:
         write(folder, checkpoints__2__params="2")
-        monkeypatch.setattr(remote._Remote, "write_manifest", fail_to_write)
+        monkeypatch.setattr(RemoteFolder, "write_manifest", fail_to_write)
     assert (bucket / "checkpoints/2/params").exists()
     machine("second")
     with RemoteWorkdir(url(bucket), NEVER) as folder:
@@ -137,7 +137,7 @@ def test_failed_upload_keeps_the_files_and_the_next_run_uploads_them(machine, bu
     with workdir_here(url(bucket), NEVER) as folder:
         write(folder, a="1")
     with monkeypatch.context() as patch:
-        patch.setattr(remote._Remote, "write_manifest", fail_to_write)
+        patch.setattr(RemoteFolder, "write_manifest", fail_to_write)
         with (
             pytest.raises(UserError, match=rf"the files are in {folder}"),
             workdir_here(url(bucket), NEVER),
@@ -149,7 +149,7 @@ def test_failed_upload_keeps_the_files_and_the_next_run_uploads_them(machine, bu
 
 
 def test_failed_upload_does_not_hide_the_run_s_own_error(machine, bucket, monkeypatch, capsys):
-    monkeypatch.setattr(remote._Remote, "write_manifest", fail_to_write)
+    monkeypatch.setattr(RemoteFolder, "write_manifest", fail_to_write)
     with pytest.raises(UserError, match="too high"), workdir_here(url(bucket), NEVER) as folder:
         write(folder, a="1")
         raise UserError("the learning rate is too high")
@@ -160,7 +160,7 @@ def test_copy_that_was_never_uploaded_is_kept(machine, bucket, monkeypatch, caps
     with workdir_here(url(bucket), NEVER) as folder:
         write(folder, a="1")
     with monkeypatch.context() as patch, pytest.raises(UserError):
-        patch.setattr(remote._Remote, "write_manifest", fail_to_write)
+        patch.setattr(RemoteFolder, "write_manifest", fail_to_write)
         with workdir_here(url(bucket), NEVER):
             write(folder, a="first machine")
     machine("second")
@@ -176,7 +176,7 @@ def test_copy_that_was_never_uploaded_is_kept(machine, bucket, monkeypatch, caps
 
 def test_two_runs_in_one_remote_folder_are_noticed(machine, bucket):
     with (
-        pytest.raises(UserError, match="changed by another run"),
+        pytest.raises(ConflictError, match="changed by another run"),
         workdir_here(url(bucket), NEVER) as folder,
     ):
         write(folder, a="1")
@@ -185,6 +185,86 @@ def test_two_runs_in_one_remote_folder_are_noticed(machine, bucket):
             write(other, a="2")
     assert texts(bucket) == {"a": "2"}
     assert texts(folder) == {"a": "1"}
+
+
+def test_conflict_stops_the_run_at_once(machine, bucket, capsys):
+    """With SIGTERM, on which a run saves a checkpoint; the error is the conflict."""
+    stopped = []
+
+    def body():
+        with workdir_here(url(bucket), 0.01) as folder:
+            write(folder, a="1")
+            while not (bucket / "a").exists():
+                time.sleep(0.01)
+            machine("second")
+            with workdir_here(url(bucket), NEVER) as other:
+                write(other, a="2")
+            write(folder, a="3")
+            try:
+                time.sleep(20)
+            except KeyboardInterrupt:
+                stopped.append(True)
+                raise
+
+    assert run_program(body, when_interrupted="") == 2
+    assert stopped and texts(bucket) == {"a": "2"}
+    assert "changed by another run" in capsys.readouterr().err.splitlines()[-1]
+
+
+@pytest.mark.parametrize("written", [True, False])
+def test_lost_answer_to_the_last_upload_is_no_conflict(machine, bucket, monkeypatch, written):
+    """Whether or not the manifest arrived, the same machine goes on from its own copy."""
+    write_manifest = RemoteFolder.write_manifest
+
+    def lose(self, manifest):
+        if written:
+            write_manifest(self, manifest)
+        raise RemoteError(f"{self.url} cannot be written (timeout)")
+
+    with (
+        monkeypatch.context() as patch,
+        pytest.raises(RemoteError),
+        workdir_here(url(bucket), NEVER) as folder,
+    ):
+        write(folder, a="1")
+        patch.setattr(RemoteFolder, "write_manifest", lose)
+    with workdir_here(url(bucket), NEVER) as folder:
+        assert texts(folder) == {"a": "1"}
+        write(folder, b="2")
+    assert texts(bucket) == {"a": "1", "b": "2"}
+
+
+def test_checkpoint_that_vanishes_during_an_upload_is_left_out(machine, bucket, monkeypatch):
+    upload = RemoteFolder.upload
+
+    def upload_while_one_is_deleted(self, names, folder):
+        (folder / "checkpoints/1/params").unlink()  # its meta is still there
+        return upload(self, names, folder)
+
+    with workdir_here(url(bucket), NEVER) as folder:
+        for step in "12":
+            write(
+                folder, **{f"checkpoints__{step}__params": step, f"checkpoints__{step}__meta": ""}
+            )
+        monkeypatch.setattr(RemoteFolder, "upload", upload_while_one_is_deleted)
+    machine("second")
+    with workdir_here(url(bucket), NEVER) as folder:
+        assert set(texts(folder)) == {"checkpoints/2/params", "checkpoints/2/meta"}
+
+
+def test_unreachable_bucket_is_not_a_mistake(machine, bucket, monkeypatch, capsys):
+    def fail(self, path):
+        raise ConnectionError("connection reset")
+
+    monkeypatch.setattr("fsspec.implementations.local.LocalFileSystem.cat_file", fail)
+
+    def body():
+        with workdir_here(url(bucket), NEVER):
+            raise AssertionError("must not run")
+
+    assert run_program(body, when_interrupted="") == 75
+    error = capsys.readouterr().err
+    assert "cannot be read (connection reset); the same command may succeed later" in error
 
 
 def test_second_run_on_the_same_machine_is_refused(machine, bucket):
@@ -216,13 +296,14 @@ def test_addresses_that_cannot_be_read(machine, address, parts):
     assert all(part in str(caught.value) for part in parts)
 
 
-def test_remote_folder_that_cannot_be_written(machine, bucket):
+def test_remote_folder_that_cannot_be_written_is_refused_before_the_run(machine, bucket):
     bucket.write_text("a file, not a folder")
     with (
-        pytest.raises(UserError, match=f"{url(bucket)} cannot be "),
-        workdir_here(url(bucket), NEVER) as folder,
+        pytest.raises(UserError, match=f"{url(bucket)} cannot be written") as caught,
+        workdir_here(url(bucket), NEVER),
     ):
-        write(folder, a="1")
+        raise AssertionError("must not run")
+    assert not isinstance(caught.value, RemoteError)
 
 
 def test_several_processes_need_a_shared_folder(machine, bucket, monkeypatch):

@@ -75,6 +75,20 @@ def test_loops_count_as_often_as_they_run_and_lines_are_the_package_s():
     assert found.bytes["copies between memories"] == 800
 
 
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("(f32[100]{0}, f32[800]{0}) all-gather-start(%a), dimensions={0}", 3200),
+        ("f32[800]{0} all-gather(%a), dimensions={0}", 3200),
+        ("(f32[100]{0}, f32[50]{0}) all-reduce-start(%a, %b), to_apply=%add", 600),
+    ],
+)
+def test_collectives_count_their_results(line, expected):
+    text = f"ENTRY %main (a: f32[100]) -> f32[800] {{\n  %c = {line}\n}}\n"
+    (counted,) = read_program(text).collective_bytes.values()
+    assert counted == expected
+
+
 def test_product_in_a_scan_is_counted_like_its_operands():
     def apply(weights, x):
         return jax.lax.scan(lambda h, w: (jnp.tanh(h @ w), None), x, weights)[0]
