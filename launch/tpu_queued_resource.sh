@@ -40,7 +40,16 @@ trap 'rm -rf "$folder"' EXIT
 resources() {
     gcloud compute tpus queued-resources "$@" "--zone=$ZONE" ${PROJECT:+"--project=$PROJECT"}
 }
-state() { resources describe "$NAME" '--format=value(state.state)' 2>/dev/null || echo ABSENT; }
+state() {  # UNKNOWN if gcloud fails for another reason than that there is no such TPU
+    local answer
+    if answer=$(resources describe "$NAME" '--format=value(state.state)' 2>&1); then
+        echo "$answer"
+    elif [[ $answer == *NOT_FOUND* ]]; then
+        echo ABSENT
+    else
+        echo UNKNOWN
+    fi
+}
 exit_code() { gcloud storage cat "$workdir.exit" 2>/dev/null || true; }
 
 prepare() {
@@ -64,19 +73,23 @@ while true; do
     code=$(exit_code)
     if [[ -n $code ]]; then
         echo "the run ended with exit code $code; deleting $NAME"
-        [[ $now == ABSENT ]] || resources delete "$NAME" --force --quiet
+        until [[ $now == ABSENT ]]; do  # it costs money
+            resources delete "$NAME" --force --quiet || true
+            sleep "${POLL_EVERY:-60}"
+            now=$(state)
+        done
         exit "$code"
     fi
     case $now in
         SUSPENDED | FAILED)
             echo "$(date '+%F %T') $NAME is $now; asking for the next one"
-            resources delete "$NAME" --force --quiet
+            resources delete "$NAME" --force --quiet || true
             ;;
         ABSENT)
             [[ -f $folder/startup.sh ]] || prepare "$@"
             resources create "$NAME" "--node-id=$NAME" "--accelerator-type=$TYPE" \
                 "--runtime-version=$VERSION" "--metadata-from-file=startup-script=$folder/startup.sh" \
-                "${kind[@]}"
+                "${kind[@]}" || echo "$NAME could not be created; trying again" >&2
             ;;
         *) echo "$(date '+%F %T') $NAME is $now" ;;
     esac

@@ -5,23 +5,24 @@
 #
 # Starts it again, where it resumes, if it was killed or lost another of its processes. Ends with its
 # exit code once it succeeded (0), found a mistake (2) or a bug (1), or was stopped (130, 143). SIGTERM
-# and SIGINT are passed on to it as SIGTERM.
+# and SIGINT are passed on to it as SIGTERM, of which a second one would end it without a checkpoint.
 #
 # RESTART_AFTER  seconds to wait before a restart; default 10.
 # MAX_RESTARTS   restarts after which to give up; default 100.
+# PASS_ON        "no" if whoever stops this script sends the signal to the command as well; default yes.
 set -uo pipefail
 
 child="" stopped=""
 stop() {
     stopped=yes
-    [[ -z $child ]] || kill -TERM "$child" 2>/dev/null
+    [[ -z $child || ${PASS_ON:-yes} == no ]] || kill -TERM "$child" 2>/dev/null
 }
 trap stop TERM INT
 
 for ((restarts = 0; ; restarts++)); do
     "$@" &
     child=$!
-    [[ -z $stopped ]] || kill -TERM "$child"  # the signal came before its number was known
+    [[ -z $stopped ]] || stop  # the signal came before the child's number was known
     wait "$child"
     code=$?
     if [[ -n $stopped ]]; then

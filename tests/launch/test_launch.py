@@ -90,6 +90,47 @@ def test_until_done_passes_sigterm_on(tmp_path):
     assert (tmp_path / "runs").read_text() == "ready\nsaved\n"
 
 
+def test_command_that_gets_the_signal_anyway_gets_it_once(tmp_path):
+    """As at the shutdown of a VM."""
+    program = (
+        "trap 'echo stopped >> runs; sleep 1; exit 143' TERM; echo ready > runs; sleep 60 & wait"
+    )
+    process = start("until_done.sh", ["bash", "-c", program], tmp_path, PASS_ON="no")
+    wait_until(lambda: (tmp_path / "runs").exists(), process)
+    child = int(subprocess.check_output(["pgrep", "-P", str(process.pid)]).split()[0])
+    for pid in (process.pid, child):
+        os.kill(pid, signal.SIGTERM)
+    assert process.wait(30) == 143
+    assert (tmp_path / "runs").read_text() == "ready\nstopped\n"
+
+
+def test_watcher_waits_while_gcloud_fails_and_deletes_in_the_end(tmp_path):
+    """It takes no failure for a missing TPU, and tries to create and to delete one again."""
+    (tmp_path / "cloud").mkdir()
+    (tmp_path / "cloud/failures").write_text("describe create describe delete")
+    program = tmp_path / "program"
+    program.write_text("#!/bin/bash\nexit 0\n")
+    program.chmod(0o755)
+    words = ["quickstart", "--workdir", f"file://{tmp_path}/bucket/run"]
+    process = start("tpu_queued_resource.sh", words, tmp_path, **TPU, FAKE_PYTHON=str(program))
+    assert process.wait(60) == 0, (tmp_path / "tpu_queued_resource.sh.log").read_text()
+    assert (tmp_path / "cloud/failures").read_text() == ""
+    assert running_vm(tmp_path) is None and len(list((tmp_path / "cloud/vms").iterdir())) == 1
+
+
+def test_failed_installation_is_reported(tmp_path):
+    process = start(
+        "tpu_queued_resource.sh",
+        ["quickstart", "--workdir", f"file://{tmp_path}/bucket/run"],
+        tmp_path,
+        **TPU,
+        FAKE_SMALLVIT="",  # not there yet, and no network to install it from
+        RETRY_AFTER="0",
+    )
+    assert process.wait(120) == 1
+    assert running_vm(tmp_path) is None
+
+
 def spot_run(folder: Path, epochs: int, checkpoint_every: int) -> subprocess.Popen:
     words = arguments(f"file://{folder}/bucket/run", epochs, checkpoint_every)
     return start("tpu_queued_resource.sh", words, folder, **TPU)
@@ -112,7 +153,7 @@ def test_spot_run_goes_on_on_the_next_tpu(tmp_path):
     finally:
         process.kill()
     assert len(list((tmp_path / "cloud/vms").iterdir())) == 2
-    assert "resuming after step" in (tmp_path / "cloud/vms/1/log").read_text()
+    assert "resuming after step" in (tmp_path / "cloud/vms/1/smallvit.log").read_text()
     assert compare(undisturbed(tmp_path, 60, 20), bucket) == []
     assert running_vm(tmp_path) is None  # deleted, so that it costs nothing
     created = [words for words in calls(tmp_path) if "create" in words]
@@ -124,7 +165,7 @@ def test_spot_run_ends_at_a_mistake(tmp_path):
     words = [*arguments(f"file://{tmp_path}/bucket/run", 2, 5), "--config.pretrain.epochs=many"]
     process = start("tpu_queued_resource.sh", words, tmp_path, **TPU)
     assert process.wait(120) == 2
-    assert "given twice" in (tmp_path / "cloud/vms/0/log").read_text()
+    assert "given twice" in (tmp_path / "cloud/vms/0/smallvit.log").read_text()
 
 
 @pytest.mark.parametrize(
@@ -209,7 +250,7 @@ class Slurm:
         self.process = start("slurm.sbatch", self.words, self.folder, **more)
         self.starts += 1
 
-    def wait(self, timeout: float = 180) -> int:
+    def wait(self, timeout: float = 900) -> int:
         return self.process.wait(timeout)
 
     def finish(self) -> int:
@@ -225,7 +266,7 @@ class Slurm:
     def signal(self, signum: int, *, both: bool) -> None:
         """As at the time limit (both tasks), or as if one of the machines broke."""
         for task in self.tasks() if both else self.tasks()[-1:]:
-            os.kill(task, signum)
+            os.killpg(task, signum)
 
 
 def test_slurm_job_is_requeued_until_it_is_done(tmp_path):
@@ -265,6 +306,27 @@ def test_slurm_job_goes_on_after_its_time_limit(tmp_path):
     assert compare(tmp_path / "undisturbed/run", tmp_path / "disturbed/run") == []
 
 
+def test_mistake_of_one_task_is_not_taken_for_the_kill_of_the_other(tmp_path):
+    """The second task ends with 2 while the first still works, and is killed for it."""
+    program = tmp_path / "program"
+    program.write_text("#!/bin/bash\n[[ $SLURM_PROCID == 0 ]] && exec sleep 60\nsleep 1; exit 2\n")
+    program.chmod(0o755)
+    job = Slurm(tmp_path, [], FAKE_PYTHON=str(program))
+    job.start()
+    assert job.wait() == 2 and not (tmp_path / "requeued").exists()
+    assert not list(tmp_path.glob(".smallvit-*"))
+
+
+def test_tasks_with_a_gpu_each_use_their_first_device(tmp_path):
+    program = tmp_path / "program"
+    program.write_text('#!/bin/bash\necho "$JAX_LOCAL_DEVICE_IDS $SRUN_CPUS_PER_TASK" > seen\n')
+    program.chmod(0o755)
+    gpus = {"SLURM_GPUS_PER_TASK": "1", "SLURM_CPUS_PER_TASK": "8"}
+    job = Slurm(tmp_path, [], FAKE_PYTHON=str(program), **gpus)
+    job.start()
+    assert job.wait() == 0 and (tmp_path / "seen").read_text() == "0 8\n"
+
+
 def test_slurm_job_ends_at_a_mistake(tmp_path):
     job = Slurm(tmp_path, ["recipe:vit,digit", "--workdir", "run"])
     job.start()
@@ -295,7 +357,7 @@ def test_spot_run_taken_away_20_times(tmp_path):
 def test_slurm_job_disturbed_20_times(tmp_path):
     """20 time limits and broken machines at random moments: the bits of an undisturbed job."""
     moments = random.Random(0)
-    words = arguments("run", 800, 25)
+    words = arguments("run", 400, 25)
     job = Slurm(tmp_path / "disturbed", words)
     job.start()
     for count in range(20):
@@ -329,6 +391,8 @@ def test_jobset_is_complete_and_its_command_valid():
     pod = spec["template"]["spec"]
     assert pod["restartPolicy"] == "Never"  # required by podFailurePolicy
     (container,) = pod["containers"]
+    (rule_name,) = [rule["name"] for rule in jobset["spec"]["failurePolicy"]["rules"]]
+    assert re.fullmatch("[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?", rule_name)  # else refused
     assert container["name"] == rule["onExitCodes"]["containerName"]
     rows, columns = pod["nodeSelector"]["cloud.google.com/gke-tpu-topology"].split("x")
     assert container["resources"]["limits"]["google.com/tpu"] == int(rows) * int(columns)
