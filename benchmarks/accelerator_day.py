@@ -40,7 +40,7 @@ STAGES = {  # what a training step is of: its stage and objective
 }
 BATCHES = (128, 256, 512, 1024)
 PARITY_LIMIT = 1e-4  # float32 on a GPU sums in another order than the CPU that the limits are of
-SLOWEST_ITEM = 90.0  # seconds; a part starts nothing in its last ones
+SLOWEST_ITEM = 360.0  # seconds to expect of an item before any was measured; compiling takes most
 TINY = {  # --rehearse
     "vit": {"width": 8, "depth": 1, "heads": 2},
     "swin": {"width": 4, "heads": 1},
@@ -68,7 +68,7 @@ class Part:
             if key in self.found["items"]:
                 continue
             left = self._deadline - time.monotonic()
-            if left < SLOWEST_ITEM and self.found["items"]:
+            if left < self._longest(key) and self.found["items"]:
                 print(f"{key} and what follows: not enough time; give the same command again")
                 return False
             print(f"[{left:4.0f} s left] {key}", file=sys.stderr, flush=True)
@@ -82,6 +82,12 @@ class Part:
             self.found["items"][key] = result
             self.save()
         return True
+
+    def _longest(self, key: str) -> float:
+        """Seconds of the longest item of this kind so far."""
+        kind = key.partition(":")[0]
+        alike = [f["seconds"] for k, f in self.found["items"].items() if k.startswith(kind)]
+        return 1.2 * max(alike, default=SLOWEST_ITEM)
 
     def save(self) -> None:
         self.file.parent.mkdir(parents=True, exist_ok=True)
@@ -357,11 +363,10 @@ def train(args: argparse.Namespace) -> int:
     command += ["--data_dir", str(args.data_dir)] if args.data_dir else []
     process = subprocess.Popen(command, cwd=ROOT)
     try:
-        code = process.wait(60 * args.minutes)
-    except subprocess.TimeoutExpired:
-        process.send_signal(signal.SIGTERM)
-        code = process.wait(120)
-    pack(folder, args.out)
+        code = _wait_or_stop(process, 60 * args.minutes)
+    finally:
+        process.kill()  # if it did not save in time, its last checkpoint counts
+        pack(folder, args.out)
     print(f"exit code {code}: {'done' if code == 0 else 'give the same command again to go on'}")
     for stage in ("pretrain", "finetune"):
         metrics = folder / stage / "metrics.jsonl"
@@ -375,17 +380,36 @@ def train(args: argparse.Namespace) -> int:
     return 0 if code in (0, 143) else code
 
 
+def _wait_or_stop(process: subprocess.Popen, seconds: float) -> int:
+    """Stops a run that takes longer, so that it saves a checkpoint; returns its exit code."""
+    try:
+        return process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        process.send_signal(signal.SIGTERM)
+    try:
+        return process.wait(120)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        return process.wait()
+
+
 def pack(folder: Path, out: Path) -> None:
-    """Writes the run as `run.tar.NN`, pieces small enough to be copied back from a machine."""
+    """Writes the run as `run.tar.NNNN`, pieces small enough to be copied back from a machine."""
     out.mkdir(parents=True, exist_ok=True)
     archive = out / "run.tar"
     with tarfile.open(archive, "w") as tar:
         tar.add(folder, "run", filter=_without_lock)
-    for piece in out.glob("run.tar.*"):
-        piece.unlink()
+    pieces = set()
     with open(archive, "rb") as file:
         for number, data in enumerate(iter(lambda: file.read(CHUNK), b"")):
-            (out / f"run.tar.{number:02d}").write_bytes(data)
+            piece = out / f"run.tar.{number:04d}"
+            new = piece.with_name(f"new.{piece.name}")
+            new.write_bytes(data)
+            pieces.add(piece)
+    for piece in pieces:  # the old ones stay until the new ones are complete
+        piece.with_name(f"new.{piece.name}").replace(piece)
+    for piece in set(out.glob("run.tar.*")) - pieces:
+        piece.unlink()
     archive.unlink()
 
 
@@ -437,6 +461,8 @@ def main(words: Sequence[str] | None = None) -> int:
     args = parse(words)
     if args.rehearse:
         use_quick_programs()
+    # This process profiles; those that it starts need the device's memory too.
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     if args.part == "train":
         return train(args)
     part = Part(args.part, args)
@@ -446,9 +472,12 @@ def main(words: Sequence[str] | None = None) -> int:
     else:
         checked = args.out / "check.json"
         machine = json.loads(checked.read_text())["items"]["machine"] if checked.exists() else {}
+        if "platform" not in machine:
+            print(f"run the part check first: {checked} has no figures of the machine")
+            return 2
         with tempfile.TemporaryDirectory() as folder:
             session = Session(Path(os.environ.get("DAY_CACHE") or folder), quick=args.rehearse)
-            session.platform = machine.get("platform", "cpu")
+            session.platform = machine["platform"]
             part.run(speed_items(args.rehearse, session))
         rows = list(speed_rows(part.found["items"], machine))
     print_table(f"{args.part}: {part.file}", rows)

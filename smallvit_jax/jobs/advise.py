@@ -47,6 +47,7 @@ def run(config: ConfigDict, workdir: Path | str | None, reader: DatasetReader) -
 
     Writes nothing; `workdir`, if there is one, is that of the recommended command.
     """
+    _refuse_other_fields(config)
     started = time.monotonic()
     data = reader.load(config)
     reading = time.monotonic() - started
@@ -75,6 +76,18 @@ def run(config: ConfigDict, workdir: Path | str | None, reader: DatasetReader) -
     }
     _show(result, config, data, counts, costs)
     return result
+
+
+def _refuse_other_fields(config: ConfigDict) -> None:
+    """Raises `UserError` for a changed field that advice would not use."""
+    defaults = flatten(default_config())
+    for path, value in flatten(config).items():
+        used = path.startswith((*_KEPT, "advise.")) or path == "job"
+        if value != defaults[path] and not used:
+            raise UserError(
+                f"advice chooses {path} itself, or measures with the preset's; add "
+                f"--config.{path} to the command that it prints"
+            )
 
 
 def _count(data: Data) -> Counts:

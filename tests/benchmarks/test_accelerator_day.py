@@ -37,7 +37,7 @@ def test_part_goes_on_where_it_stopped_and_records_failures(tmp_path, capsys):
 
     items = [(name, lambda name=name: measure(name)) for name in "abc"]
     assert part(tmp_path).run(iter(items[:2]))
-    assert not part(tmp_path, minutes=0.1).run(iter(items))  # too little time for another item
+    assert not part(tmp_path, minutes=0.0).run(iter(items))  # too little time for another item
     assert part(tmp_path).run(iter(items))
     assert taken == ["a", "b", "c"]
     found = json.loads((tmp_path / "check.json").read_text())["items"]
@@ -65,7 +65,15 @@ def test_packed_run_is_restored(tmp_path, monkeypatch):
     (run / ".lock").touch()
     pack(run, tmp_path / "out")
     pieces = sorted(path.name for path in (tmp_path / "out").iterdir())
-    assert len(pieces) > 5 and pieces[0] == "run.tar.00"
+    assert len(pieces) > 5 and pieces[0] == "run.tar.0000"
+    (run / "pretrain/weights").write_bytes(b"short")
+    pack(run, tmp_path / "later")
+    for piece in (tmp_path / "out").iterdir():
+        (tmp_path / "later" / piece.name).write_bytes(piece.read_bytes())
+    pack(run, tmp_path / "later")  # fewer pieces than before
+    unpack(tmp_path / "later", tmp_path / "short/run")
+    assert (tmp_path / "short/run/pretrain/weights").read_bytes() == b"short"
+    (run / "pretrain/weights").write_bytes(bytes(range(256)) * 20)
     unpack(tmp_path / "out", tmp_path / "elsewhere/run")
     copied = tmp_path / "elsewhere/run"
     assert (copied / "pretrain/weights").read_bytes() == (run / "pretrain/weights").read_bytes()

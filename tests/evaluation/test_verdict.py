@@ -52,6 +52,11 @@ def test_each_problem_is_named_with_what_to_try(found, words):
     assert any(words in sentence for sentence in advice(found))
 
 
+def test_masked_autoencoding_is_not_judged_by_knn():
+    found = stages(tuned=80.0, objective="mae", knn_before=50.0, knn_after=49.0)
+    assert not any("features" in sentence for sentence in advice(found))
+
+
 def test_older_results_lack_some_figures():
     found = {
         "pretrain": {"knn_before": None, "knn_after": None},

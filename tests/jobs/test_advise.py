@@ -74,6 +74,13 @@ def test_images_without_classes_are_for_pretraining(tmp_path, capsys):
     assert "labels per class" not in table
 
 
+def test_fields_that_advice_chooses_are_refused(capsys):
+    words = ["advise:digits", "--config.pretrain.epochs=3"]
+    assert main(words) == 2
+    error = capsys.readouterr().err
+    assert "advice chooses pretrain.epochs itself" in error and error.count("\n") == 1
+
+
 def test_other_jobs_need_a_workdir(capsys):
     assert main(["--config", "configs/quickstart.py"]) == 2
     assert "--workdir is missing" in capsys.readouterr().err
