@@ -66,8 +66,9 @@ def advice(stages: Mapping[str, Mapping[str, Any]]) -> list[str]:
     if objective == "dino":
         found.append("In short runs, pretrain.objective=lejepa learns more from each image.")
     before, after = pretraining.get("knn_before"), pretraining.get("knn_after")
-    judged = before is not None and after is not None and objective != "mae"  # kNN underrates it
-    if judged and after <= before:
+    if objective == "mae":  # kNN underrates it
+        before = None
+    if before is not None and after is not None and after <= before:
         found.append(
             f"Pre-training did not improve the features (kNN {before:.1f} % before, {after:.1f} % "
             "after): raise pretrain.epochs."

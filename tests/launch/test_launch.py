@@ -357,7 +357,7 @@ def test_spot_run_taken_away_20_times(tmp_path):
 def test_slurm_job_disturbed_20_times(tmp_path):
     """20 time limits and broken machines at random moments: the bits of an undisturbed job."""
     moments = random.Random(0)
-    words = arguments("run", 400, 25)
+    words = arguments("run", 800, 25)
     job = Slurm(tmp_path / "disturbed", words)
     job.start()
     for count in range(20):
