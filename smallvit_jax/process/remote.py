@@ -21,7 +21,9 @@ from smallvit_jax.process.terminal import progress
 COPIES = "~/.cache/smallvit_jax/remote"
 MANIFEST = ".manifest.json"
 _RECORD = ".synced.json"  # beside a local copy: which remote files it has
-_AT_ONCE = 8  # files in flight
+_OBJECT_STORES = ("gs", "gcs", "s3", "s3a", "az", "abfs")
+_PARTIAL = ".part"
+_IN_FLIGHT = 8  # files at a time
 _FILES_WORTH_A_BAR = 2
 
 
@@ -91,6 +93,7 @@ class RemoteFolder:
         import fsspec
 
         self.url = url
+        self._at_once = url.partition("://")[0] in _OBJECT_STORES
         try:
             self._system, self._root = fsspec.core.url_to_fs(url)
         except ImportError as error:
@@ -106,7 +109,8 @@ class RemoteFolder:
             self._system.invalidate_cache()
             found = self._system.find(self._root, detail=True)
         start = len(self._root.rstrip("/")) + 1
-        return {path[start:]: info for path, info in found.items() if path[start:] != MANIFEST}
+        named = {path[start:]: info for path, info in found.items()}
+        return {n: i for n, i in named.items() if n != MANIFEST and not n.endswith(_PARTIAL)}
 
     def read_manifest(self) -> dict[str, Any]:
         with self._reading():
@@ -124,8 +128,22 @@ class RemoteFolder:
             self._system.rm_file(probe)
 
     def write_manifest(self, manifest: Mapping[str, Any]) -> None:
-        with self._writing():
-            self._system.pipe_file(f"{self._root}/{MANIFEST}", json.dumps(manifest).encode())
+        text = json.dumps(manifest).encode()
+        with self._writing(), self._replacing(MANIFEST) as path:
+            self._system.pipe_file(path, text)
+
+    @contextlib.contextmanager
+    def _replacing(self, name: str) -> Iterator[str]:
+        """Yields where to write a file so that readers see the old or the new one after a kill.
+
+        Stores of objects replace them at once; in folders, the new file is renamed.
+        """
+        path = f"{self._root}/{name}"
+        if self._at_once:
+            yield path
+            return
+        yield f"{path}{_PARTIAL}"
+        self._system.mv(f"{path}{_PARTIAL}", path)
 
     def download(self, names: Iterable[str], folder: Path) -> None:
         names = list(names)
@@ -133,13 +151,13 @@ class RemoteFolder:
             parent.mkdir(parents=True, exist_ok=True)
 
         def get(name: str) -> None:
-            partial = folder / f"{name}.part"
+            partial = folder / f"{name}{_PARTIAL}"
             self._system.get_file(f"{self._root}/{name}", str(partial))
             partial.replace(folder / name)
 
         with (
             self._reading(),
-            ThreadPoolExecutor(_AT_ONCE) as pool,
+            ThreadPoolExecutor(_IN_FLIGHT) as pool,
             progress(f"copying {self.url}", len(names), worth_a_bar=_FILES_WORTH_A_BAR) as advance,
         ):
             for _ in pool.map(get, names):
@@ -150,14 +168,15 @@ class RemoteFolder:
 
         def put(name: str) -> str | None:
             try:
-                self._system.put_file(str(folder / name), f"{self._root}/{name}")
+                with self._replacing(name) as path:
+                    self._system.put_file(str(folder / name), path)
             except FileNotFoundError:
                 if (folder / name).exists():
                     raise
                 return name
             return None
 
-        with self._writing(), ThreadPoolExecutor(_AT_ONCE) as pool:
+        with self._writing(), ThreadPoolExecutor(_IN_FLIGHT) as pool:
             for parent in {os.path.dirname(f"{self._root}/{name}") for name in names}:
                 self._system.makedirs(parent, exist_ok=True)
             return {name for name in pool.map(put, names) if name is not None}

@@ -338,7 +338,7 @@ def test_slurm_job_ends_at_a_mistake(tmp_path):
 def test_spot_run_taken_away_20_times(tmp_path):
     """Taken away 20 times at random moments, it ends with the bits of an undisturbed run."""
     moments = random.Random(0)
-    process = spot_run(tmp_path, 1500, 25)
+    process = spot_run(tmp_path, 3000, 25)
     try:
         for _ in range(20):
             wait_until(lambda: running_vm(tmp_path) is not None, process)
@@ -346,10 +346,10 @@ def test_spot_run_taken_away_20_times(tmp_path):
             vm = running_vm(tmp_path)
             assert process.poll() is None and vm is not None, "done before the last kill"
             take_away(vm)
-        assert process.wait(600) == 0
+        assert process.wait(900) == 0
     finally:
         process.kill()
-    assert compare(undisturbed(tmp_path, 1500, 25), tmp_path / "bucket/run") == []
+    assert compare(undisturbed(tmp_path, 3000, 25), tmp_path / "bucket/run") == []
 
 
 @pytest.mark.slow

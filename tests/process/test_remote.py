@@ -211,6 +211,23 @@ def test_conflict_stops_the_run_at_once(machine, bucket, capsys):
     assert "changed by another run" in capsys.readouterr().err.splitlines()[-1]
 
 
+def test_kill_while_the_manifest_is_written_keeps_the_last_one(machine, bucket, monkeypatch):
+    with workdir_here(url(bucket), NEVER) as folder:
+        write(folder, a="1")
+
+    def killed(self, path, value, **options):
+        open(path, "w").close()  # empty so far
+        raise ConnectionError("killed")
+
+    with pytest.raises(RemoteError), workdir_here(url(bucket), NEVER) as folder:
+        write(folder, b="2")
+        monkeypatch.setattr("fsspec.implementations.local.LocalFileSystem.pipe_file", killed)
+    monkeypatch.undo()
+    machine("second")
+    with workdir_here(url(bucket), NEVER) as folder:
+        assert texts(folder) == {"a": "1"}
+
+
 @pytest.mark.parametrize("written", [True, False])
 def test_lost_answer_to_the_last_upload_is_no_conflict(machine, bucket, monkeypatch, written):
     """Whether or not the manifest arrived, the same machine goes on from its own copy."""
