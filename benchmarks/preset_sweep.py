@@ -54,7 +54,8 @@ _TUNED_DINO = (
     "+pretrain.optimizer.weight_decay_end=0.4"
 )
 _PLAIN = f"{_AUGMENT}.mix=0+{_AUGMENT}.policy=none+{_AUGMENT}.erase=0"
-_RANDOM, _PROBE = "finetune.head_init=random", "finetune.head_init=probe"
+_RANDOM = "finetune.head_init=random+finetune.layer_decay=1"
+_PROBE = "finetune.head_init=probe+finetune.layer_decay=0.65"
 _UNCROPPED = f"{_AUGMENT}.crop_padding=0"
 _AUGMENTED = f"{_AUGMENT}.mix=0.5+{_AUGMENT}.policy=auto+{_AUGMENT}.erase=0.25"
 _LEJEPA = (
@@ -81,7 +82,7 @@ SWEEPS = {
             f"pretrain.objective=mae+{_LR}=0.008",
         ),
         finetune=(
-            "finetune.head_init=random+finetune.layer_decay=1+finetune.optimizer.lr=0.001",
+            f"{_RANDOM}+{_TUNE}=0.001",
             f"{_TUNE}=0.001",
             f"{_TUNE}=0.0003",
             f"{_TUNE}=0.0001",
@@ -111,7 +112,11 @@ SWEEPS = {
             f"{_RANDOM}+{_TUNE}=0.001+{_UNCROPPED}",
             f"{_RANDOM}+{_TUNE}=0.002+{_UNCROPPED}",
             f"{_RANDOM}+{_TUNE}=0.004+{_UNCROPPED}",
-            f"{_RANDOM}+{_TUNE}=0.002+{_UNCROPPED}+finetune.layer_decay=0.8",
+            *(
+                f"{_RANDOM}+{_TUNE}={rate}+{_UNCROPPED}+finetune.layer_decay={decay}"
+                for decay in (0.8, 0.65)
+                for rate in (0.002, 0.004)
+            ),
             f"{_RANDOM}+{_TUNE}=0.001+{_UNCROPPED}+{_AUGMENT}.flip=0.5",
         ),
         scratch=(),
@@ -155,6 +160,7 @@ SWEEPS = {
             _RANDOM,
             f"{_RANDOM}+{_TUNE}=0.002",
             f"{_PROBE}+{_TUNE}=0.002",
+            f"{_PROBE}+{_TUNE}=0.004",
             f"{_PROBE}+{_TUNE}=0.002+finetune.layer_decay=0.8",
         ),
         scratch=(),

@@ -123,8 +123,12 @@ def use_small_data_preset(config: ConfigDict) -> None:
     pretrain.optimizer.warmup_epochs = 3  # a tenth
     _decay_and_clip(config)
     _tune_in_900_steps(config)
-    config.finetune.min_steps_per_epoch = 100  # with any number of labels
-    config.finetune.augment.crop_padding = None  # the dataset's; it helps in many passes
+    finetune = config.finetune
+    finetune.optimizer.lr = 4e-3  # with layer_decay; both together keep more of what was learned
+    finetune.optimizer.scratch_lr = 1e-3  # the best from scratch
+    finetune.layer_decay = 0.65  # from a probe and from a random classifier alike
+    finetune.min_steps_per_epoch = 100  # with any number of labels
+    finetune.augment.crop_padding = None  # the dataset's; it helps in many passes
 
 
 def _use_few_labels(config: ConfigDict) -> None:

@@ -28,6 +28,7 @@ from smallvit_jax.plans.advice import (
     choose_preset,
     estimate,
     fit_batches,
+    fit_crops,
 )
 from smallvit_jax.plans.data_and_model import Data, DatasetReader, model_options
 from smallvit_jax.process import runtime
@@ -121,6 +122,7 @@ def _settings(
     if data.info.num_classes < 2:
         chosen.job = "pretrain"
     fit_batches(chosen, counts, jax.device_count())
+    fit_crops(chosen, preset, counts, data.info.num_classes)
     return chosen
 
 
@@ -141,7 +143,8 @@ def measure(config: ConfigDict, data: Data, reading: float) -> Costs:
     neighbors = raw = 0.0
     if config.job == "recipe":
         queries = data.test.images[:SAMPLE]
-        bank = data.train.images[data.subsets.unlabeled]
+        seen = data.subsets.unlabeled
+        bank = data.train.images[seen[data.train.labels[seen] >= 0]]
         width = backbone.num_features
         neighbors = _neighbors(np.ones((len(bank), width)), np.ones((len(queries), width)))
         if bank.size * 4 <= pretrain.MOST_RAW_BYTES:

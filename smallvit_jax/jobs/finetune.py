@@ -77,7 +77,8 @@ def run(
         key = runtime.stage_key(config.seed, "drloc")
         side, features = grid_side(options), classifier.num_features
         drloc = Drloc(settings, side, features, dtype=dtype, key=key)
-    factors = layer_factors(config, model, probed=probed) if start else None
+    decay = layer_decay(config, probed=probed) if start else 1.0
+    factors = layer_factors(model, decay) if decay != 1 else None
     optimizer = bind_optimizer(config, factors)
     with make_source(*images, order, mesh, r.data_placement, r.steps_per_dispatch) as source:
         outcome = stage.run_stage(
@@ -104,7 +105,8 @@ def run(
             checkpoint_every=r.checkpoint_every,
             profile_steps=r.profile,
         )
-    result = _write_result(workdir, config, data, str(start), outcome)
+    chosen = {"head_init": "probe" if probed else "random", "layer_decay": decay}
+    result = _write_result(workdir, config, data, str(start), chosen, outcome)
     for sentence in finetuning_advice(result):
         print(sentence)
     return result
@@ -153,19 +155,19 @@ def bind_forward(
     )
 
 
-def layer_factors(
-    config: ConfigDict, pretrained: Functional, *, probed: bool
-) -> dict[str, float] | None:
-    """Factors of the learning rate by array; None if all have the full rate.
+def layer_decay(config: ConfigDict, *, probed: bool) -> float:
+    """The decay of a pre-trained model: `finetune.layer_decay`, or what its classifier needs."""
+    if config.finetune.layer_decay is not None:
+        return config.finetune.layer_decay
+    return PROBE_DECAY if probed else 1.0
 
-    They fall by `finetune.layer_decay` from the classifier to the first layer, block by block
-    (Clark et al., "ELECTRA", 2020; BEiT, MAE).
+
+def layer_factors(pretrained: Functional, decay: float) -> dict[str, float]:
+    """Factors of the learning rate by array.
+
+    They fall by `decay` from the classifier to the first layer, block by block (Clark et al.,
+    "ELECTRA", 2020; BEiT, MAE).
     """
-    decay = config.finetune.layer_decay
-    if decay is None:
-        decay = PROBE_DECAY if probed else 1.0
-    if decay == 1:
-        return None
     numbers = layer_numbers(pretrained.trainable)
     last = max(numbers.values())
     return {name: decay ** (last - number) for name, number in numbers.items()}
@@ -285,6 +287,7 @@ def _write_result(
     config: ConfigDict,
     data: Data,
     init_from: str,
+    chosen: dict[str, Any],
     outcome: stage.Outcome,
 ) -> dict[str, Any]:
     """Reports the last epoch, and separately the best epoch on the test set, which papers quote."""
@@ -301,6 +304,7 @@ def _write_result(
         "init_from": init_from,
         "labelled_images": len(data.subsets.labeled),  # spelled as in older results
         "seed": config.seed,
+        **chosen,
         "epochs": config.finetune.epochs,
         "steps": outcome.last_metrics["step"],
         "test_images": len(data.test.labels),

@@ -21,17 +21,26 @@ PROBE_STEP = 1.5e-3  # of the linear probe of the evaluation
 
 
 class Preset(NamedTuple):
-    """A config file to recommend, and how few and how many epochs of pre-training are sensible."""
+    """A config file to recommend.
+
+    Attributes:
+      file: the config file.
+      use: sets its fields.
+      fewest_epochs, most_epochs: of pre-training, that are sensible.
+      uncropped_from: labels per class from which random crops cost accuracy, as an epoch is then
+        one pass over them.
+    """
 
     file: str
     use: Callable[[ConfigDict], None]
     fewest_epochs: int
     most_epochs: int
+    uncropped_from: float = math.inf
 
 
 PRESETS = (
     Preset("configs/own_images.py", use_own_images_preset, 20, 240),
-    Preset("configs/small_data.py", use_small_data_preset, 6, 120),
+    Preset("configs/small_data.py", use_small_data_preset, 6, 120, uncropped_from=500),
 )
 
 
@@ -71,6 +80,12 @@ def fit_batches(config: ConfigDict, counts: Counts, devices: int = 1) -> None:
             config[group].batch_size = 2 ** int(math.log2(largest))
         if config[group].batch_size % devices:
             config[group].batch_size = -(-config[group].batch_size // devices) * devices
+
+
+def fit_crops(config: ConfigDict, preset: Preset, counts: Counts, classes: int) -> None:
+    """Leaves out random crops in fine-tuning, in place, if there are labels enough."""
+    if counts.labeled >= preset.uncropped_from * max(1, classes):
+        config.finetune.augment.crop_padding = 0
 
 
 def choose_epochs(config: ConfigDict, preset: Preset, counts: Counts, costs: Costs, seconds: float):

@@ -10,7 +10,8 @@ from sklearn.preprocessing import StandardScaler
 import smallvit_jax
 from smallvit_jax.augment.finetune import evaluation_batch
 from smallvit_jax.command.flags import read_flags, resolve
-from smallvit_jax.jobs.finetune import PROBE_LABELS, head_init
+from smallvit_jax.config import default_config
+from smallvit_jax.jobs.finetune import PROBE_DECAY, PROBE_LABELS, head_init, layer_decay
 from smallvit_jax.plans.data_and_model import DatasetReader
 from smallvit_jax.workdir.metrics import read_metrics as all_metrics
 from tests.support.tiny_jobs import command, read_checkpoint, read_json, read_metrics, run_job
@@ -116,7 +117,9 @@ def test_rate_from_scratch_is_a_field_of_its_own(tiny_recipe, tmp_path):
 
 def test_training_from_scratch_has_no_probe(tmp_path):
     assert run_job("finetune", tmp_path, finetune__head_init="probe", **FEW) == 0
-    assert read_json(tmp_path / "result.json")["probe_test_top1"] is None
+    result = read_json(tmp_path / "result.json")
+    assert result["probe_test_top1"] is None
+    assert (result["head_init"], result["layer_decay"]) == ("random", 1)
 
 
 @pytest.mark.parametrize(
@@ -131,6 +134,16 @@ def test_training_from_scratch_has_no_probe(tmp_path):
 def test_auto_chooses_by_the_number_of_labels(chosen, per_class, expected, tmp_path):
     config, _, _ = resolve(read_flags(command("finetune", tmp_path, finetune__head_init=chosen)))
     assert head_init(config, np.repeat(np.arange(3), per_class)) == expected
+
+
+@pytest.mark.parametrize(
+    ("field", "probed", "expected"),
+    [(None, True, PROBE_DECAY), (None, False, 1.0), (0.8, True, 0.8), (0.8, False, 0.8)],
+)
+def test_layer_decay_is_the_field_or_follows_the_classifier(field, probed, expected):
+    config = default_config()
+    config.finetune.layer_decay = field
+    assert layer_decay(config, probed=probed) == expected
 
 
 def test_earlier_layers_move_less(tiny_recipe, tmp_path):

@@ -12,6 +12,7 @@ from smallvit_jax.plans.advice import (
     choose_preset,
     estimate,
     fit_batches,
+    fit_crops,
 )
 
 COUNTS = Counts(training=2000, bank=2000, labeled=500, test=1000)
@@ -51,6 +52,16 @@ def test_batches_fit(training, labeled, devices, expected):
     counts = Counts(training, training, labeled, 100)
     fit_batches(config, counts, devices)
     assert (config.pretrain.batch_size, config.finetune.batch_size) == expected
+
+
+@pytest.mark.parametrize(
+    ("preset", "labels_per_class", "expected"),
+    [(PRESETS[0], 5000, None), (PRESETS[1], 499, None), (PRESETS[1], 500, 0)],
+)
+def test_random_crops_are_left_out_with_many_labels(preset, labels_per_class, expected):
+    config = preset_config(preset)
+    fit_crops(config, preset, COUNTS._replace(labeled=10 * labels_per_class), classes=10)
+    assert config.finetune.augment.crop_padding == expected
 
 
 @pytest.mark.parametrize("minutes", [10, 20, 40])
