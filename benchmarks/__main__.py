@@ -30,6 +30,12 @@ BENCHMARKS = (
         "8 min each",
     ),
     Benchmark("accelerator_wheels", "FOLDER", "wheels for a machine without a network", "1 min"),
+    Benchmark(
+        "compile_table",
+        "--out FILE",
+        "which steps fit which GPU and TPU, and how fast they may be; nothing is run",
+        "4 hours",
+    ),
     Benchmark("parity", "", "docs/parity.md: differences from the reference", "2 min"),
     Benchmark("kill_campaign", "", "36 SIGKILLs: do runs resume to the same bits?", "8 min"),
     Benchmark("damage_table", "", "what a user sees for each kind of damaged run", "20 s"),

@@ -2,7 +2,8 @@
 
     check    the device's measured ceilings; every family, stage and precision takes a step; parity
              with the recorded outputs; a step here and on the CPU
-    speed    images/s of step and job against the ceilings, PyTorch, and the costliest operations
+    speed    images/s of step and job against the ceilings, against PyTorch and against what the
+             compiled programs promised; the costliest operations
     train    pre-trains and fine-tunes on CIFAR-10 as far as the time goes
 
 Each part writes FOLDER/PART.json after every item, skips what is already there, starts nothing that
@@ -29,6 +30,7 @@ from typing import Any
 
 from benchmarks.origin import origin
 from benchmarks.processes import ROOT, MeasurementError, Session
+from smallvit_jax.plans.hardware import read_targets
 from tests.support.quick_programs import use_quick_programs
 
 FAMILIES = ("vit", "swin", "cait")
@@ -41,6 +43,7 @@ STAGES = {  # what a training step is of: its stage and objective
 BATCHES = (128, 256, 512, 1024)
 PARITY_LIMIT = 1e-4  # float32 on a GPU sums in another order than the CPU that the limits are of
 SLOWEST_ITEM = 360.0  # seconds to expect of an item before any was measured; compiling takes most
+COMPILED = ROOT / "benchmarks/results/compile_table.json"  # by benchmarks.compile_table
 TINY = {  # --rehearse
     "vit": {"width": 8, "depth": 1, "heads": 2},
     "swin": {"width": 4, "heads": 1},
@@ -310,10 +313,30 @@ def _times_by_operation(events: Sequence[dict[str, Any]]) -> Counter[str]:
     return times
 
 
-def speed_rows(items: dict[str, Any], machine: dict[str, Any]) -> Iterator[tuple[str, ...]]:
-    """A row for each item: images/s, and the share of the measured rate of matrix products."""
+def estimates(device_kind: str, file: Path = COMPILED) -> dict[str, dict[str, float]]:
+    """What the programs compiled for this kind of device promised, by item of the part speed.
+
+    Images/s and bytes of memory per device. For a slice of several chips, its batch is split.
+    """
+    rows = json.loads(file.read_text())["rows"] if file.exists() else []
+    found = {}
+    for row in rows:
+        (target,) = read_targets(row["target"])
+        if target.chip.device_kind == device_kind and "bytes" in row:
+            name = "dino" if row["stage"] == "pretrain" else row["stage"]
+            found[f"step: {row['model']} {name} {row['batch_size']}"] = {
+                "images_per_second": row["estimated_images_per_second"] / row["devices"],
+                "bytes": row["bytes"]["peak"],
+            }
+    return found
+
+
+def speed_rows(
+    items: dict[str, Any], machine: dict[str, Any], promised: dict[str, dict[str, float]]
+) -> Iterator[tuple[str, ...]]:
+    """A row for each item: images/s, their share of a ceiling, and what was promised."""
     peak = machine.get("matmul_flops_per_second", {}).get("bfloat16")
-    yield "", "images/s", "share of the measured peak"
+    yield "", "images/s", "share of the measured peak", "estimated images/s", "GiB used, planned"
     for key, found in items.items():
         if "error" in found:
             yield key, f"FAILED: {found['error'][:90]}"
@@ -324,7 +347,7 @@ def speed_rows(items: dict[str, Any], machine: dict[str, Any]) -> Iterator[tuple
             rates = {part: rate["median"] for part, rate in found["images_per_second"].items()}
             used = rates["update"] * found["update_matmul_flops_per_image"]
             share = f"{100 * used / peak:.1f} %" if peak else "-"
-            yield key, f"{rates['complete']:,.0f}", share
+            yield key, f"{rates['complete']:,.0f}", share, *_beside(found, promised.get(key))
         elif key.startswith("loop"):
             share = found["loop_share_of_step"]["ratio"]
             yield (
@@ -335,6 +358,13 @@ def speed_rows(items: dict[str, Any], machine: dict[str, Any]) -> Iterator[tuple
         else:
             rate = found["images_per_second"]
             yield key, f"{rate.get('update', rate)['median']:,.0f}"
+
+
+def _beside(found: dict[str, Any], promised: dict[str, float] | None) -> Iterator[str]:
+    if promised:
+        yield f"{promised['images_per_second']:,.0f}"
+        if used := found.get("device_peak_bytes"):
+            yield f"{used / 2**30:.1f}, {promised['bytes'] / 2**30:.1f}"
 
 
 def train(args: argparse.Namespace) -> int:
@@ -479,7 +509,9 @@ def main(words: Sequence[str] | None = None) -> int:
             session = Session(Path(os.environ.get("DAY_CACHE") or folder), quick=args.rehearse)
             session.platform = machine["platform"]
             part.run(speed_items(args.rehearse, session))
-        rows = list(speed_rows(part.found["items"], machine))
+        part.found["estimates"] = estimates(machine["device_kind"])
+        part.save()
+        rows = list(speed_rows(part.found["items"], machine, part.found["estimates"]))
     print_table(f"{args.part}: {part.file}", rows)
     return int(any("error" in found for found in part.found["items"].values()))
 

@@ -26,8 +26,8 @@ ADVISE: Group = {
 COMPILE_CHECK: Group = {
     "targets": field(
         "v5e-8,v6e-8,v5p-8,h100",
-        "hardware to compile for: v4, v5e, v5p, v6e or tpu7x, each with the size of the slice, or "
-        "h100",
+        "hardware to compile for: v4, v5e, v5p, v6e or tpu7x, each with the size of the slice; "
+        "h100 or h200",
     ),
     "stages": field("both", "what to compile", one_of("both", "pretrain", "finetune")),
 }

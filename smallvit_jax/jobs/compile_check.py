@@ -24,7 +24,7 @@ from smallvit_jax.errors import UserError
 from smallvit_jax.evaluation.flops import flops_by_dtype
 from smallvit_jax.jobs.steps import STEPS, StageStep
 from smallvit_jax.plans.data_and_model import DatasetReader, DatasetShapes
-from smallvit_jax.plans.hardware import H100, Target, read_targets
+from smallvit_jax.plans.hardware import Target, describe_card, read_targets
 from smallvit_jax.process import runtime
 from smallvit_jax.process.platform import compiling_for
 from smallvit_jax.process.terminal import print_table
@@ -101,7 +101,10 @@ def _mesh(target: Target) -> Mesh:
         )
     else:
         found = topologies.get_topology_desc(
-            platform="cuda", topology_name="", target_config=H100, topology="1x1x1"
+            platform="cuda",
+            topology_name="",
+            target_config=describe_card(chip),
+            topology="1x1x1",
         )
     devices: np.ndarray = np.array(found.devices[: target.devices])
     return Mesh(devices, ("data",), axis_types=(AxisType.Auto,))

@@ -1,6 +1,7 @@
 """Accelerators to compile for that are not here: their names, sizes and data-sheet rates."""
 
 import re
+import string
 from typing import NamedTuple
 
 from smallvit_jax.errors import UserError, did_you_mean
@@ -19,6 +20,7 @@ class Chip(NamedTuple):
       cores: what its number counts per chip in names such as v5p-8: Google counts cores there.
       topology: name for XLA, with the sides of a slice, or empty for a GPU.
       devices: JAX devices per chip.
+      device_kind: what JAX calls such a device.
       options: further arguments of `jax.experimental.topologies.get_topology_desc`.
     """
 
@@ -29,34 +31,38 @@ class Chip(NamedTuple):
     cores: int = 1
     topology: str = ""
     devices: int = 1
+    device_kind: str = ""
     options: dict[str, str] | None = None
 
 
 # From the vendors' data sheets.
 _MEGACORE = {"chip_config_name": "megacore"}  # both cores of a chip as one device
 CHIPS = {
-    "v4": Chip("tpu", 32 * 2**30, 275e12, 1228 * _GB, 2, "v4", options=_MEGACORE),
-    "v5e": Chip("tpu", 16 * 2**30, 197e12, 819 * _GB, 1, "v5e"),
-    "v5p": Chip("tpu", 95 * 2**30, 459e12, 2765 * _GB, 2, "v5p"),
-    "v6e": Chip("tpu", 32 * 2**30, 918e12, 1640 * _GB, 1, "v6e"),
-    "tpu7x": Chip("tpu", 192 * 2**30, 2307e12, 7380 * _GB, 2, "tpu7x", devices=2),
-    "h100": Chip("cuda", 84929347584, 989e12, 3352 * _GB),
-}  # fmt: skip
+    "v4": Chip(
+        "tpu", 32 * 2**30, 275e12, 1228 * _GB, 2, "v4", device_kind="TPU v4", options=_MEGACORE
+    ),
+    "v5e": Chip("tpu", 16 * 2**30, 197e12, 819 * _GB, 1, "v5e", device_kind="TPU v5 lite"),
+    "v5p": Chip("tpu", 95 * 2**30, 459e12, 2765 * _GB, 2, "v5p", device_kind="TPU v5"),
+    "v6e": Chip("tpu", 32 * 2**30, 918e12, 1640 * _GB, 1, "v6e", device_kind="TPU v6 lite"),
+    "tpu7x": Chip("tpu", 192 * 2**30, 2307e12, 7380 * _GB, 2, "tpu7x", 2, device_kind="TPU7x"),
+    "h100": Chip("cuda", 84929347584, 989e12, 3352 * _GB, device_kind="NVIDIA H100 80GB HBM3"),
+    "h200": Chip("cuda", 150754820096, 989e12, 4800 * _GB, device_kind="NVIDIA H200"),
+}
 
 # Slices by their number of chips; v5e and v6e are flat, the others are not.
 _FLAT = {1: "1x1", 4: "2x2", 8: "2x4", 16: "4x4", 32: "4x8", 64: "8x8", 128: "8x16", 256: "16x16"}
 _DEEP = {4: "2x2x1", 8: "2x2x2", 16: "2x2x4", 32: "2x4x4", 64: "4x4x4", 128: "4x4x8"}
 
-# The card as XLA's GPU compiler wants it described; figures from NVIDIA's data sheet and CUDA's
-# device query.
-H100 = """
+# A Hopper card as XLA's GPU compiler wants it described; figures from NVIDIA's data sheets and
+# CUDA's device query.
+_HOPPER = string.Template("""
 gpu_device_info {
   cuda_compute_capability { major: 9 minor: 0 }
   core_count: 132
   fpus_per_core: 128
   clock_rate_ghz: 1.98
-  memory_bandwidth: 3352320000000
-  device_memory_size: 84929347584
+  memory_bandwidth: $bandwidth
+  device_memory_size: $memory
   l2_cache_size: 52428800
   threads_per_warp: 32
   threads_per_block_limit: 1024
@@ -73,8 +79,8 @@ gpu_device_info {
 platform_name: "CUDA"
 runtime_version { major: 12 minor: 8 }
 dnn_version_info { major: 9 minor: 7 }
-device_description_str: "NVIDIA H100 80GB HBM3"
-"""
+device_description_str: "$device_kind"
+""")
 
 
 class Target(NamedTuple):
@@ -99,6 +105,13 @@ class Target(NamedTuple):
         """Name of the slice for XLA, such as "v5e:2x4"."""
         flat = self.chip.topology in ("v5e", "v6e")
         return f"{self.chip.topology}:{(_FLAT if flat else _DEEP)[self.chips]}"
+
+
+def describe_card(chip: Chip) -> str:
+    """A GPU as XLA's compiler wants it described, in protocol buffer text."""
+    return _HOPPER.substitute(
+        bandwidth=int(chip.bandwidth), memory=int(chip.memory), device_kind=chip.device_kind
+    )
 
 
 def read_targets(text: str) -> list[Target]:

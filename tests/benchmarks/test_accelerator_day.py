@@ -4,6 +4,7 @@ import argparse
 import importlib.metadata
 import json
 
+import jax
 import pytest
 
 from benchmarks import accelerator_day
@@ -13,6 +14,7 @@ from benchmarks.accelerator_day import (
     check_items,
     check_rows,
     compare_with_cpu,
+    estimates,
     pack,
     speed_rows,
     take_step,
@@ -51,10 +53,22 @@ def test_every_family_stage_and_precision_takes_a_step():
     assert "cait lejepa bfloat16" in steps and "swin mae float32" not in steps
 
 
-def test_step_on_both_devices_is_the_same():
+def test_step_is_taken_and_a_device_that_computes_otherwise_is_found(monkeypatch):
     about = accelerator_day.STAGES["finetune"]
     assert take_step("vit", about, "bfloat16", True)["losses"][0] > 0
-    assert compare_with_cpu("vit", about, True)["largest"] == 0  # here both are the CPU
+    put, calls = jax.device_put, []
+
+    def inexact(arguments, device):
+        state, ready, *rest = put(arguments, device)
+        calls.append(device)
+        if len(calls) == 1:  # the accelerator; then the CPU
+            ready = jax.tree.map(lambda x: x[:, ::-1] if x.ndim == 4 else x, ready)
+        return state, ready, *rest
+
+    monkeypatch.setattr(jax, "device_put", inexact)
+    found = compare_with_cpu("vit", about, True)
+    assert 1e-4 < found["largest"] < 0.5
+    assert found["here"]["gradient_norm"] != found["cpu"]["gradient_norm"]
 
 
 def test_packed_run_is_restored(tmp_path, monkeypatch):
@@ -103,7 +117,9 @@ def test_tables_have_a_row_for_each_item():
     step = {
         "images_per_second": {"complete": summarize([9e3]), "update": summarize([1e4])},
         "update_matmul_flops_per_image": 4e9,
+        "device_peak_bytes": 6 * 2**30,
     }
+    promised = {"step: vit dino 512": {"images_per_second": 1.2e4, "bytes": 5.5 * 2**30}}
     items = {"machine": machine, "step: vit": {"losses": [1.0, 2.0], "compile_seconds": 3}}
     items |= {"parity: vit": {"largest": 1e-6}, "step: swin": {"error": "out of memory"}}
     text = str(list(check_rows(items)))
@@ -113,12 +129,28 @@ def test_tables_have_a_row_for_each_item():
     peer = {"images_per_second": {"median": 5e3}}
     costs = {"shares": {"fusion": 0.6, "dot": 0.2}}
     items = {"step: vit dino 512": step, "loop: vit": loop, "peer: vit": peer, "costs: vit": costs}
-    assert list(speed_rows(items, machine))[1:] == [
-        ("step: vit dino 512", "9,000", "5.0 %"),  # 1e4 images/s x 4e9 FLOP of 8e14 FLOP/s
+    assert list(speed_rows(items, machine, promised))[1:] == [
+        # 1e4 images/s x 4e9 FLOP of 8e14 FLOP/s
+        ("step: vit dino 512", "9,000", "5.0 %", "12,000", "6.0, 5.5"),
         ("loop: vit", "8,000", "0.970 of step"),
         ("peer: vit", "5,000"),
         ("costs: vit", "60 % fusion, 20 % dot"),
     ]
+
+
+def test_estimates_are_those_for_this_kind_of_device(tmp_path):
+    about = {"model": "vit", "stage": "pretrain", "batch_size": 512, "bytes": {"peak": 7}}
+    rows = [
+        about | {"target": "h100", "devices": 1, "estimated_images_per_second": 9000.0},
+        about | {"target": "v5e-8", "devices": 8, "estimated_images_per_second": 8000.0},
+        {"target": "h100", "model": "cait", "stage": "pretrain", "error": "no compiler"},
+    ]
+    file = tmp_path / "compiled.json"
+    file.write_text(json.dumps({"rows": rows}))
+    for kind, rate in (("NVIDIA H100 80GB HBM3", 9000.0), ("TPU v5 lite", 1000.0)):
+        expected = {"step: vit dino 512": {"images_per_second": rate, "bytes": 7}}
+        assert estimates(kind, file) == expected
+    assert estimates("cpu", file) == estimates("TPU v4", tmp_path / "none.json") == {}
 
 
 def test_wheels_are_those_the_package_needs():

@@ -3,7 +3,7 @@
 import pytest
 
 from smallvit_jax.errors import UserError
-from smallvit_jax.plans.hardware import read_targets
+from smallvit_jax.plans.hardware import CHIPS, describe_card, read_targets
 
 
 def test_sizes_are_those_in_google_s_names():
@@ -34,3 +34,10 @@ def test_unknown_targets_get_one_sentence(text, parts):
     with pytest.raises(UserError) as caught:
         read_targets(text)
     assert all(part in str(caught.value) for part in parts), caught.value
+
+
+def test_card_is_described_by_its_data_sheet():
+    text = describe_card(CHIPS["h200"])
+    assert "memory_bandwidth: 4800000000000\n" in text
+    assert "device_memory_size: 150754820096\n" in text
+    assert 'device_description_str: "NVIDIA H200"\n' in text and "$" not in text

@@ -1,0 +1,106 @@
+"""What compiles for hardware that is not here: `python -m benchmarks.compile_table --out FILE`.
+
+Runs the job of `configs/compile_check.py` for each model, target and stage, each in its own
+process, and prints a table. Programs that are in FILE already are not compiled again, so one table
+may come from several calls.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.origin import origin
+from benchmarks.processes import ROOT
+from smallvit_jax.config.jobs import STAGES
+from smallvit_jax.jobs.steps import STEPS
+from smallvit_jax.process.terminal import print_table
+
+MODELS = ("vit", "swin", "cait")
+TARGETS = ("h100", "v5e-8", "v6e-8", "v5p-8", "v4-8", "tpu7x-8")
+
+
+def compile_one(model: str, target: str, stage: str, workdir: Path) -> dict[str, Any]:
+    """The row of `result.json` for one program, with the model's name; or the job's error."""
+    command = [sys.executable, "-m", "smallvit_jax", f"compile_check:{model},cifar10"]
+    command += ["--workdir", str(workdir), f"--config.compile_check.targets={target}"]
+    command += [f"--config.compile_check.stages={stage}"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    about = {"model": model, "target": target, "stage": stage}
+    if done.returncode:
+        lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+        return about | {"error": lines[-1][:300]}
+    (row,) = json.loads((workdir / "result.json").read_text())["programs"]
+    return about | row
+
+
+def missing(
+    rows: Sequence[dict[str, Any]],
+    models: Sequence[str],
+    targets: Sequence[str],
+    stages: Sequence[str],
+) -> Iterator[tuple[str, str, str]]:
+    """Model, target and stage of each program that is not in the rows or failed."""
+    there = {(r["model"], r["target"], r["stage"]) for r in rows if "error" not in r}
+    for target in targets:
+        for model in models:
+            for stage in stages:
+                if (model, target, stage) not in there:
+                    yield model, target, stage
+
+
+def summarize(rows: Sequence[dict[str, Any]]) -> list[tuple[str, ...]]:
+    """A line for each program, by target."""
+    table: list[tuple[str, ...]] = [
+        ("target", "model, stage", "GiB per device, of", "all-reduces", "images/s", "compiled in")
+    ]
+    order = {name: number for number, name in enumerate((*TARGETS, *MODELS, *STEPS))}
+    for row in sorted(rows, key=lambda r: [order[r[k]] for k in ("target", "model", "stage")]):
+        about = (row["target"], f"{row['model']}, {STAGES[row['stage']]}")
+        if "bytes" not in row:
+            table.append((*about, row.get("error") or row["reason"]))
+            continue
+        used, whole = (row["bytes"][name] / 2**30 for name in ("peak", "of"))
+        sent = row["collective_bytes"].get("all-reduce", 0) / 1e6
+        count = row["collectives"].get("all-reduce", 0)
+        rate = float(f"{row['estimated_images_per_second']:.2g}")  # it is an estimate
+        table.append(
+            (
+                *about,
+                f"{used:.1f} of {whole:.0f}" + ("" if row["fits"] else ": TOO LARGE"),
+                f"{count} ({sent:.1f} MB)" if count else "",
+                f"{rate:,.0f}",
+                f"{row['compile_seconds']:.0f} s",
+            )
+        )
+    return table
+
+
+def main() -> int:
+    """Compiles what is missing, writing each row as JSON, and prints the table."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--models", default=",".join(MODELS))
+    parser.add_argument("--targets", default=",".join(TARGETS))
+    parser.add_argument("--stages", default=",".join(STEPS))
+    parser.add_argument("--out", type=Path, required=True, help="JSON file of all programs so far")
+    args = parser.parse_args()
+    rows = json.loads(args.out.read_text())["rows"] if args.out.exists() else []
+    wanted = (text.split(",") for text in (args.models, args.targets, args.stages))
+    for program in list(missing(rows, *wanted)):
+        print(*program, file=sys.stderr, flush=True)
+        with tempfile.TemporaryDirectory() as folder:
+            row = compile_one(*program, Path(folder) / "run")
+        rows = [r for r in rows if tuple(r[k] for k in ("model", "target", "stage")) != program]
+        rows.append(row)
+        about = origin("benchmarks.compile_table", sys.argv[1:])
+        args.out.write_text(json.dumps(about | {"rows": rows}, indent=1) + "\n")
+    print_table("compiled, not run; images/s are estimates from the programs", summarize(rows))
+    return int(any("error" in row for row in rows))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
