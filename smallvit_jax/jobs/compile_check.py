@@ -3,6 +3,7 @@
 import importlib.util
 import math
 import os
+import tempfile
 import textwrap
 import time
 from collections.abc import Iterator
@@ -144,38 +145,23 @@ def _remedies(config: ConfigDict, stage: str) -> Iterator[tuple[str, Any]]:
 def _compile(
     config: ConfigDict, data: Any, stage: str, target: Target, mesh: Mesh
 ) -> dict[str, Any]:
-    platform = "gpu" if target.chip.platform == "cuda" else target.chip.platform
-    batch, parts = config[stage].batch_size, len(mesh.devices) * config.runtime.accumulate
-    if batch % parts or not batch:
-        raise UserError(
-            f"{stage}.batch_size={batch} does not split evenly over the {len(mesh.devices)} "
-            f"devices of {target.name}; choose a multiple of {parts}"
-        )
-    with compiling_for(platform):
-        dtype = runtime.prepare(config.runtime.precision, "")
-        jax.config.update("jax_compilation_cache_dir", None)
-        step = STEPS[stage](config, data, dtype)
-        arguments = _abstract_arguments(config, step, target, mesh)
-        rows = config.runtime.steps_per_dispatch
-        traced = compile_block(step.function, fetch, rows).trace(*arguments)
-        started = time.monotonic()
-        lowered = traced.lower(lowering_platforms=(target.chip.platform,))
-        gpu = target.chip.platform == "cuda"
-        flops = flops_by_dtype(step.function, *_one_step(arguments, step, batch))
-        about = {
-            "target": target.name,
-            "stage": stage,
-            "batch_size": batch,
-            "devices": len(mesh.devices),
-            "flops_per_image": sum(flops.values()) / batch,
-        }
-        try:
-            program = lowered.compile(compiler_options=_GPU_OPTIONS if gpu else None)
-        except jax.errors.JaxRuntimeError as error:
-            if "RESOURCE_EXHAUSTED" not in str(error):
-                raise
-            return about | {"fits": False, "reason": _first_sentence(error)}
-        seconds = time.monotonic() - started
+    batch = config[stage].batch_size
+    lowered, flops = lower_block(config, data, stage, mesh, target)
+    about = {
+        "target": target.name,
+        "stage": stage,
+        "batch_size": batch,
+        "devices": len(mesh.devices),
+        "flops_per_image": sum(flops.values()) / batch,
+    }
+    started = time.monotonic()
+    try:
+        program, text = _compile_and_read(lowered, target)
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        return about | {"fits": False, "reason": _first_sentence(error)}
+    seconds = time.monotonic() - started
     memory = program.memory_analysis()
     sizes = {
         "arguments": memory.argument_size_in_bytes,
@@ -184,7 +170,7 @@ def _compile(
         "program": memory.generated_code_size_in_bytes,
     }
     peak = sum(sizes.values())
-    figures = read_program(program.as_text())
+    figures = read_program(text)
     total = sum(flops.values())
     moved = sum(figures.bytes.values())
     chip = target.chip
@@ -203,6 +189,48 @@ def _compile(
         "seconds_of_memory_traffic": traffic,
         "estimated_images_per_second": batch / max(arithmetic, traffic, 1e-9),
     }
+
+
+def _compile_and_read(
+    lowered: jax.stages.Lowered, target: Target
+) -> tuple[jax.stages.Compiled, str]:
+    """The program and its text.
+
+    libtpu writes the text itself: with gathers on a chip's SparseCores, jaxlib cannot.
+    """
+    if target.chip.platform == "cuda":
+        program = lowered.compile(compiler_options=_GPU_OPTIONS)
+        return program, program.as_text() or ""
+    with tempfile.TemporaryDirectory() as folder:
+        options = {"xla_dump_to": folder, "xla_dump_hlo_as_text": True}
+        program = lowered.compile(compiler_options=options)
+        (file,) = Path(folder).glob("*after_optimizations.txt")
+        return program, file.read_text()
+
+
+def lower_block(
+    config: ConfigDict, data: Any, stage: str, mesh: Mesh, target: Target
+) -> tuple[jax.stages.Lowered, dict[str, float]]:
+    """A stage's block of steps, ready to compile for the mesh, and FLOPs of a step by dtype.
+
+    Raises UserError if the batch does not split evenly over the mesh.
+    """
+    platform = {"cuda": "gpu"}.get(target.chip.platform, target.chip.platform)
+    batch, parts = config[stage].batch_size, len(mesh.devices) * config.runtime.accumulate
+    if batch % parts or not batch:
+        raise UserError(
+            f"{stage}.batch_size={batch} does not split evenly over the {len(mesh.devices)} "
+            f"devices of {target.name}; choose a multiple of {parts}"
+        )
+    with compiling_for(platform):
+        dtype = runtime.prepare(config.runtime.precision, "")
+        jax.config.update("jax_compilation_cache_dir", None)
+        step = STEPS[stage](config, data, dtype)
+        arguments = _abstract_arguments(config, step, target, mesh)
+        block = compile_block(step.function, fetch, config.runtime.steps_per_dispatch)
+        lowered = block.trace(*arguments).lower(lowering_platforms=(target.chip.platform,))
+        flops = flops_by_dtype(step.function, *_one_step(arguments, step, batch))
+    return lowered, flops
 
 
 def _first_sentence(error: Exception) -> str:

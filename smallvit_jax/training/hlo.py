@@ -21,6 +21,7 @@ _BYTES = {
 _FREE = {
     *("parameter", "constant", "bitcast", "tuple", "get-tuple-element", "after-all", "iota"),
     *("partition-id", "replica-id", "while", "conditional", "call", "opt-barrier", "domain"),
+    *("async-start", "async-update"),  # what they call is counted
 }
 _INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?([\w.\-]+) = (.*)$")
 _COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$")
@@ -52,7 +53,7 @@ class Figures(NamedTuple):
 
 
 def read_program(text: str, package: str = "smallvit_jax") -> Figures:
-    """Counts what one step of a compiled program moves; `text` is that of `Compiled.as_text()`."""
+    """Counts what one step of a compiled program moves; `text` is that of the compiled module."""
     return _Program(text, package).figures()
 
 

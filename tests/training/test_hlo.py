@@ -98,3 +98,21 @@ def test_product_in_a_scan_is_counted_like_its_operands():
     moved = sum(read_program(program.as_text()).bytes.values())
     least = 6 * 4 * (128 * 128 + 2 * 64 * 128)
     assert least <= moved <= 3 * least  # a weight, and the state in and out, in each of six rounds
+
+
+def test_what_runs_beside_the_program_counts_once():
+    """Gathers on a TPU's SparseCores: started, updated and done."""
+    text = """\
+%beside (p: f32[100]) -> f32[10] {
+  %p = f32[100]{0} parameter(0)
+  ROOT %g = f32[10]{0} gather(%p), slice_sizes={1}
+}
+
+ENTRY %main (a: f32[100]) -> f32[10] {
+  %a = f32[100]{0} parameter(0)
+  %start = ((f32[100]{0}), f32[10]{0}, u32[]) async-start(%a), calls=%beside
+  %update = ((f32[100]{0}), f32[10]{0}, u32[]) async-update(%start)
+  ROOT %done = f32[10]{0} async-done(%update)
+}
+"""
+    assert sum(read_program(text).bytes.values()) == 2 * 40  # read and written
