@@ -36,6 +36,12 @@ BENCHMARKS = (
         "which steps fit which GPU and TPU, and how fast they may be; nothing is run",
         "4 hours",
     ),
+    Benchmark(
+        "scaling",
+        "--out FILE",
+        "what devices send each other, and on paper what many chips would give",
+        "5 min",
+    ),
     Benchmark("parity", "", "docs/parity.md: differences from the reference", "2 min"),
     Benchmark("kill_campaign", "", "36 SIGKILLs: do runs resume to the same bits?", "8 min"),
     Benchmark("damage_table", "", "what a user sees for each kind of damaged run", "20 s"),

@@ -6,7 +6,7 @@ import os
 import tempfile
 import textwrap
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,12 +37,9 @@ from smallvit_jax.workdir.records import write_config, write_result
 
 SOURCE_LINES = 5  # printed per program
 _RESERVED = 0.06  # of the memory, which the runtime keeps for itself
-_PARTS = (
-    2,
-    4,
-    8,
-)  # tried for runtime.accumulate, and to divide the batch by, if a step is too large
-_GPU_OPTIONS = {"xla_gpu_enable_triton_gemm": False}  # its autotuning needs the card
+_PARTS = (2, 4, 8)  # tried for runtime.accumulate and to divide the batch by, if it is too large
+# The autotuning of Triton's products needs the card.
+_GPU_OPTIONS: dict[str, str | bool] = {"xla_gpu_enable_triton_gemm": False}
 
 
 def run(config: ConfigDict, workdir: Path, reader: DatasetReader) -> dict[str, Any]:
@@ -156,13 +153,13 @@ def _compile(
     }
     started = time.monotonic()
     try:
-        program, text = _compile_and_read(lowered, target)
+        program, text = compile_and_read(lowered, target)
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         return about | {"fits": False, "reason": _first_sentence(error)}
     seconds = time.monotonic() - started
-    memory = program.memory_analysis()
+    memory: Any = program.memory_analysis()
     sizes = {
         "arguments": memory.argument_size_in_bytes,
         "temporaries": memory.temp_size_in_bytes,
@@ -191,7 +188,7 @@ def _compile(
     }
 
 
-def _compile_and_read(
+def compile_and_read(
     lowered: jax.stages.Lowered, target: Target
 ) -> tuple[jax.stages.Compiled, str]:
     """The program and its text.
@@ -202,7 +199,7 @@ def _compile_and_read(
         program = lowered.compile(compiler_options=_GPU_OPTIONS)
         return program, program.as_text() or ""
     with tempfile.TemporaryDirectory() as folder:
-        options = {"xla_dump_to": folder, "xla_dump_hlo_as_text": True}
+        options: dict[str, str | bool] = {"xla_dump_to": folder, "xla_dump_hlo_as_text": True}
         program = lowered.compile(compiler_options=options)
         (file,) = Path(folder).glob("*after_optimizations.txt")
         return program, file.read_text()
@@ -210,7 +207,7 @@ def _compile_and_read(
 
 def lower_block(
     config: ConfigDict, data: Any, stage: str, mesh: Mesh, target: Target
-) -> tuple[jax.stages.Lowered, dict[str, float]]:
+) -> tuple[jax.stages.Lowered, Mapping[str, float]]:
     """A stage's block of steps, ready to compile for the mesh, and FLOPs of a step by dtype.
 
     Raises UserError if the batch does not split evenly over the mesh.
@@ -228,7 +225,7 @@ def lower_block(
         step = STEPS[stage](config, data, dtype)
         arguments = _abstract_arguments(config, step, target, mesh)
         block = compile_block(step.function, fetch, config.runtime.steps_per_dispatch)
-        lowered = block.trace(*arguments).lower(lowering_platforms=(target.chip.platform,))
+        lowered: Any = block.trace(*arguments).lower(lowering_platforms=(target.chip.platform,))
         flops = flops_by_dtype(step.function, *_one_step(arguments, step, batch))
     return lowered, flops
 
