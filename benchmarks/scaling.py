@@ -2,6 +2,7 @@
 
 Compiles the steps of the reference's ViT for 1, 2, 4 and 8 simulated CPU devices and counts what
 they send to each other. Then computes, on paper, what more chips would give: nothing is run.
+What is counted in FILE already is not compiled again.
 """
 
 import argparse
@@ -34,6 +35,7 @@ CPU = Target("the CPU", Chip("cpu", 16 * 2**30, 1.0, 1.0), 1)
 COMPILED = ROOT / "benchmarks/results/compile_table.json"
 CHIPS = (1, 8, 64, 256)
 BATCHES = (512, 4096, 32768)
+PER_CHIP = 64  # images per chip of a batch that grows with the chips
 IMAGES = 50_000  # of CIFAR-10
 ENOUGH = 0.5  # efficiency below which further chips are not worth it
 
@@ -66,7 +68,7 @@ class Network(NamedTuple):
 # Links: Google's and NVIDIA's data sheets; hops: "How to Scale Your Model", 2025 (TPU), and a
 # customary figure for NCCL.
 NETWORKS = (
-    Network("TPU v5e", "v5e-8", 3e-3, 256, 90e9, 90e9, 1e-6, torus=True),
+    Network("TPU v5e", "v5e-8", 3e-3, 256, 100e9, 100e9, 1e-6, torus=True),
     Network(
         "H100, 8 per machine, 400 Gbit/s each", "h100", 8e-3, 8, 450e9, 50e9, 5e-6, torus=False
     ),
@@ -130,7 +132,11 @@ def efficiency(network: Network, chips: int, batch: int, *rest: Any) -> float:
 
 
 def paper_rows(compiled: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """What each network would do with pre-training, from the compiled programs' estimates."""
+    """What each network would do with pre-training, from the compiled programs' estimates.
+
+    Efficiency is images/s per chip, as a share of what one chip does: with the same batch, or, if
+    the batch grows with the chips, with its part of it.
+    """
     programs = {row["target"]: row for row in compiled if _is_pretraining(row)}
     slice_of_8 = programs["v5e-8"]
     reduced = (
@@ -140,15 +146,19 @@ def paper_rows(compiled: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     for network in NETWORKS:
         row = programs[network.compiled]
         about = (row["devices"] / row["estimated_images_per_second"], *reduced)
-        for batch in BATCHES:
+        for fixed in (*BATCHES, None):
             for chips in CHIPS:
+                batch = fixed or PER_CHIP * chips
                 seconds = step_seconds(network, chips, batch, *about)
+                of_one = fixed or PER_CHIP
+                alone = of_one / step_seconds(network, 1, of_one, *about)
                 yield {
                     "network": network.name,
+                    "batch": f"{fixed:,}" if fixed else f"{PER_CHIP} per chip",
                     "batch_size": batch,
                     "chips": chips,
                     "images_per_second": batch / seconds,
-                    "efficiency": efficiency(network, chips, batch, *about),
+                    "efficiency": batch / seconds / (chips * alone),
                     "share_of_sending": all_reduce_seconds(network, chips, *reduced) / seconds,
                     "batch_size_needed": batch_needed(network, chips, *about),
                 }
@@ -195,7 +205,7 @@ def paper_table(rows: Sequence[dict[str, Any]]) -> list[tuple[str, ...]]:
         table.append(
             (
                 row["network"],
-                f"{row['batch_size']:,}",
+                row["batch"],
                 f"{IMAGES // row['batch_size']}",
                 str(row["chips"]),
                 f"{float(format(row['images_per_second'], '.2g')):,.0f}",
@@ -207,30 +217,23 @@ def paper_table(rows: Sequence[dict[str, Any]]) -> list[tuple[str, ...]]:
 
 
 @styled
-def draw(compiled: Sequence[dict[str, Any]]) -> Figure:
+def draw(rows: Sequence[dict[str, Any]]) -> Figure:
     """Efficiency over the number of chips: a panel for each network, a line for each batch."""
-    rows = list(paper_rows(compiled))
-    figure, axes = panels(len(NETWORKS), width=3.6, height=2.8)
+    figure, axes = panels(len(NETWORKS), width=8.4, height=2.8)
+    batches = list(dict.fromkeys(row["batch"] for row in rows))
     for axis, network in zip(axes, NETWORKS, strict=True):
-        for batch, color in zip(BATCHES, colors_of(len(BATCHES)), strict=True):
-            here = [
-                row for row in rows if (row["network"], row["batch_size"]) == (network.name, batch)
-            ]
-            axis.plot(
-                [row["chips"] for row in here],
-                [100 * row["efficiency"] for row in here],
-                "o-",
-                color=color,
-                ms=3,
-                label=f"batch {batch:,}",
-            )
+        for batch, color in zip(batches, colors_of(len(batches)), strict=True):
+            here = [r for r in rows if (r["network"], r["batch"]) == (network.name, batch)]
+            shares = [100 * row["efficiency"] for row in here]
+            axis.plot([row["chips"] for row in here], shares, "o-", color=color, ms=3, label=batch)
         axis.set_xscale("log", base=2)
         axis.set_xticks(CHIPS, [str(chips) for chips in CHIPS])
         axis.set_ylim(0, 105)
         axis.set_xlabel("chips")
-        axis.set_ylabel("images/s per chip, % of one chip's")
         axis.set_title(network.name)
-    axes[0].legend()
+    axes[0].set_ylabel("images/s per chip,\n% of one chip's")
+    lines, labels = axes[0].get_legend_handles_labels()
+    figure.legend(lines, labels, title="images per step", loc="outside right center")
     return figure
 
 
@@ -242,7 +245,11 @@ def main() -> int:
     args = parser.parse_args()
     jax.config.update("jax_num_cpu_devices", max(DEVICES))
     compiled = json.loads(COMPILED.read_text())["rows"]
-    counted = [count_collectives(stage, devices) for stage in STEPS for devices in DEVICES]
+    counted = json.loads(args.out.read_text())["counted"] if args.out.exists() else []
+    there = {(row["stage"], row["devices"]) for row in counted}
+    for stage in STEPS:
+        missing = [devices for devices in DEVICES if (stage, devices) not in there]
+        counted += [count_collectives(stage, devices) for devices in missing]
     paper = list(paper_rows(compiled))
     result = origin("benchmarks.scaling", sys.argv[1:]) | {
         "machine": environment(),
@@ -252,7 +259,7 @@ def main() -> int:
     }
     args.out.write_text(json.dumps(result, indent=1) + "\n")
     if args.picture:
-        draw(compiled).savefig(args.picture, dpi=110, bbox_inches="tight")
+        draw(paper).savefig(args.picture, dpi=110, bbox_inches="tight")
     print_table("what simulated CPU devices send per step, counted", counted_table(counted))
     print_table("pre-training on paper, nothing was run", paper_table(paper))
     for network in NETWORKS:

@@ -101,7 +101,7 @@ def join_processes(distributed: str) -> None:
             heartbeat_timeout_seconds=HEARTBEAT_TIMEOUT,
             shutdown_timeout_seconds=SHUTDOWN_TIMEOUT,
         )
-    except (RuntimeError, ValueError) as error:
+    except (RuntimeError, ValueError, OSError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(
             f"this process could not join the other processes of its run ({reason}); set "

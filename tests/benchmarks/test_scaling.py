@@ -9,6 +9,7 @@ import pytest
 from benchmarks.scaling import (
     BATCHES,
     CHIPS,
+    NETWORKS,
     Network,
     all_reduce_seconds,
     batch_needed,
@@ -56,10 +57,15 @@ def test_paper_rows_use_the_compiled_programs():
         row | {"target": "v5e-8", "devices": 8} | sent,
     ]
     rows = list(paper_rows(compiled))
-    assert len(rows) == 2 * len(BATCHES) * len(CHIPS)
-    first = next(r for r in rows if (r["batch_size"], r["chips"]) == (512, 1))
-    assert first["images_per_second"] == pytest.approx(512 / (0.512 + 3e-3))
-    assert first["efficiency"] == 1 and first["share_of_sending"] == 0
+    assert len(rows) == 2 * (len(BATCHES) + 1) * len(CHIPS)
+    v5e = {(r["batch"], r["chips"]): r for r in rows if r["network"] == "TPU v5e"}
+    one, many, grown = v5e["512", 1], v5e["512", 64], v5e["64 per chip", 64]
+    assert one["images_per_second"] == pytest.approx(512 / (0.512 + 3e-3))
+    assert one["efficiency"] == 1 and one["share_of_sending"] == 0
+    sending = all_reduce_seconds(NETWORKS[0], 64, 12e6, 34)
+    assert many["efficiency"] == pytest.approx(0.515 / (64 * (0.008 + 3e-3 + sending)))
+    assert grown["batch_size"] == 4096
+    assert grown["efficiency"] == pytest.approx((0.064 + 3e-3) / (0.064 + 3e-3 + sending))
 
 
 COUNT = """

@@ -47,6 +47,16 @@ def test_process_without_a_launcher_runs_alone(join):
     assert join("off", **MANUAL) is None
 
 
+def test_failure_to_join_gets_one_sentence(monkeypatch):
+    def fail(**arguments):
+        raise ConnectionError("the metadata server does not answer")  # requests' is an OSError too
+
+    monkeypatch.setattr(jax.distributed, "initialize", fail)
+    monkeypatch.setattr(jax.config, "update", lambda name, value: None)
+    with pytest.raises(UserError, match=r"could not join .* \(the metadata server does not answer"):
+        runtime.join_processes("on")
+
+
 def test_environment_gives_process_index_and_count(join):
     found = join(**MANUAL)
     assert found["coordinator_address"] == "localhost:12345"
