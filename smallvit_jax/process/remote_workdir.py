@@ -173,11 +173,14 @@ class RemoteWorkdir:
         changed = [name for name, mark in files.items() if uploaded.get(name) != mark]
         changed.sort(key=lambda name: _step_of(name) is None)
         gone = self._remote.upload(changed, self.folder)
+        there = uploaded.keys() | set(changed) - set(gone)
         had_steps = any(map(_step_of, files))
         files = _without_vanishing_steps(files, _snapshot(self.folder))
         files = {name: mark for name, mark in files.items() if name not in gone}
         if had_steps and not any(map(_step_of, files)):
-            return  # every step was replaced meanwhile; the manifest keeps the last complete ones
+            # Every step was replaced meanwhile; the manifest keeps the last complete ones.
+            self._remote.remove(there - uploaded.keys())
+            return
         new = uuid.uuid4().hex
         write_json(beside(self.folder), self._synced | {"next": new})
         self._synced["next"] = new
@@ -185,7 +188,7 @@ class RemoteWorkdir:
         self._remote.write_manifest({"id": new, "files": sizes})
         self._synced = {"id": new, "files": files}
         write_json(beside(self.folder), self._synced)
-        self._remote.remove(uploaded.keys() - files.keys())
+        self._remote.remove(there - files.keys())
 
 
 def _step_of(name: str) -> str | None:

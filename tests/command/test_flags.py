@@ -198,9 +198,9 @@ def test_flag_mistakes_get_one_sentence(capsys, words, parts):
     ("file", "parts"),
     [
         ("configs/recipie.py", ['no file "configs/recipie.py"', '"configs/recipe.py"']),
-        ("recipie:vit,cifar10", ['no file "recipie"', 'did you mean "configs/recipe.py"']),
-        ("mine/recipe.py", ['no file "mine/recipe.py"', 'did you mean "configs/recipe.py"']),
-        ("configs", ['"configs" is a folder', "pretrain.py"]),
+        ("recipie:vit,cifar10", ['no file "recipie" (did you mean "recipe"?)', "pretrain, quick"]),
+        ("mine/recipe.py", ['no file "mine/recipe.py"', 'did you mean "recipe"']),
+        ("configs", ['"configs" is a folder', "pretrain, quickstart"]),
         (".", ['"." is a folder']),
         (":vit,cifar10", ['"." is a folder']),
         ("LICENSE", ["must end in .py"]),
@@ -228,12 +228,35 @@ def test_shipped_configs_are_found_from_any_folder(monkeypatch, tmp_path, config
     assert load_config(f"{config}:swin,digits").model.name == "swin"
 
 
-def test_files_of_the_working_folder_come_before_shipped_ones(monkeypatch, tmp_path):
+@pytest.fixture
+def own_files(monkeypatch, tmp_path):
+    """A working folder with names of shipped configs: files with seed 5, and folders."""
+    for name in ("recipe.py", "recipe", "configs/recipe.py", "configs/quickstart.py"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        path = write_config(
+            tmp_path, "config = default_config()", "config.seed = 5", "return config"
+        )
+        os.rename(path, tmp_path / name)
+    (tmp_path / "predict").mkdir()
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "configs").mkdir()
-    path = write_config(tmp_path, "config = default_config()", "config.seed = 5", "return config")
-    os.rename(path, "configs/recipe.py")
-    assert load_config("configs/recipe.py").seed == 5
+
+
+@pytest.mark.parametrize(("config", "job"), [("recipe:vit,digits", "recipe"), ("predict",) * 2])
+def test_a_name_is_always_the_shipped_config(own_files, config, job):
+    loaded = load_config(config)
+    assert (loaded.job, loaded.seed) == (job, 0)
+
+
+def test_a_path_is_a_file_of_the_working_folder_if_it_has_it(own_files):
+    for path in ("recipe.py", "configs/recipe.py", "./configs/quickstart.py"):
+        assert load_config(path).seed == 5
+    assert load_config("configs/finetune.py:vit,digits").job == "finetune"
+
+
+@pytest.mark.parametrize("name", ["recipie", "configs/recipie.py"])
+def test_shipped_configs_are_listed_whatever_the_working_folder_has(own_files, capsys, name):
+    error = error_of(capsys, name, "--workdir", "runs/x")
+    assert error.endswith("small_data, structured_init, sweep"), error
 
 
 def test_first_word_is_the_config():

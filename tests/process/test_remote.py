@@ -264,6 +264,7 @@ def test_checkpoint_that_vanishes_during_an_upload_is_left_out(machine, bucket, 
                 folder, **{f"checkpoints__{step}__params": step, f"checkpoints__{step}__meta": ""}
             )
         monkeypatch.setattr(RemoteFolder, "upload", upload_while_one_is_deleted)
+    assert set(texts(bucket)) == {"checkpoints/2/params", "checkpoints/2/meta"}
     machine("second")
     with workdir_here(url(bucket), NEVER) as folder:
         assert set(texts(folder)) == {"checkpoints/2/params", "checkpoints/2/meta"}
