@@ -341,8 +341,9 @@ def speed_rows(
         if "error" in found:
             yield key, f"FAILED: {found['error'][:90]}"
         elif "shares" in found:
-            shares = [f"{100 * share:.0f} % {name}" for name, share in found["shares"].items()]
-            yield key, ", ".join(shares)
+            yield key, ""
+            for name, share in found["shares"].items():
+                yield f"  {100 * share:.0f} % {name}", ""
         elif key.startswith("step"):
             rates = {part: rate["median"] for part, rate in found["images_per_second"].items()}
             used = rates["update"] * found["update_matmul_flops_per_image"]
@@ -387,6 +388,7 @@ def train(args: argparse.Namespace) -> int:
         tiny = {f"model.{name}": value for name, value in TINY["vit"].items()}
         fields |= tiny | {"pretrain.batch_size": 64, "dataset.train_fraction": 0.1}
         fields |= {"model.patch_size": 4, "finetune.batch_size": 16}
+        fields |= {"pretrain.epochs": 20, "finetune.epochs": 10}
     command = [sys.executable, "-m", "smallvit_jax.main", "--config", config]
     command += ["--workdir", str(folder), *(f"--config.{k}={v}" for k, v in fields.items())]
     command += [f"--config.{field}" for field in args.field]
