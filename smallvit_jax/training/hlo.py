@@ -74,6 +74,9 @@ class _Program:
                 if match := _INSTRUCTION.match(line):
                     instruction = _parse(match[1], match[2])
                     current[instruction.name] = instruction
+                    for operand in instruction.operands:
+                        if "#" in operand and operand not in current:
+                            current[operand] = _element(operand, current)
             elif match := _COMPUTATION.match(line):
                 current = self._computations.setdefault(match[2], {})
                 self._entry = match[2] if match[1] else self._entry
@@ -239,8 +242,28 @@ def _parse(name: str, text: str) -> Instruction:
     arguments, attributes = _until_closed(rest)
     if operation in ("parameter", "constant"):
         return Instruction(name, shape, operation, (), f"({arguments}){attributes}")
-    operands = tuple(re.findall(r"%([\w.\-]+)", arguments))
+    operands = tuple(re.findall(r"%([\w.\-]+(?:#\d+)?)", arguments))
     return Instruction(name, shape, operation.strip(), operands, attributes)
+
+
+def _element(name: str, inside: dict[str, Instruction]) -> Instruction:
+    """The part of a tuple that newer compilers write as "tuple#3"."""
+    whole, _, index = name.partition("#")
+    parts = _parts(inside[whole].shape) if whole in inside else []
+    shape = parts[int(index)] if int(index) < len(parts) else ""
+    return Instruction(name, shape, "get-tuple-element", (whole,), "")
+
+
+def _parts(shape: str) -> list[str]:
+    """The elements of a tuple's shape."""
+    depth, parts = 0, [""]
+    for character in shape:
+        depth += (character in "([{") - (character in ")]}")
+        if character == "," and not depth:
+            parts.append("")
+        else:
+            parts[-1] += character
+    return parts
 
 
 def _split(text: str) -> tuple[str, str]:

@@ -116,3 +116,13 @@ ENTRY %main (a: f32[100]) -> f32[10] {
 }
 """
     assert sum(read_program(text).bytes.values()) == 2 * 40  # read and written
+
+
+def test_part_of_a_tuple_may_be_named_by_its_number():
+    text = """\
+ENTRY %main (a: (f32[100], (s32[], bf16[10,10]), f32[20])) -> f32[20] {
+  %a = (f32[100]{0}, (s32[], bf16[10,10]{1,0:T(8,128)(2,1)}), /*index=2*/f32[20]{0}) parameter(0)
+  ROOT %r = f32[20]{0} tanh(%a#2)
+}
+"""
+    assert sum(read_program(text).bytes.values()) == 2 * 80
