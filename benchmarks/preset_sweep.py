@@ -63,6 +63,13 @@ _LEJEPA = (
     f"+{_VIEWS}.local_crops=4+pretrain.lejepa.directions=128"
 )
 _NOT_MIMETIC = "model.init=fan_in+model.pool=cls+model.pos_embed=learned"
+_OWN_FINETUNING = (
+    *(f"{_PROBE}+{_TUNE}={rate}" for rate in (0.0003, 0.001, 0.002, 0.004)),
+    *(f"{_RANDOM}+finetune.layer_decay=0.65+{_TUNE}={rate}" for rate in (0.002, 0.004)),
+    f"{_RANDOM}+{_TUNE}=0.001",
+    f"{_RANDOM}+{_TUNE}=0.002",
+)
+_OWN_FROM_SCRATCH = tuple(f"{_TUNE}={rate}" for rate in (0.0005, 0.001, 0.002, 0.004))
 
 SWEEPS = {
     "quickstart": Sweep(
@@ -203,6 +210,25 @@ SWEEPS = {
             f"{_AUGMENT}.mix=0",
             f"{_TUNE}=0.001+{_NOT_MIMETIC}",
         ),
+    ),
+    "own_images_20_minutes": Sweep(
+        "configs/own_images.py:photos",
+        fields=(
+            "dataset.labels_per_class=25+pretrain.epochs=167+pretrain.optimizer.warmup_epochs=17"
+        ),
+        pretrain=("",),
+        finetune=_OWN_FINETUNING,
+        scratch=_OWN_FROM_SCRATCH,
+    ),
+    "own_images_mae": Sweep(
+        "configs/own_images.py:photos",
+        fields=(
+            "dataset.labels_per_class=25+pretrain.objective=mae+pretrain.epochs=600"
+            f"+pretrain.batch_size=128+{_LR}=0.016+pretrain.optimizer.warmup_epochs=60"
+        ),
+        pretrain=("",),
+        finetune=_OWN_FINETUNING,
+        scratch=(),
     ),
 }
 

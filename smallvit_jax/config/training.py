@@ -256,6 +256,9 @@ RUNTIME: Group = {
             }
         ),
     ),
+    "fused_attention": field(
+        True, "on a GPU, in bfloat16, compute attention in one kernel; false: as plain products"
+    ),
     "remat": field(
         False, "recompute activations in the backward pass: less memory, a third more compute"
     ),

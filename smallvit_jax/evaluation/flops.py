@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from smallvit_jax.models import abstract_model
 from smallvit_jax.models.parameters import Functional
+from smallvit_jax.process.platform import compiling_for
 
 
 class ModelSize(NamedTuple):
@@ -51,8 +52,12 @@ def matmul_flops(function: Callable, *args: Any) -> int:
 
 
 def flops_by_dtype(function: Callable, *args: Any) -> Counter[str]:
-    """Counts the FLOPs of `matmul_flops` by the dtype of the factors, such as "bfloat16"."""
-    return _count(jax.make_jaxpr(function)(*args).jaxpr)
+    """Counts the FLOPs of `matmul_flops` by the dtype of the factors, such as "bfloat16".
+
+    Counts the program for a CPU, which has the plain products of every kernel.
+    """
+    with compiling_for("cpu"):
+        return _count(jax.make_jaxpr(function)(*args).jaxpr)
 
 
 def _count(jaxpr) -> Counter[str]:

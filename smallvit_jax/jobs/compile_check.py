@@ -220,7 +220,7 @@ def lower_block(
             f"devices of {target.name}; choose a multiple of {parts}"
         )
     with compiling_for(platform):
-        dtype = runtime.prepare(config.runtime.precision, "")
+        dtype = runtime.prepare(config.runtime.precision, "", config.runtime.fused_attention)
         jax.config.update("jax_compilation_cache_dir", None)
         step = STEPS[stage](config, data, dtype)
         arguments = _abstract_arguments(config, step, target, mesh)

@@ -58,7 +58,7 @@ def run(
         return done
 
     r = config.runtime
-    dtype = runtime.prepare(r.precision, r.compilation_cache)
+    dtype = runtime.prepare(r.precision, r.compilation_cache, r.fused_attention)
     mesh = make_mesh()
     data = reader.load(config)
     start = init_from or config.finetune.init_from

@@ -48,7 +48,7 @@ def run(config: ConfigDict, workdir: Path, reader: DatasetReader) -> dict[str, A
         return done
 
     r = config.runtime
-    dtype = runtime.prepare(r.precision, r.compilation_cache)
+    dtype = runtime.prepare(r.precision, r.compilation_cache, r.fused_attention)
     mesh = make_mesh()
     data = reader.load(config)
     images, order, options, views, schedule = make_plan(config, data)

@@ -16,6 +16,7 @@ from smallvit_jax.models.attention import (
     learned_temperature,
 )
 from smallvit_jax.models.block_loop import save_for_backward
+from smallvit_jax.models.fused_attention import can_fuse, fused_attend
 from smallvit_jax.models.initializers import SCHEMES, Scheme, uniform_fan_in
 
 Tokens = Float[Array, "batch tokens width"]
@@ -155,7 +156,11 @@ class Attention(nnx.Module):
 
     def __call__(self, x: Tokens, *, queries: int | None = None) -> Tokens:
         """Attends from the first `queries` tokens (None: all) to every token."""
-        mixed = attend(*self._heads_of(x, queries), self.lsa)
+        width = x.shape[-1] // self.heads
+        if queries is None and can_fuse(x.shape[1], width, self.qkv.dtype):
+            mixed = fused_attend(self._fused_heads_of(x), self.lsa)
+        else:
+            mixed = attend(*self._heads_of(x, queries), self.lsa)
         return self.proj(save_for_backward(mixed.reshape(*mixed.shape[:2], -1)))
 
     def weights(self, x: Tokens, *, queries: int) -> Float[Array, "batch heads queries tokens"]:
@@ -172,6 +177,14 @@ class Attention(nnx.Module):
             q, k, v = self._project_separately(x, queries)
         q, k, v = (t.reshape(*t.shape[:2], self.heads, -1) for t in (q, k, v))
         return at_temperature(q, self.temperature), k, v
+
+    def _fused_heads_of(self, x: Tokens) -> Float[Array, "batch tokens 3 heads width"]:
+        """Queries, keys and values of all tokens in one array, as the projection gives them."""
+        qkv = save_for_backward(self.qkv(x)).reshape(*x.shape[:2], 3, self.heads, -1)
+        if self.temperature is None:
+            return qkv
+        q = at_temperature(qkv[:, :, 0], self.temperature)
+        return jnp.concatenate([q[:, :, None], qkv[:, :, 1:]], axis=2)
 
     def _project_separately(self, x: Tokens, queries: int) -> tuple[Tokens, Tokens, Tokens]:
         """The three parts of the fused projection, with only the queries that are used."""

@@ -7,6 +7,7 @@ from contextvars import ContextVar
 import jax
 
 _TARGET: ContextVar[str | None] = ContextVar("platform", default=None)
+_FUSED_ATTENTION: ContextVar[bool] = ContextVar("fused_attention", default=True)
 
 
 def platform() -> str:
@@ -22,3 +23,13 @@ def compiling_for(target: str) -> Iterator[None]:
         yield
     finally:
         _TARGET.reset(token)
+
+
+def set_fused_attention(allowed: bool) -> None:
+    """Sets what `fused_attention` returns on a GPU, for the whole process."""
+    _FUSED_ATTENTION.set(allowed)
+
+
+def fused_attention() -> bool:
+    """Whether attention is one kernel where it can be: on a GPU, unless turned off."""
+    return platform() == "gpu" and _FUSED_ATTENTION.get()

@@ -16,7 +16,7 @@ import numpy as np
 
 from smallvit_jax.errors import UserError
 from smallvit_jax.process.others import all_processes_agree
-from smallvit_jax.process.platform import platform
+from smallvit_jax.process.platform import platform, set_fused_attention
 from smallvit_jax.process.sharding import make_mesh, split_batch
 
 # Seconds to wait for all processes to join, for a heartbeat before a process counts as dead, and
@@ -42,7 +42,7 @@ def keep_freed_memory() -> None:
         mallopt(top_pad, 2**28)
 
 
-def prepare(precision: str, compilation_cache: str):
+def prepare(precision: str, compilation_cache: str, fused_attention: bool = True):
     """Applies process-wide JAX settings and returns the compute dtype of models.
 
     Args:
@@ -51,7 +51,10 @@ def prepare(precision: str, compilation_cache: str):
         stay float32.
       compilation_cache: folder for compiled programs, empty for none. The environment variable
         JAX_COMPILATION_CACHE_DIR takes precedence.
+      fused_attention: whether attention may be one kernel, where there is one (see
+        `models.fused_attention`).
     """
+    set_fused_attention(fused_attention)
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         folder = os.path.expanduser(compilation_cache) or None
         jax.config.update("jax_compilation_cache_dir", folder)

@@ -9,6 +9,7 @@ from flax import nnx
 from smallvit_jax.models import create_model
 from smallvit_jax.models.block_loop import apply_blocks
 from smallvit_jax.models.parameters import Functional
+from smallvit_jax.process.platform import compiling_for
 
 
 class Chain(nnx.Module):
@@ -36,15 +37,25 @@ def outputs_and_gradients(looped, remat=False):
     return jax.jit(jax.value_and_grad(loss))(chain.trainable)
 
 
+@pytest.mark.parametrize("platform", ["cpu", "gpu"])  # on a GPU they are not looped
 @pytest.mark.parametrize("remat", [False, True])
-def test_loop_matches_separate_blocks(remat):
-    (value, gradients), (expected, expected_gradients) = (
-        outputs_and_gradients(True, remat),
-        outputs_and_gradients(False),
-    )
+def test_loop_matches_separate_blocks(remat, platform):
+    with compiling_for(platform):
+        value, gradients = outputs_and_gradients(True, remat)
+    expected, expected_gradients = outputs_and_gradients(False)
     np.testing.assert_allclose(value, expected, rtol=1e-6)
     for name, gradient in gradients.items():
         np.testing.assert_allclose(gradient, expected_gradients[name], rtol=1e-4, atol=1e-5)
+
+
+def test_drop_path_is_the_same_on_every_platform():
+    chain = Functional(Chain(looped=True))
+    x = jax.random.normal(jax.random.key(0), (64, 5, 24))
+    outputs = []
+    for platform in ("cpu", "gpu"):
+        with compiling_for(platform):
+            outputs.append(chain(chain.trainable, {}, x, rngs=nnx.Rngs(1))[0])
+    np.testing.assert_allclose(*outputs, rtol=1e-5, atol=1e-5)
 
 
 def test_each_block_keeps_its_own_drop_path_rate():

@@ -1,0 +1,85 @@
+"""Attention as one kernel, interpreted on a CPU, against the plain products."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from smallvit_jax.models import fused_attention
+from smallvit_jax.models.attention import attend
+from smallvit_jax.models.fused_attention import can_fuse, fused_attend
+from smallvit_jax.models.initializers import SCHEMES
+from smallvit_jax.models.layers import Attention
+from smallvit_jax.process.platform import compiling_for, set_fused_attention
+
+# Crops of 16, 32, 48 and 224 pixels, and a number below the smallest block.
+TOKENS = (3, 16, 17, 37, 65, 197)
+
+
+def plain(qkv, mask_self):
+    return attend(*(qkv[:, :, part] for part in range(3)), mask_self)
+
+
+@pytest.mark.parametrize("tokens", TOKENS)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("mask_self", [False, True])
+def test_values_and_gradients_are_those_of_the_plain_products(tokens, dtype, mask_self):
+    key, other = jax.random.split(jax.random.key(tokens))
+    qkv = jax.random.normal(key, (2, tokens, 3, 3, 16), dtype)
+    gradient = jax.random.normal(other, (2, tokens, 3, 16), dtype)
+    # Two roundings of a bfloat16 between 1 and 2.
+    tolerance = 1e-6 if dtype == "float32" else 2**-6
+    with jax.default_matmul_precision("highest"):
+        for ours, theirs in zip(
+            _values_and_gradients(fused_attend, qkv, gradient, mask_self),
+            _values_and_gradients(plain, qkv, gradient, mask_self),
+            strict=True,
+        ):
+            np.testing.assert_allclose(ours, theirs, rtol=tolerance, atol=tolerance)
+
+
+def _values_and_gradients(function, qkv, gradient, mask_self):
+    values, backward = jax.vjp(lambda qkv: function(qkv, mask_self), qkv)
+    return (np.asarray(x, np.float32) for x in (values, *backward(gradient)))
+
+
+def test_a_masked_token_alone_still_sees_itself():
+    qkv = jax.random.normal(jax.random.key(0), (1, 1, 3, 1, 16))
+    np.testing.assert_allclose(fused_attend(qkv, True), qkv[:, :, 2], rtol=1e-6)
+
+
+@pytest.mark.parametrize("lsa", [False, True])
+def test_the_attention_layer_uses_it(lsa, monkeypatch):
+    layer = Attention(
+        64, 4, lsa=lsa, scheme=SCHEMES["reference"], dtype=jnp.bfloat16, rngs=nnx.Rngs(0)
+    )
+    x = jax.random.normal(jax.random.key(1), (2, 17, 64))
+    expected = layer(x)
+    calls = []
+
+    def counted(*arguments):
+        calls.append(1)
+        return fused_attend(*arguments)
+
+    monkeypatch.setattr("smallvit_jax.models.layers.can_fuse", lambda *_: True)
+    monkeypatch.setattr("smallvit_jax.models.layers.fused_attend", counted)
+    np.testing.assert_allclose(
+        np.asarray(layer(x), np.float32), np.asarray(expected, np.float32), atol=1e-3
+    )
+    layer(x, queries=1)  # of which there is no kernel
+    assert len(calls) == 1
+
+
+def test_where_it_is_used():
+    assert not can_fuse(17, 16, jnp.bfloat16)  # on a CPU
+    with compiling_for("gpu"):
+        assert can_fuse(17, 16, jnp.bfloat16)
+        assert not can_fuse(17, 16, jnp.float32)
+        assert not can_fuse(17, 48, jnp.bfloat16)
+        assert not can_fuse(fused_attention.LARGEST + 1, 16, jnp.bfloat16)
+        set_fused_attention(False)
+        assert not can_fuse(17, 16, jnp.bfloat16)
+        set_fused_attention(True)
+    with compiling_for("tpu"):
+        assert not can_fuse(17, 16, jnp.bfloat16)
