@@ -181,6 +181,8 @@ def _compile(
         "collective_bytes": dict(figures.collective_bytes),
         "flops_by_dtype": {name: count / max(1, total) for name, count in flops.items()},
         "bytes_moved_per_step": moved,
+        "kernels_per_step": figures.kernels,
+        "cycles_per_step": figures.cycles.total(),
         "largest_lines": dict(figures.bytes.most_common(SOURCE_LINES)),
         "seconds_of_arithmetic": arithmetic,
         "seconds_of_memory_traffic": traffic,
@@ -224,7 +226,7 @@ def lower_block(
         jax.config.update("jax_compilation_cache_dir", None)
         step = STEPS[stage](config, data, dtype)
         arguments = _abstract_arguments(config, step, target, mesh)
-        block = compile_block(step.function, fetch, config.runtime.steps_per_dispatch)
+        block = compile_block(step.function, fetch, config.runtime.steps_per_dispatch, mesh)
         lowered: Any = block.trace(*arguments).lower(lowering_platforms=(target.chip.platform,))
         flops = flops_by_dtype(step.function, *_one_step(arguments, step, batch))
     return lowered, flops
@@ -308,6 +310,7 @@ def _figures(row: dict[str, Any]) -> list[tuple[str, str]]:
         ("arithmetic per image", f"{row['flops_per_image'] / 1e9:.2f} GFLOP"),
         ("precision of products", ", ".join(shares)),
         ("memory traffic per step and device", _gigabytes(row["bytes_moved_per_step"])),
+        ("operations per step", f"{row['kernels_per_step']:,}{_cycles(row)}"),
         ("estimated, not measured", f"{row['estimated_images_per_second']:,.0f} images/s"),
         *(
             (f"  {100 * count / moved:.0f} % of the traffic", place)
@@ -320,6 +323,11 @@ def _collectives(row: dict[str, Any]) -> str:
     sent = row["collective_bytes"]
     texts = [f"{n} {kind} ({sent[kind] / 1e6:.1f} MB)" for kind, n in row["collectives"].items()]
     return ", ".join(texts) or "none"
+
+
+def _cycles(row: dict[str, Any]) -> str:
+    cycles = row["cycles_per_step"]
+    return f", {cycles / 1e6:.1f} million cycles by the compiler's estimate" if cycles else ""
 
 
 def _gigabytes(count: float) -> str:

@@ -5,6 +5,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from smallvit_jax.process.sharding import device_count, mean_over_devices
+
 EPSILON = 1e-5
 MOMENTUM = 0.1  # weight of the new batch in the running statistics
 
@@ -35,11 +37,11 @@ class BatchNorm(nnx.Module):
         x = x.astype(jnp.float32)
         if train:
             axes = tuple(range(x.ndim - 1))
-            mean = x.mean(axes)
+            mean = mean_over_devices(x.mean(axes))
             # Not E[x²] - E[x]², which loses variances that are small compared to the mean.
-            variance = jnp.square(x - mean).mean(axes)
+            variance = mean_over_devices(jnp.square(x - mean).mean(axes))
             if record:
-                self._record(mean, variance, x.size // x.shape[-1])
+                self._record(mean, variance, x.size // x.shape[-1] * device_count())
         else:
             mean, variance = self.mean[...], self.var[...]
         factor = jax.lax.rsqrt(variance + EPSILON) * self.scale[...]

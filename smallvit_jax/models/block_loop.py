@@ -16,7 +16,7 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
-from smallvit_jax.process.platform import platform
+from smallvit_jax.process.platform import fused_attention, platform
 
 _KEPT = "kept"
 
@@ -43,7 +43,7 @@ def apply_blocks(
         return x
     keys = None if rngs is None else jax.random.split(rngs.drop_path(), len(blocks))
     graph = nnx.graphdef(blocks[0])
-    body = _loop_body(graph, remat)
+    body = _loop_body(graph, remat, platform(), fused_attention())
     if platform() == "gpu":
         for i, block in enumerate(blocks):
             weights = nnx.to_pure_dict(nnx.state(block))
@@ -58,7 +58,9 @@ def apply_blocks(
 
 
 @functools.cache  # returns the same function object; otherwise every call outside jit would compile
-def _loop_body(graph: nnx.GraphDef, remat: bool):
+def _loop_body(graph: nnx.GraphDef, remat: bool, *traced_for: str | bool):
+    del traced_for  # what the blocks' code depends on: another program needs another function
+
     def body(x, parts):
         weights, rate, key = parts
         block = nnx.merge(graph, weights)

@@ -11,6 +11,7 @@ from jaxtyping import Array, Float
 from smallvit_jax.models.image_model import ImageModel
 from smallvit_jax.models.initializers import get_scheme, uniform_fan_in
 from smallvit_jax.models.layers import Linear
+from smallvit_jax.process.sharding import AXIS, is_split
 
 
 class FixedParam(nnx.Variable):
@@ -111,8 +112,16 @@ def _linears(widths: Sequence[int], init: str, dtype, rngs: nnx.Rngs) -> nnx.Lis
 def _norms(width: int, dtype, rngs: nnx.Rngs) -> nnx.List:
     """Batch norms of the two hidden layers."""
     return nnx.List(
-        nnx.BatchNorm(width, momentum=0.9, epsilon=1e-5, dtype=dtype, rngs=rngs) for _ in range(2)
+        _BatchNorm(width, momentum=0.9, epsilon=1e-5, dtype=dtype, rngs=rngs) for _ in range(2)
     )
+
+
+class _BatchNorm(nnx.BatchNorm):
+    """nnx.BatchNorm with the statistics of the whole batch, also on several devices."""
+
+    def __call__(self, x, use_running_average: bool):
+        self.axis_name = AXIS if is_split() else None
+        return super().__call__(x, use_running_average)
 
 
 def _mlp(linears: nnx.List, norms: nnx.List, x: Float[Array, "batch features"], train: bool):

@@ -18,6 +18,7 @@ from smallvit_jax.models.attention import (
 from smallvit_jax.models.block_loop import save_for_backward
 from smallvit_jax.models.fused_attention import can_fuse, fused_attend
 from smallvit_jax.models.initializers import SCHEMES, Scheme, uniform_fan_in
+from smallvit_jax.process.sharding import draw_rows
 
 Tokens = Float[Array, "batch tokens width"]
 
@@ -99,7 +100,8 @@ def drop_path(
     if rngs is None or (isinstance(rate, float) and rate == 0.0):
         return x
     kept = 1.0 - rate
-    mask = jax.random.bernoulli(rngs.drop_path(), kept, (x.shape[0],) + (1,) * (x.ndim - 1))
+    key, ones = rngs.drop_path(), (1,) * (x.ndim - 1)
+    mask = draw_rows(lambda rows: jax.random.bernoulli(key, kept, (rows, *ones)), x.shape[0])
     return jnp.where(mask, x / kept, 0).astype(x.dtype)
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from flax import nnx
 
 from smallvit_jax.errors import UserError
+from smallvit_jax.process.sharding import on_each_device
 
 Arrays = dict[str, jax.Array]
 
@@ -77,15 +78,42 @@ class Functional:
             group[name] = variable.get_value()
 
     def __call__(
-        self, trainable: Arrays, buffers: Arrays, *args, method: str = "__call__", **kwargs
+        self,
+        trainable: Arrays,
+        buffers: Arrays,
+        *args,
+        method: str = "__call__",
+        rngs: nnx.Rngs | None = None,
+        **kwargs,
     ) -> tuple[Any, Arrays]:
-        """Calls the module (or one of its methods); returns the result and the updated buffers."""
-        arrays = {**trainable, **buffers}
+        """Calls the module (or one of its methods); returns the result and the updated buffers.
+
+        Arrays among `args` have the batch as their leading axis, as all arrays in the result; in a
+        training step on several devices, each computes its part (see `on_each_device`).
+        """
+        streams = None if rngs is None else nnx.split(rngs)
+        fixed = [isinstance(argument, str | int) for argument in args]
+        batch = [None if fix else arg for fix, arg in zip(fixed, args, strict=True)]
+
+        def call(whole, batch):
+            trainable, buffers, state = whole
+            model = self._bind({**trainable, **buffers})
+            options = (
+                kwargs if streams is None else {**kwargs, "rngs": nnx.merge(streams[0], state)}
+            )
+            given = (
+                arg if fix else part for fix, arg, part in zip(fixed, args, batch, strict=True)
+            )
+            result = getattr(model, method)(*given, **options)
+            after = _flat(model)
+            return result, {name: after[name].get_value() for name in buffers}
+
+        whole = (trainable, buffers, None if streams is None else streams[1])
+        return on_each_device(call, whole, batch)
+
+    def _bind(self, arrays: Arrays) -> nnx.Module:
         state = nnx.from_flat_state(
             (path, variable.replace(arrays[name]))
             for name, (path, variable) in zip(self._names, self._leaves, strict=True)
         )
-        model = nnx.merge(self._graph, state, copy=True)
-        result = getattr(model, method)(*args, **kwargs)
-        after = _flat(model)
-        return result, {name: after[name].get_value() for name in buffers}
+        return nnx.merge(self._graph, state, copy=True)

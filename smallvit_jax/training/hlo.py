@@ -25,6 +25,7 @@ _FREE = {
 }
 _INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?([\w.\-]+) = (.*)$")
 _COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$")
+_CYCLES = re.compile(r'estimated_cycles":"(\d+)"')
 _SHAPE = re.compile(r"([a-z]\w*)\[([\d,]*)\](\{[^}]*\})?")
 
 
@@ -45,11 +46,15 @@ class Figures(NamedTuple):
       bytes: read and written in the device's memory, by "file:line" of the package.
       collectives: how often each kind runs.
       collective_bytes: size of the results of each kind, per device.
+      kernels: how many operations run, one after another; on a GPU, each is a launch.
+      cycles: libtpu's estimate of what operations take, by line; empty for a GPU.
     """
 
     bytes: Counter[str]
     collectives: Counter[str]
     collective_bytes: Counter[str]
+    kernels: int
+    cycles: Counter[str]
 
 
 def read_program(text: str, package: str = "smallvit_jax") -> Figures:
@@ -86,7 +91,8 @@ class _Program:
                 self._tables.setdefault(section, {})[int(match[1])] = match[2]
 
     def figures(self) -> Figures:
-        found = Figures(Counter(), Counter(), Counter())
+        found = Figures(Counter(), Counter(), Counter(), 0, Counter())
+        kernels = 0
         for instruction, inside, times in self._executed(self._entry, 1):
             kind = instruction.operation.removesuffix("-start")
             if kind in COLLECTIVES:
@@ -95,7 +101,10 @@ class _Program:
                 found.collective_bytes[kind] += times * sent
             if moved := self._moved(instruction, inside):
                 found.bytes[self._place(instruction)] += times * moved
-        return found
+                kernels += times
+            if match := _CYCLES.search(instruction.attributes):
+                found.cycles[self._place(instruction)] += times * int(match[1])
+        return found._replace(kernels=kernels)
 
     def _executed(
         self, computation: str, times: int

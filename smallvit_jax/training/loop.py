@@ -11,8 +11,10 @@ from typing import Any, NoReturn, Protocol
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from smallvit_jax.errors import UserError
+from smallvit_jax.process.sharding import training_on
 from smallvit_jax.training.placement import Source
 
 Schedule = dict[str, np.ndarray]
@@ -40,13 +42,14 @@ class Listener(Protocol):
         """Whether to stop; called between blocks, and must agree between all processes."""
 
 
-def compile_block(step_function: StepFunction, fetch: Callable[..., Any], rows: int):
+def compile_block(step_function: StepFunction, fetch: Callable[..., Any], rows: int, mesh: Mesh):
     """Compiles one program that takes up to `rows` training steps; `count` is set at run time.
 
     Args:
       step_function: (state, images uint8, labels, key, schedule row) → (state, metrics).
       fetch: (block, i) → images and labels of the block's i-th step, as `placement.fetch`.
       rows: the largest number of steps per call.
+      mesh: the devices that the batch is split over.
 
     Returns run(state, block, schedule rows, key, count) → (state, metrics of each step). Donates
     the state. Metrics have `rows` entries, of which the first `count` are valid.
@@ -55,7 +58,8 @@ def compile_block(step_function: StepFunction, fetch: Callable[..., Any], rows: 
     def one_step(state, block, i, schedule, key):
         images, labels = fetch(block, i)
         row = {name: values[i] for name, values in schedule.items()}
-        return step_function(state, images, labels, jax.random.fold_in(key, state.step), row)
+        with training_on(mesh):
+            return step_function(state, images, labels, jax.random.fold_in(key, state.step), row)
 
     def run(state, block, schedule, key, count):
         shapes = jax.eval_shape(one_step, state, block, 0, schedule, key)[1]
@@ -105,7 +109,7 @@ def train(
       TrainingDivergedError: a metric became infinite or NaN; no later state is saved.
     """
     first, total_steps = int(state.step), len(next(iter(schedule.values())))
-    run = compile_block(step_function, source.fetch, steps_per_dispatch)
+    run = compile_block(step_function, source.fetch, steps_per_dispatch, source.mesh)
     metrics = _Metrics(listener, steps_per_epoch)
     blocks = _blocks(first, total_steps, steps_per_dispatch, (steps_per_epoch, checkpoint_every))
     skipped = 1 if total_steps - first > steps_per_dispatch else 0  # the block that compiles

@@ -124,6 +124,7 @@ class _Source:
     def __init__(self, images, labels, order: BatchOrder, mesh: Mesh, block_size: int):
         self.order = order
         self.block_size = block_size
+        self.mesh = mesh
         self._images, self._labels = images, labels
         self._by_step = NamedSharding(mesh, P(None, "data"))
 
