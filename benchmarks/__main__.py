@@ -31,7 +31,7 @@ BENCHMARKS = (
     ),
     Benchmark("accelerator_wheels", "FOLDER", "wheels for a machine without a network", "1 min"),
     Benchmark(
-        "compile_table",
+        "compiled_programs",
         "--out FILE",
         "which steps fit which GPU and TPU, and how fast they may be; nothing is run",
         "4 hours",

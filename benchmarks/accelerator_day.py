@@ -43,7 +43,7 @@ STAGES = {  # what a training step is of: its stage and objective
 BATCHES = (128, 256, 512, 1024)
 PARITY_LIMIT = 1e-4  # float32 on a GPU sums in another order than the CPU that the limits are of
 SLOWEST_ITEM = 360.0  # seconds to expect of an item before any was measured; compiling takes most
-COMPILED = ROOT / "benchmarks/results/compile_table.json"  # by benchmarks.compile_table
+COMPILED = ROOT / "benchmarks/compiled_programs.json"  # by benchmarks.compiled_programs
 TINY = {  # --rehearse
     "vit": {"width": 8, "depth": 1, "heads": 2},
     "swin": {"width": 4, "heads": 1},

@@ -32,7 +32,7 @@ from smallvit_jax.workdir.environment import environment
 
 DEVICES = (1, 2, 4, 8)
 CPU = Target("the CPU", Chip("cpu", 16 * 2**30, 1.0, 1.0), 1)
-COMPILED = ROOT / "benchmarks/results/compile_table.json"
+COMPILED = ROOT / "benchmarks/compiled_programs.json"
 CHIPS = (1, 8, 64, 256)
 BATCHES = (512, 4096, 32768)
 PER_CHIP = 64  # images per chip of a batch that grows with the chips

@@ -18,6 +18,7 @@ from smallvit_jax.models.attention import (
 from smallvit_jax.models.block_loop import save_for_backward
 from smallvit_jax.models.fused_attention import can_fuse, fused_attend
 from smallvit_jax.models.initializers import SCHEMES, Scheme, uniform_fan_in
+from smallvit_jax.models.lane_attention import attend_in_lanes, suits_lanes
 from smallvit_jax.process.sharding import draw_rows
 
 Tokens = Float[Array, "batch tokens width"]
@@ -158,9 +159,13 @@ class Attention(nnx.Module):
 
     def __call__(self, x: Tokens, *, queries: int | None = None) -> Tokens:
         """Attends from the first `queries` tokens (None: all) to every token."""
-        width = x.shape[-1] // self.heads
-        if queries is None and can_fuse(x.shape[1], width, self.qkv.dtype):
-            mixed = fused_attend(self._fused_heads_of(x), self.lsa)
+        tokens, width = x.shape[1], x.shape[-1] // self.heads
+        if queries is not None:
+            mixed = attend(*self._heads_of(x, queries), self.lsa)
+        elif can_fuse(tokens, width, self.qkv.dtype):
+            mixed = fused_attend(self._all_heads_of(x), self.lsa)
+        elif suits_lanes(tokens):
+            mixed = attend_in_lanes(self._all_heads_of(x), self.lsa)
         else:
             mixed = attend(*self._heads_of(x, queries), self.lsa)
         return self.proj(save_for_backward(mixed.reshape(*mixed.shape[:2], -1)))
@@ -180,7 +185,7 @@ class Attention(nnx.Module):
         q, k, v = (t.reshape(*t.shape[:2], self.heads, -1) for t in (q, k, v))
         return at_temperature(q, self.temperature), k, v
 
-    def _fused_heads_of(self, x: Tokens) -> Float[Array, "batch tokens 3 heads width"]:
+    def _all_heads_of(self, x: Tokens) -> Float[Array, "batch tokens 3 heads width"]:
         """Queries, keys and values of all tokens in one array, as the projection gives them."""
         qkv = save_for_backward(self.qkv(x)).reshape(*x.shape[:2], 3, self.heads, -1)
         if self.temperature is None:

@@ -2,9 +2,12 @@
 
 import json
 import subprocess
+import sys
 from types import SimpleNamespace
 
-from benchmarks.compile_table import compile_one, missing, summarize
+import pytest
+
+from benchmarks.compiled_programs import RESULTS, compile_one, grown, missing, summarize
 
 ROW = {
     "model": "vit",
@@ -16,7 +19,11 @@ ROW = {
     "collective_bytes": {"all-reduce": 12.3e6},
     "estimated_images_per_second": 9184.0,
     "compile_seconds": 756.2,
+    "bytes_moved_per_step": 10.5e9,
+    "kernels_per_step": 2618,
+    "cycles_per_step": 0,
 }
+ROW["bytes"]["temporaries"] = 2**31
 
 
 def test_only_missing_and_failed_programs_are_compiled():
@@ -33,9 +40,9 @@ def test_rows_say_whether_a_program_fits():
     refused = {key: ROW[key] for key in ("model", "target")} | {"stage": "finetune"}
     _, first, *rest = summarize([ROW, refused | {"reason": "needs 20 GiB"}, large])
     what = "vit, pre-training"
-    assert first == ("h100", what, "2.6 of 16: TOO LARGE", "", "9,200", "756 s")
+    assert first == ("h100", what, "2.6 of 16: TOO LARGE", "10.5", "2,618", "", "9,200", "756 s")
     assert rest == [
-        ("v5e-8", what, "2.6 of 16", "18 (12.3 MB)", "9,200", "756 s"),
+        ("v5e-8", what, "2.6 of 16", "10.5", "2,618", "18 (12.3 MB)", "9,200", "756 s"),
         ("v5e-8", "vit, fine-tuning", "needs 20 GiB"),
     ]
 
@@ -57,3 +64,27 @@ def test_row_is_that_of_the_job(tmp_path, monkeypatch):
     assert compile_one(*program, tmp_path)["fits"]
     code = 2
     assert compile_one(*program, tmp_path)["error"] == "it needs the plugin"
+
+
+def test_what_grew_is_named():
+    assert grown(ROW, ROW | {"kernels_per_step": 2600, "bytes_moved_per_step": 10.6e9}) == []
+    more = ROW | {"kernels_per_step": 3000, "collectives": {"all-reduce": 18, "all-gather": 1}}
+    assert grown(ROW, more) == [
+        "operations per step: 3,000 instead of 2,618",
+        "all-gather per step: 1 instead of 0",
+    ]
+    assert grown(ROW, {"error": "it needs the plugin"}) == ["it needs the plugin"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("target", "compiler"), [("h100", "jax_cuda12_plugin"), ("v5e-8", "libtpu")]
+)
+def test_no_program_has_grown(target, compiler):
+    """Fine-tuning of the ViT, the quickest to compile; --compare does the same for all."""
+    pytest.importorskip(compiler)
+    command = [sys.executable, "-m", "benchmarks.compiled_programs", "--compare"]
+    command += ["--models", "vit", "--stages", "finetune", "--targets", target]
+    done = subprocess.run(command, cwd=RESULTS.parents[1], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "as before" in done.stdout

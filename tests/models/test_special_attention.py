@@ -1,4 +1,4 @@
-"""Attention as one kernel, interpreted on a CPU, against the plain products."""
+"""The attention of GPUs (one kernel, interpreted here) and of TPUs, against plain products."""
 
 import jax
 import jax.numpy as jnp
@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from smallvit_jax.models import fused_attention
+from smallvit_jax.models import fused_attention, lane_attention, layers
 from smallvit_jax.models.attention import attend
 from smallvit_jax.models.fused_attention import can_fuse, fused_attend
 from smallvit_jax.models.initializers import SCHEMES
+from smallvit_jax.models.lane_attention import attend_in_lanes, suits_lanes
 from smallvit_jax.models.layers import Attention
 from smallvit_jax.process.platform import compiling_for, set_fused_attention
 
@@ -21,10 +22,14 @@ def plain(qkv, mask_self):
     return attend(*(qkv[:, :, part] for part in range(3)), mask_self)
 
 
-@pytest.mark.parametrize("tokens", TOKENS)
+@pytest.mark.parametrize(
+    ("special", "tokens"),
+    [(fused_attend, tokens) for tokens in TOKENS]
+    + [(attend_in_lanes, tokens) for tokens in TOKENS if tokens <= lane_attention.LARGEST],
+)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("mask_self", [False, True])
-def test_values_and_gradients_are_those_of_the_plain_products(tokens, dtype, mask_self):
+def test_values_and_gradients_are_those_of_the_plain_products(special, tokens, dtype, mask_self):
     key, other = jax.random.split(jax.random.key(tokens))
     qkv = jax.random.normal(key, (2, tokens, 3, 3, 16), dtype)
     gradient = jax.random.normal(other, (2, tokens, 3, 16), dtype)
@@ -32,7 +37,7 @@ def test_values_and_gradients_are_those_of_the_plain_products(tokens, dtype, mas
     tolerance = 1e-6 if dtype == "float32" else 2**-6
     with jax.default_matmul_precision("highest"):
         for ours, theirs in zip(
-            _values_and_gradients(fused_attend, qkv, gradient, mask_self),
+            _values_and_gradients(special, qkv, gradient, mask_self),
             _values_and_gradients(plain, qkv, gradient, mask_self),
             strict=True,
         ):
@@ -44,30 +49,34 @@ def _values_and_gradients(function, qkv, gradient, mask_self):
     return (np.asarray(x, np.float32) for x in (values, *backward(gradient)))
 
 
-def test_a_masked_token_alone_still_sees_itself():
+@pytest.mark.parametrize("special", [fused_attend, attend_in_lanes])
+def test_a_masked_token_alone_still_sees_itself(special):
     qkv = jax.random.normal(jax.random.key(0), (1, 1, 3, 1, 16))
-    np.testing.assert_allclose(fused_attend(qkv, True), qkv[:, :, 2], rtol=1e-6)
+    np.testing.assert_allclose(special(qkv, True), qkv[:, :, 2], rtol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("name", "condition"), [("fused_attend", "can_fuse"), ("attend_in_lanes", "suits_lanes")]
+)
 @pytest.mark.parametrize("lsa", [False, True])
-def test_the_attention_layer_uses_it(lsa, monkeypatch):
+def test_the_attention_layer_uses_it(name, condition, lsa, monkeypatch):
     layer = Attention(
         64, 4, lsa=lsa, scheme=SCHEMES["reference"], dtype=jnp.bfloat16, rngs=nnx.Rngs(0)
     )
     x = jax.random.normal(jax.random.key(1), (2, 17, 64))
     expected = layer(x)
-    calls = []
+    calls, special = [], getattr(layers, name)
 
     def counted(*arguments):
         calls.append(1)
-        return fused_attend(*arguments)
+        return special(*arguments)
 
-    monkeypatch.setattr("smallvit_jax.models.layers.can_fuse", lambda *_: True)
-    monkeypatch.setattr("smallvit_jax.models.layers.fused_attend", counted)
+    monkeypatch.setattr(layers, condition, lambda *_: True)
+    monkeypatch.setattr(layers, name, counted)
     np.testing.assert_allclose(
         np.asarray(layer(x), np.float32), np.asarray(expected, np.float32), atol=1e-3
     )
-    layer(x, queries=1)  # of which there is no kernel
+    layer(x, queries=1)  # which only the plain products can
     assert len(calls) == 1
 
 
@@ -81,5 +90,8 @@ def test_where_it_is_used():
         set_fused_attention(False)
         assert not can_fuse(17, 16, jnp.bfloat16)
         set_fused_attention(True)
+    assert not suits_lanes(17)
     with compiling_for("tpu"):
         assert not can_fuse(17, 16, jnp.bfloat16)
+        assert suits_lanes(17)
+        assert not suits_lanes(65)
