@@ -32,29 +32,28 @@ def save_for_backward(x: jax.Array) -> jax.Array:
 def apply_blocks(
     blocks: Sequence[Any],
     x: Float[Array, "batch tokens width"],
-    rngs: nnx.Rngs | None,
+    drops: Sequence[jax.Array | None],
     remat: bool = False,
 ) -> Float[Array, "batch tokens width"]:
     """Applies blocks that differ only in weights and drop path rates.
 
-    With `remat`, a block keeps only its input for the backward pass.
+    `drops` has the random numbers of each block's drop path (see `layers.draw_drops`). With
+    `remat`, a block keeps only its input for the backward pass.
     """
     if not len(blocks):
         return x
-    keys = None if rngs is None else jax.random.split(rngs.drop_path(), len(blocks))
     graph = nnx.graphdef(blocks[0])
     body = _loop_body(graph, remat, platform(), fused_attention())
     if platform() == "gpu":
-        for i, block in enumerate(blocks):
-            weights = nnx.to_pure_dict(nnx.state(block))
-            key = None if keys is None else keys[i]
-            x, _ = body(x, (weights, block.drop_path_rate, key))
+        for block, drawn in zip(blocks, drops, strict=True):
+            x, _ = body(x, (nnx.to_pure_dict(nnx.state(block)), block.drop_path_rate, drawn))
         return x
     weights = jax.tree.map(
         lambda *w: jnp.stack(w), *(nnx.to_pure_dict(nnx.state(block)) for block in blocks)
     )
     rates = jnp.asarray([block.drop_path_rate for block in blocks])
-    return jax.lax.scan(body, x, (weights, rates, keys))[0]
+    drawn = None if drops[0] is None else jnp.stack(drops)
+    return jax.lax.scan(body, x, (weights, rates, drawn))[0]
 
 
 @functools.cache  # returns the same function object; otherwise every call outside jit would compile
@@ -62,10 +61,10 @@ def _loop_body(graph: nnx.GraphDef, remat: bool, *traced_for: str | bool):
     del traced_for  # what the blocks' code depends on: another program needs another function
 
     def body(x, parts):
-        weights, rate, key = parts
+        weights, rate, drawn = parts
         block = nnx.merge(graph, weights)
         block.drop_path_rate = rate
-        return block(x, None if key is None else nnx.Rngs(key)), None
+        return block(x, drawn), None
 
     policy = None if remat else jax.checkpoint_policies.save_only_these_names(_KEPT)
     return jax.checkpoint(body, policy=policy, prevent_cse=False)

@@ -13,12 +13,15 @@ from smallvit_jax.models.cait_attention import ClassAttention, TalkingHeads
 from smallvit_jax.models.image_model import ImageModel, Images
 from smallvit_jax.models.initializers import Scheme, get_scheme
 from smallvit_jax.models.layers import (
+    Drops,
     Linear,
     Mlp,
     Tokens,
+    branch_drops,
     classifier,
     classify,
     cut_patches,
+    draw_drops,
     drop_path,
     layer_norm,
     resize_position_embedding,
@@ -119,12 +122,13 @@ class CaiT(ImageModel):
         patches = self.patch_embed(images, train=train)
         x = self._embed(patches, images)
         layers: dict[str, Array] = {}
+        drops = draw_drops(rngs, len(self.blocks), len(images))
         if "layers" in wanted:
             layers |= {"patch_embed": patches, "block_input": x}
             for i, layer in enumerate(self.blocks):
-                x = layers[f"blocks.{i}"] = layer(x, rngs)
+                x = layers[f"blocks.{i}"] = layer(x, drops[i])
         else:
-            x = apply_blocks(self.blocks, x, rngs, self.remat)
+            x = apply_blocks(self.blocks, x, drops, self.remat)
         cls = self._class_token(x)
         found: dict[str, Any] = {}
         pooled: list[Array] = []
@@ -224,12 +228,13 @@ class CaiTBlock(nnx.Module):
         self.mlp = Mlp(width, int(width * mlp_ratio), **shared)
         self.drop_path_rate = drop_path_rate
 
-    def __call__(self, x: Tokens, rngs: nnx.Rngs | None = None) -> Tokens:
+    def __call__(self, x: Tokens, drops: Drops | None = None) -> Tokens:
+        first, second = branch_drops(drops)
         # The layer scale's gradient needs the branch; recomputing it would cost a matrix product.
         branch = save_for_backward(self.attn(self.norm1(x))) * self.gamma_1[...].astype(x.dtype)
-        x = save_for_backward(x + drop_path(branch, self.drop_path_rate, rngs))
+        x = save_for_backward(x + drop_path(branch, self.drop_path_rate, first))
         branch = save_for_backward(self.mlp(self.norm2(x))) * self.gamma_2[...].astype(x.dtype)
-        return x + drop_path(branch, self.drop_path_rate, rngs)
+        return x + drop_path(branch, self.drop_path_rate, second)
 
 
 class ClassBlock(nnx.Module):

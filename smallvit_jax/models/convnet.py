@@ -15,7 +15,14 @@ from smallvit_jax.models.batch_norm import BatchNorm
 from smallvit_jax.models.convolve import Maps, convolve
 from smallvit_jax.models.image_model import ImageModel, Images
 from smallvit_jax.models.initializers import Initializer
-from smallvit_jax.models.layers import LARGEST_SMALL_IMAGE, Linear, classify
+from smallvit_jax.models.layers import (
+    LARGEST_SMALL_IMAGE,
+    Drops,
+    Linear,
+    classify,
+    draw_drops,
+    dropout,
+)
 
 
 def he_normal(mode: str) -> Initializer:
@@ -114,20 +121,20 @@ class ConvNet(ImageModel):
             )
         mode = {"train": train, "record": images.shape[1:3] == (self.image_size,) * 2}
         x, maps = self._begin(images, **mode), []
-        for layer in self.blocks:
-            x = _apply(layer, x, rngs, self.remat, **mode)
+        drops = draw_drops(rngs, len(self.blocks), len(images))
+        for layer, drawn in zip(self.blocks, drops, strict=True):
+            x = _apply(layer, x, drawn, self.remat, **mode)
             maps.append(x)
         maps[-1] = self._end(x, **mode)
-        features = classified = _pool(maps[-1])
+        features = _pool(maps[-1])
         found = {"features": features}
         if "block_features" in wanted:
             found["block_features"] = jnp.concatenate(
                 [_pool(m) for m in maps[-last_blocks:]], axis=1
             )
         if "logits" in wanted:
-            if self.head is not None and rngs is not None and self.DROPOUT:
-                classified = nnx.Dropout(self.DROPOUT, deterministic=False)(features, rngs=rngs)
-            found["logits"] = classify(self.head, classified)
+            dropped = features if self.head is None else dropout(features, self.DROPOUT, rngs)
+            found["logits"] = classify(self.head, dropped)
         return {name: found[name] for name in wanted}
 
     @abc.abstractmethod
@@ -142,14 +149,13 @@ def _pool(x: Maps) -> Float[Array, "batch channels"]:
     return x.astype(jnp.float32).mean(axis=(1, 2))
 
 
-def _apply(block: nnx.Module, x: Maps, rngs: nnx.Rngs | None, remat: bool, **mode) -> Maps:
+def _apply(block: nnx.Module, x: Maps, drops: Drops | None, remat: bool, **mode) -> Maps:
     """Applies a block; with `remat`, only its input is kept for the backward pass."""
 
-    def apply(block, x, key):
-        return block(x, None if key is None else nnx.Rngs(key), **mode)
+    def apply(block, x, drops):
+        return block(x, drops, **mode)
 
-    apply = nnx.remat(apply) if remat else apply
-    return apply(block, x, None if rngs is None else rngs.drop_path())
+    return (nnx.remat(apply) if remat else apply)(block, x, drops)
 
 
 def linear_classifier(

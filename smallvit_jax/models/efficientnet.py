@@ -19,7 +19,7 @@ from smallvit_jax.models.convnet import (
     linear_classifier,
 )
 from smallvit_jax.models.initializers import uniform_fan_in
-from smallvit_jax.models.layers import Linear, drop_path
+from smallvit_jax.models.layers import Drops, Linear, branch_drops, drop_path
 
 _WIDTH = 32  # channels of the stem; all other layers scale with it
 
@@ -162,11 +162,12 @@ class InvertedBlock(nnx.Module):
         self.residual = stride == 1 and inputs == outputs
         self.drop_path_rate = drop_path_rate
 
-    def __call__(self, x: Maps, rngs: nnx.Rngs | None = None, **mode: bool) -> Maps:
+    def __call__(self, x: Maps, drops: Drops | None = None, **mode: bool) -> Maps:
         hidden = x if self.expand is None else jax.nn.silu(self.expand(x, **mode))
         hidden = jax.nn.silu(self.filter(hidden, **mode))
         branch = self.project(self.excitation(hidden), **mode)
-        return x + drop_path(branch, self.drop_path_rate, rngs) if self.residual else branch
+        drawn = branch_drops(drops)[0]
+        return x + drop_path(branch, self.drop_path_rate, drawn) if self.residual else branch
 
 
 class Excitation(nnx.Module):

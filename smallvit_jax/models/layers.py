@@ -1,5 +1,6 @@
 """Building blocks shared by the transformer families."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -22,6 +23,9 @@ from smallvit_jax.models.lane_attention import attend_in_lanes, suits_lanes
 from smallvit_jax.process.sharding import draw_rows
 
 Tokens = Float[Array, "batch tokens width"]
+Drops = Float[Array, "branches batch"]  # of a block: uniform random numbers, see `drop_path`
+
+BRANCHES = 2  # residual branches of a block
 
 LARGEST_SMALL_IMAGE = 96  # pixels per side; larger ones are photographs, with coarser stems
 LAYER_NORM_EPSILON = 1e-6  # as in all reference models (models/vit.py, swin.py:542, cait.py)
@@ -90,20 +94,50 @@ def classify(
     return features if head is None else head(features).astype(jnp.float32)
 
 
+def draw_drops(rngs: nnx.Rngs | None, blocks: int, batch: int) -> Sequence[Drops | None]:
+    """The random numbers of each block's drop path; None for each without `rngs`.
+
+    They are drawn together, because a draw takes some hundred instructions, which for every branch
+    of every block were most of a compiled step's.
+    """
+    if rngs is None:
+        return [None] * blocks
+    key = rngs.drop_path()
+    drawn = draw_rows(lambda rows: jax.random.uniform(key, (rows, blocks, BRANCHES)), batch)
+    return list(drawn.transpose(1, 2, 0))
+
+
+def branch_drops(drops: Drops | None) -> Sequence[Float[Array, " batch"] | None]:
+    """The random numbers of each of a block's branches."""
+    return [None] * BRANCHES if drops is None else list(drops)
+
+
 def drop_path(
-    x: Float[Array, "batch *positions width"], rate: float | jax.Array, rngs: nnx.Rngs | None
+    x: Float[Array, "batch *positions width"],
+    rate: float | jax.Array,
+    drawn: Float[Array, " batch"] | None,
 ) -> Float[Array, "batch *positions width"]:
     """Zeroes the residual branch of whole samples with probability `rate`, rescaling the others.
 
-    Active only if `rngs` is given and the rate is above zero (Huang et al., 2016, as in timm). In
-    a loop over blocks, the rate is an array.
+    `drawn` has a uniform random number for each sample; with None, or a rate of 0, nothing is
+    dropped (Huang et al., 2016, as in timm). In a loop over blocks, the rate is an array.
     """
-    if rngs is None or (isinstance(rate, float) and rate == 0.0):
+    if drawn is None or (isinstance(rate, float) and rate == 0.0):
         return x
     kept = 1.0 - rate
-    key, ones = rngs.drop_path(), (1,) * (x.ndim - 1)
-    mask = draw_rows(lambda rows: jax.random.bernoulli(key, kept, (rows, *ones)), x.shape[0])
+    mask = (drawn < kept).reshape(-1, *[1] * (x.ndim - 1))
     return jnp.where(mask, x / kept, 0).astype(x.dtype)
+
+
+def dropout(
+    x: Float[Array, "batch features"], rate: float, rngs: nnx.Rngs | None
+) -> Float[Array, "batch features"]:
+    """Zeroes single features with probability `rate`, rescaling the others; not without `rngs`."""
+    if rngs is None or rate == 0.0:
+        return x
+    key, kept = rngs.dropout(), 1.0 - rate
+    mask = draw_rows(lambda rows: jax.random.bernoulli(key, kept, (rows, x.shape[1])), len(x))
+    return jnp.where(mask, x / kept, 0)
 
 
 def cut_patches(
@@ -243,12 +277,13 @@ class EncoderBlock(nnx.Module):
         self.drop_path_rate = drop_path_rate
 
     def __call__(
-        self, x: Tokens, rngs: nnx.Rngs | None = None, *, queries: int | None = None
+        self, x: Tokens, drops: Drops | None = None, *, queries: int | None = None
     ) -> Tokens:
         """Returns the first `queries` tokens (None: all) after attention to every token."""
+        first, second = branch_drops(drops)
         branch = self.attn(self.norm1(x), queries=queries)
-        x = save_for_backward(x[:, :queries] + drop_path(branch, self.drop_path_rate, rngs))
-        return x + drop_path(self.mlp(self.norm2(x)), self.drop_path_rate, rngs)
+        x = save_for_backward(x[:, :queries] + drop_path(branch, self.drop_path_rate, first))
+        return x + drop_path(self.mlp(self.norm2(x)), self.drop_path_rate, second)
 
 
 def resize_position_embedding(

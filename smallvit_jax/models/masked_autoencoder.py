@@ -60,7 +60,7 @@ class Decoder(nnx.Module):
         place = jnp.argsort(order, axis=1)[..., None]
         x = jnp.take_along_axis(jnp.concatenate([seen, masked], axis=1), place, axis=1)
         x = jnp.concatenate([class_token, x + self.pos_embed[...].astype(x.dtype)], axis=1)
-        x = apply_blocks(list(self.blocks), x, None)[:, -patches:]
+        x = apply_blocks(list(self.blocks), x, [None] * len(self.blocks))[:, -patches:]
         return self.predict(self.norm(x)).astype(jnp.float32)
 
 

@@ -20,7 +20,7 @@ from smallvit_jax.models.convnet import (
     linear_classifier,
 )
 from smallvit_jax.models.initializers import Initializer, uniform_fan_in
-from smallvit_jax.models.layers import drop_path
+from smallvit_jax.models.layers import Drops, branch_drops, drop_path
 
 
 class ResNet(ConvNet):
@@ -207,7 +207,7 @@ class BasicBlock(nnx.Module):
         projects = changes and shortcut == "projection"
         self.projection = ConvNorm(inputs, outputs, 1, stride, **shared) if projects else None
 
-    def __call__(self, x: Maps, rngs: nnx.Rngs | None = None, **mode: bool) -> Maps:
+    def __call__(self, x: Maps, drops: Drops | None = None, **mode: bool) -> Maps:
         branch = self.conv2(jax.nn.relu(self.conv1(x, **mode)), **mode)
         if self.projection is not None:
             x = self.projection(x, **mode)
@@ -215,4 +215,4 @@ class BasicBlock(nnx.Module):
             before = self.added // 2
             x = x[:, :: self.stride, :: self.stride]
             x = jnp.pad(x, ((0, 0), (0, 0), (0, 0), (before, self.added - before)))
-        return jax.nn.relu(x + drop_path(branch, self.drop_path_rate, rngs))
+        return jax.nn.relu(x + drop_path(branch, self.drop_path_rate, branch_drops(drops)[0]))

@@ -15,12 +15,15 @@ from smallvit_jax.errors import UserError, check_choice
 from smallvit_jax.models.image_model import ImageModel, Images
 from smallvit_jax.models.initializers import Scheme, get_scheme
 from smallvit_jax.models.layers import (
+    Drops,
     Linear,
     Mlp,
     PatchEmbed,
     Tokens,
+    branch_drops,
     classifier,
     classify,
+    draw_drops,
     drop_path,
     layer_norm,
 )
@@ -125,6 +128,7 @@ class Swin(ImageModel):
         count = sum(len(stage.blocks) for stage in self.layers)
         index, number = range(count)[attention_block], 0
         x = self._embed(images, train)
+        drops = draw_drops(rngs, count, len(images))
         found: dict[str, Any] = {}
         pooled: list[Array] = []
         layers: dict[str, Array] = {}
@@ -140,7 +144,7 @@ class Swin(ImageModel):
             for j, layer in enumerate(stage.blocks):
                 if number == index and "attention" in wanted:
                     found["attention"] = layer.attn.received(layer.norm1(x))
-                x = note(f"layers.{i}.blocks.{j}", _apply(layer, x, rngs, self.remat))
+                x = note(f"layers.{i}.blocks.{j}", _apply(layer, x, drops[number], self.remat))
                 if "block_features" in wanted:
                     normed = self.norm(x) if stage.downsample is None else x
                     pooled.append(normed.astype(jnp.float32).mean(axis=(1, 2)))
@@ -166,15 +170,14 @@ class Swin(ImageModel):
         return self.patch_embed(images, train=train).reshape(batch, rows, columns, -1)
 
 
-def _apply(block: nnx.Module, x: Grid, rngs: nnx.Rngs | None, remat: bool) -> Grid:
+def _apply(block: nnx.Module, x: Grid, drops: Drops | None, remat: bool) -> Grid:
     """Applies a block; with `remat`, only its input is kept for the backward pass."""
     graph, weights = nnx.split(block)
 
-    def apply(weights, x, key):
-        return nnx.merge(graph, weights)(x, None if key is None else nnx.Rngs(key))
+    def apply(weights, x, drops):
+        return nnx.merge(graph, weights)(x, drops)
 
-    apply = jax.checkpoint(apply) if remat else apply
-    return apply(weights, x, None if rngs is None else rngs.drop_path())
+    return (jax.checkpoint(apply) if remat else apply)(weights, x, drops)
 
 
 def _check(grid: int, depths: tuple[int, ...], window_padding: str) -> None:
@@ -263,9 +266,10 @@ class SwinBlock(nnx.Module):
         self.mlp = Mlp(width, int(width * mlp_ratio), **shared)
         self.drop_path_rate = drop_path_rate
 
-    def __call__(self, x: Grid, rngs: nnx.Rngs | None = None) -> Grid:
-        x = x + drop_path(self.attn(self.norm1(x)), self.drop_path_rate, rngs)
-        return x + drop_path(self.mlp(self.norm2(x)), self.drop_path_rate, rngs)
+    def __call__(self, x: Grid, drops: Drops | None = None) -> Grid:
+        first, second = branch_drops(drops)
+        x = x + drop_path(self.attn(self.norm1(x)), self.drop_path_rate, first)
+        return x + drop_path(self.mlp(self.norm2(x)), self.drop_path_rate, second)
 
 
 class PatchMerging(nnx.Module):

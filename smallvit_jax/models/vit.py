@@ -18,6 +18,7 @@ from smallvit_jax.models.layers import (
     Tokens,
     classifier,
     classify,
+    draw_drops,
     layer_norm,
     resize_position_embedding,
 )
@@ -130,13 +131,14 @@ class ViT(ImageModel):
         patches = self.patch_embed(images, train=train)
         x = self._add_positions(patches, rows, columns)
         layers = {"patch_embed": patches, "block_input": x} if all_layers else {}
-        x = apply_blocks(list(self.blocks)[:first], x, rngs, self.remat)
+        drops = draw_drops(rngs, count, len(images))
+        x = apply_blocks(list(self.blocks)[:first], x, drops[:first], self.remat)
         found: dict[str, Any] = {}
         pooled: list[Array] = []
         for i, layer in enumerate(list(self.blocks)[first:], first):
             if i == index and "attention" in wanted:
                 found["attention"] = self._attention_map(layer, x, rows, columns)
-            x = layer(x, rngs, queries=1 if class_token_only else None)
+            x = layer(x, drops[i], queries=1 if class_token_only else None)
             layers[f"blocks.{i}"] = x
             pooled.append(self._pooled(x))
         features = pooled[-1] if pooled else self._pooled(x)
@@ -174,10 +176,9 @@ class ViT(ImageModel):
         x = self._add_positions(self.patch_embed(pixels, train=train), rows, columns)
         class_token, x = jnp.split(x, [x.shape[1] - rows * columns], axis=1)
         x = jnp.take_along_axis(x, visible[..., None], axis=1)
-        x = apply_blocks(
-            list(self.blocks), jnp.concatenate([class_token, x], axis=1), rngs, self.remat
-        )
-        return self.norm(x)
+        x = jnp.concatenate([class_token, x], axis=1)
+        drops = draw_drops(rngs, len(self.blocks), len(images))
+        return self.norm(apply_blocks(list(self.blocks), x, drops, self.remat))
 
     def _attention_map(
         self, block: EncoderBlock, x: Tokens, rows: int, columns: int

@@ -8,6 +8,7 @@ from flax import nnx
 
 from smallvit_jax.models import create_model
 from smallvit_jax.models.block_loop import apply_blocks
+from smallvit_jax.models.layers import draw_drops
 from smallvit_jax.models.parameters import Functional
 from smallvit_jax.process.platform import compiling_for
 
@@ -20,10 +21,11 @@ class Chain(nnx.Module):
         self.blocks, self.looped, self.remat = model.blocks, looped, remat
 
     def __call__(self, x, rngs=None):
+        drops = draw_drops(rngs, len(self.blocks), len(x))
         if self.looped:
-            return apply_blocks(self.blocks, x, rngs, self.remat)
-        for block in self.blocks:
-            x = block(x, rngs)
+            return apply_blocks(self.blocks, x, drops, self.remat)
+        for block, drawn in zip(self.blocks, drops, strict=True):
+            x = block(x, drawn)
         return x
 
 
@@ -63,7 +65,7 @@ def test_each_block_keeps_its_own_drop_path_rate():
     model = create_model("vit", image_size=8, width=24, depth=2, heads=2, drop_path=0.9)
     x = jax.random.normal(jax.random.key(0), (4000, 1, 24))
     for rate, blocks in ((0.0, [model.blocks[0]]), (0.9, [model.blocks[1]])):
-        out = apply_blocks(blocks, x, nnx.Rngs(3))
+        out = apply_blocks(blocks, x, draw_drops(nnx.Rngs(3), 1, len(x)))
         unchanged = (out == x).all(axis=(1, 2)).mean()
         assert unchanged == pytest.approx(rate**2, abs=0.025)  # both branches dropped
-    assert apply_blocks([], x, None) is x
+    assert apply_blocks([], x, []) is x
