@@ -16,7 +16,7 @@ ALLOWED = {
     "process": "",
     "data": "process",
     "config": "data process",
-    "augment": "",
+    "augment": "process",
     "models": "config process",
     "workdir": "config process",
     "interop": "models",

@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from smallvit_jax.augment import color
+from smallvit_jax.augment.lookup import choose_row, count_levels, map_levels, pick_neighbors
 from smallvit_jax.augment.policies import POLICIES, Step
 
 NUMBERS = 5  # uniform numbers per image: sub-policy, whether to apply each step, sign of each step
@@ -81,14 +82,15 @@ def autoaugment(
     """Applies a random sub-policy of `POLICIES[policy]`, selected by numbers uniform in [0, 1)."""
     steps = [step for sub_policy in POLICIES[policy] for step in sub_policy]
     table = parameter_table(steps, planes.shape[0])
-    probability = jnp.array([probability for _, probability, _ in steps], jnp.float32)
+    probabilities = jnp.array([probability for _, probability, _ in steps], jnp.float32)
     sub_policy = jnp.floor(uniform[0] * len(POLICIES[policy])).astype(jnp.int32)
 
     def change(planes, drawn):
         place, happens, sign = drawn
         step = 2 * sub_policy + place
-        row = jnp.where(happens < probability[step], 2 * step + (sign < 0.5), 2 * len(steps))
-        return apply(planes, jax.tree.map(lambda values: jnp.asarray(values)[row], table)), None
+        applied = happens < choose_row(probabilities, step)
+        row = jnp.where(applied, 2 * step + (sign < 0.5), 2 * len(steps))
+        return apply(planes, choose_row(table, row)), None
 
     # With a loop, XLA computes its input and output only once: unrolled, between cropping and
     # normalizing, the two changes took four times as long on a CPU.
@@ -162,9 +164,10 @@ def apply(
     p = parameters
     # Exact, since values are whole numbers and the step is a power of two.
     added = jnp.where(planes < 128.0, jnp.minimum(planes + p.added, 255.0), planes)
+    moved = move(planes, p)
     changed = {
-        TURN: turn(planes, p.turn),
-        SHIFT: shift_rows(planes, p.shift, p.part, p.vertical),
+        TURN: moved,
+        SHIFT: moved,
         MAP: color.solarize(jnp.floor(added / p.step) * p.step, p.threshold),
         ADJUST: color.adjust(planes, p.adjustment, p.factor),
         SHARPEN: sharpen(planes, p.factor),
@@ -174,47 +177,34 @@ def apply(
     return jax.lax.select_n(p.kind, *(changed[kind] for kind in range(len(changed))))
 
 
-def turn(planes: Float[Array, "size 3 size"], turn: Int[Array, "6"]) -> Float[Array, "size 3 size"]:
-    """Applies an affine map with nearest-neighbor sampling (see `Parameters`)."""
-    size = planes.shape[0]
-    index = jnp.arange(size)
-    x = (turn[0] * index + turn[1] * index[:, None] + turn[2]) >> 16
-    y = (turn[3] * index + turn[4] * index[:, None] + turn[5]) >> 16
-    inside = (x >= 0) & (x < size) & (y >= 0) & (y < size)
-    image = _pick(planes, jnp.clip(y, 0, size - 1), jnp.clip(x, 0, size - 1))
-    return jnp.where(inside[:, None], image, FILL)
-
-
-def shift_rows(
-    planes: Float[Array, "size 3 size"],
-    shift: Int[Array, " size"],
-    part: Float[Array, " size"],
-    vertical: Bool[Array, ""] | bool,
+def move(
+    planes: Float[Array, "size 3 size"], parameters: Parameters[Array]
 ) -> Float[Array, "size 3 size"]:
-    """Moves the pixel at x + shift[y] + part[y] of row y to x; the same for columns if `vertical`.
+    """Applies TURN or SHIFT (see `Parameters`), whichever `parameters.kind` is.
 
-    Interpolates with a cubic through four neighbors, a = -1, and truncates the result to a whole
+    One function for both, so that they share look-ups. TURN takes the nearest pixel. SHIFT
+    interpolates with a cubic through four neighbors, a = -1, and truncates the result to a whole
     number; beyond the edge, neighbors are copies of the last pixel (Pillow's transform).
     """
-    size = planes.shape[0]
+    p, size = parameters, planes.shape[0]
+    turns = p.kind == TURN
     index = jnp.arange(size)
-    along = jnp.where(vertical, index[:, None], index)
-    across = jnp.where(vertical, index, index[:, None])
-    start, t = along + shift[across], part[across]
+    turned_x = (p.turn[0] * index + p.turn[1] * index[:, None] + p.turn[2]) >> 16
+    turned_y = (p.turn[3] * index + p.turn[4] * index[:, None] + p.turn[5]) >> 16
+    x = jnp.where(turns, turned_x, index + jnp.where(p.vertical, 0, p.shift[:, None]))
+    y = jnp.where(turns, turned_y, index[:, None] + jnp.where(p.vertical, p.shift, 0))
+    before, here, after, next_after = pick_neighbors(planes, y, x, p.vertical)
 
-    def neighbor(offset: int) -> Float[Array, "size 3 size"]:
-        place = jnp.clip(start + offset, 0, size - 1)
-        y, x = jnp.where(vertical, place, across), jnp.where(vertical, across, place)
-        return _pick(planes, y, x)
-
-    before, here, after, next_after = (neighbor(offset) for offset in (-1, 0, 1, 2))
+    t = jnp.where(p.vertical, p.part, p.part[:, None])[:, None]
     square = 2.0 * (before - here) + after - next_after
     cube = here - before + next_after - after
-    nearest = start + (t >= 0.5)
-    inside = (nearest >= 0) & (nearest < size)
-    t = t[:, None]
     moved = here + t * (after - before + t * (square + t * cube))  # exact if all are equal
-    return jnp.where(inside[:, None], jnp.floor(jnp.clip(moved, 0.0, 255.0)), FILL)
+    moved = jnp.where(turns, here, jnp.floor(jnp.clip(moved, 0.0, 255.0)))
+
+    up = (t[:, 0] >= 0.5) & ~turns  # to the nearest pixel
+    x, y = x + (up & ~p.vertical), y + (up & p.vertical)
+    inside = (x >= 0) & (x < size) & (y >= 0) & (y < size)
+    return jnp.where(inside[:, None], moved, FILL)
 
 
 def sharpen(
@@ -255,23 +245,14 @@ def stretch(planes: Float[Array, "height 3 width"]) -> Float[Array, "height 3 wi
 
 def equalize(planes: Float[Array, "height 3 width"]) -> Float[Array, "height 3 width"]:
     """Equalizes the histogram of each channel (Pillow's `equalize`)."""
-    values = planes.astype(jnp.int32) + 256 * jnp.arange(3)[:, None]
-    # Integer sums do not depend on the order of addition, which varies on a GPU.
-    counts = jnp.zeros(3 * 256, jnp.int32).at[values].add(1).reshape(3, 256)
+    values = planes.astype(jnp.int32)
+    counts = count_levels(values)
     below = jnp.cumsum(counts, axis=1) - counts
     # Adding 0.5 keeps rounding errors from pushing whole quotients below the whole number.
     step = jnp.floor((jnp.where(counts > 0, below, 0).max(1, keepdims=True) + 0.5) / 255.0)
     level = jnp.floor((jnp.floor(step / 2.0) + below + 0.5) / jnp.maximum(step, 1.0))
     level = jnp.where(step > 0.0, jnp.minimum(level, 255.0), jnp.arange(256.0))
-    return level.reshape(-1)[values]
-
-
-def _pick(
-    planes: Float[Array, "size 3 size"], y: Int[Array, "size size"], x: Int[Array, "size size"]
-) -> Float[Array, "size 3 size"]:
-    size = planes.shape[0]
-    place = y * (3 * size) + x
-    return planes.reshape(-1)[place[:, None] + size * jnp.arange(3)[:, None]]
+    return map_levels(values, level)
 
 
 def _whole_and_part(distance: np.ndarray) -> dict[str, np.ndarray]:

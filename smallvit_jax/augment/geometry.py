@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
+from smallvit_jax.augment.lookup import choose_row
+
 CROP_TRIES = 10  # as in torchvision's RandomResizedCrop
 ERASE_TRIES = 100  # as in the reference's RandomErasing
 CROP_NUMBERS = 2 * CROP_TRIES + 2  # uniform numbers per random crop box
@@ -182,6 +184,6 @@ def _place_first_fitting(
     uniform: Float[Array, "2"],
 ) -> Int[Array, "4"]:
     """Puts the first box that fits at a uniformly random place in the image."""
-    size = jnp.stack([heights, widths])[:, jnp.argmax(fits)]
+    size = choose_row(jnp.stack([heights, widths], axis=1), jnp.argmax(fits))
     corner = jnp.floor(uniform * (jnp.array([height, width]) - size + 1))
     return jnp.concatenate([corner, size]).astype(jnp.int32)

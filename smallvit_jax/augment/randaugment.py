@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, Int
 
 from smallvit_jax.augment import autoaugment, color
 from smallvit_jax.augment.autoaugment import Parameters
+from smallvit_jax.augment.lookup import choose_row
 
 OPERATIONS = (
     *("autocontrast", "equalize", "invert", "rotate", "posterize", "solarize", "solarize_add"),
@@ -55,6 +56,8 @@ def draw(uniform: Float[Array, "4"], size: int) -> Parameters[Array]:
     operation = jnp.floor(which * len(OPERATIONS)).astype(jnp.int32)
     level = LEVEL + LEVEL_SPREAD * jax.scipy.special.ndtri(level)
     chosen = parameters(operation, level, jnp.where(sign < 0.5, -1.0, 1.0), size)
+    # Otherwise XLA may compute the parameters again for each pixel, which takes longer on a CPU.
+    chosen = jax.lax.optimization_barrier(chosen)
     return jax.tree.map(
         lambda *values: jnp.where(happens < PROBABILITY, *values),
         chosen,
@@ -88,7 +91,7 @@ def parameters(
     kinds = jnp.array([_KINDS[name] for name in OPERATIONS], jnp.int32)
     adjustments = [autoaugment.ADJUSTMENTS.get(name, color.BRIGHTNESS) for name in OPERATIONS]
     return Parameters(
-        kind=kinds[operation],
+        kind=choose_row(kinds, operation),
         turn=_rotation(jnp.where(applies("rotate"), jnp.radians(30.0 * signed), 0.0), size),
         vertical=applies("shearY", "translateY"),
         shift=whole.astype(jnp.int32),
@@ -96,7 +99,7 @@ def parameters(
         added=jnp.where(applies("solarize_add"), jnp.floor(110 * strength), 0.0),
         step=jnp.exp2(8.0 - bits),
         threshold=jnp.where(applies("invert"), 0.0, threshold),
-        adjustment=jnp.array(adjustments, jnp.int32)[operation],
+        adjustment=choose_row(jnp.array(adjustments, jnp.int32), operation),
         factor=1 + 0.9 * signed,
     )
 
