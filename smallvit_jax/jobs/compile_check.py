@@ -31,7 +31,13 @@ from smallvit_jax.process.platform import compiling_for
 from smallvit_jax.process.terminal import print_table
 from smallvit_jax.training.hlo import read_program
 from smallvit_jax.training.loop import compile_block
-from smallvit_jax.training.placement import ACCELERATOR_SHARE, DeviceBlock, HostBlock, fetch
+from smallvit_jax.training.placement import (
+    ACCELERATOR_SHARE,
+    DeviceBlock,
+    HostBlock,
+    fetch,
+    stored_bytes,
+)
 from smallvit_jax.workdir.files import make_folder
 from smallvit_jax.workdir.records import write_config, write_result
 
@@ -257,11 +263,16 @@ def _abstract_arguments(
     images, labels = step.images
     placement = config.runtime.data_placement
     if placement == "auto":
-        fits = images.nbytes <= ACCELERATOR_SHARE * target.memory_per_device
+        size = stored_bytes(len(images), math.prod(images.shape[1:]), target.chip.platform)
+        fits = size <= ACCELERATOR_SHARE * target.memory_per_device
         placement = "device" if fits else "host"
     block: DeviceBlock | HostBlock
     if placement == "device":
-        block = DeviceBlock(shape(images), shape(labels.astype(np.int32)), indices)
+        rows_of_bytes = jax.ShapeDtypeStruct(
+            (len(images), math.prod(images.shape[1:])), jnp.uint8, sharding=whole
+        )
+        labels = shape(labels.astype(np.int32))
+        block = DeviceBlock(rows_of_bytes, labels, indices, images.shape[1:])
     else:
         size = (rows, batch, *images.shape[1:])
         stored: Any = jax.ShapeDtypeStruct(size, jnp.uint8, sharding=by_step)

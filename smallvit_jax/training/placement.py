@@ -5,9 +5,10 @@ of device arrays that is an argument of the jitted program. There, `fetch(block,
 batch of the block's i-th step, split over the mesh axis `data`. Both sources give the same batches.
 """
 
+import math
 import os
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import jax
 import numpy as np
@@ -26,11 +27,16 @@ _HOST_SHARE = 0.25  # of host memory, if the host is the device
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class DeviceBlock:
-    """The whole split, and the indices of the images of each step."""
+    """The whole split, a row of `shape` for each image, and the images of each step.
 
-    images: UInt8[Array, "images height width 3"]
+    A TPU keeps rows as they are, but would pad single images to several times their size, and copy
+    all of them into another layout at every call.
+    """
+
+    images: UInt8[Array, "images pixels"]
     labels: Int32[Array, " images"]
     indices: Int32[Array, "steps batch"]
+    shape: tuple[int, int, int] = field(metadata={"static": True})
 
 
 @jax.tree_util.register_dataclass
@@ -45,15 +51,27 @@ class HostBlock:
 Block = DeviceBlock | HostBlock
 
 
-def choose_placement(requested: str, num_bytes: int, mesh: Mesh) -> str:
-    """Resolves "auto" to "device" if `num_bytes` of images fit on each device, else to "host".
+def stored_bytes(count: int, pixels: int, platform: str) -> int:
+    """Bytes that `count` images of `pixels` bytes each take on a device.
 
-    Raises UserError for an unknown placement, and for "device" if the images exceed the memory.
+    A TPU pads arrays of bytes to tiles of 32 rows and 128 columns.
+    """
+    if platform == "tpu":
+        count, pixels = -(-count // 32) * 32, -(-pixels // 128) * 128
+    return count * pixels
+
+
+def choose_placement(requested: str, shape: tuple[int, ...], mesh: Mesh) -> str:
+    """Resolves "auto" to "device" if images of this shape fit on each device, else to "host".
+
+    `shape` is [images, height, width, 3]. Raises UserError for an unknown placement, and for
+    "device" if the images exceed the memory.
     """
     check_choice("runtime.data_placement", requested, PLACEMENTS)
     if requested == "host":
         return "host"
     memory, share = _memory_per_device(mesh)
+    num_bytes = stored_bytes(shape[0], math.prod(shape[1:]), mesh.devices.flat[0].platform)
     if requested == "auto":
         return "device" if num_bytes <= share * memory else "host"
     if num_bytes > memory:
@@ -93,9 +111,8 @@ def make_source(
             f"{len(images)} images, {len(labels)} labels and an order of {order.num_examples}"
         )
     check_batch(order, mesh)
-    kind = (
-        DeviceSource if choose_placement(placement, images.nbytes, mesh) == "device" else HostSource
-    )
+    chosen = choose_placement(placement, images.shape, mesh)
+    kind = DeviceSource if chosen == "device" else HostSource
     return kind(images, np.asarray(labels, np.int32), order, mesh, block_size)
 
 
@@ -112,6 +129,7 @@ def fetch(
     indices = row(block.indices)
     # Split indices into a replicated array: each device gathers its own part without waiting.
     images = block.images.at[indices].get(mode="promise_in_bounds")
+    images = images.reshape(-1, *block.shape)
     return images, block.labels.at[indices].get(mode="promise_in_bounds")
 
 
@@ -159,12 +177,15 @@ class DeviceSource(_Source):
     def __init__(self, images, labels, order: BatchOrder, mesh: Mesh, block_size: int):
         super().__init__(images, labels, order, mesh, block_size)
         replicated = NamedSharding(mesh, P())
-        self._images = _send(images, images.shape, replicated)
+        rows = images.reshape(len(images), -1)
+        self._shape = images.shape[1:]
+        self._images = _send(rows, rows.shape, replicated)
         self._labels = _send(labels, labels.shape, replicated)
 
     def _block(self, step: int, count: int) -> DeviceBlock:
         indices = self.order.block(step, self.block_size)
-        return DeviceBlock(self._images, self._labels, _send(indices, indices.shape, self._by_step))
+        indices = _send(indices, indices.shape, self._by_step)
+        return DeviceBlock(self._images, self._labels, indices, self._shape)
 
 
 class HostSource(_Source):

@@ -83,6 +83,7 @@ def test_every_step_of_every_policy_is_the_same_to_the_bit(size):
     np.testing.assert_array_equal(gathered, multiplied)
 
 
+@pytest.mark.slow
 def test_random_operations_are_the_same_to_the_bit():
     images, rng = images_of_all_kinds(80, 32), np.random.default_rng(0)
     uniform = rng.random((80, 8), np.float32)

@@ -15,7 +15,12 @@ from jax.sharding import AxisType
 from smallvit_jax.data.batches import BatchOrder
 from smallvit_jax.errors import UserError
 from smallvit_jax.training import placement
-from smallvit_jax.training.placement import choose_placement, fetch, make_source
+from smallvit_jax.training.placement import (
+    choose_placement,
+    fetch,
+    make_source,
+    stored_bytes,
+)
 from tests.data.tiny_tfds import tiny_images
 
 BLOCK = 4
@@ -137,22 +142,28 @@ def test_order_of_another_dataset_is_refused(mesh, order):
 
 def test_auto_chooses_the_device_if_images_fit(mesh, monkeypatch):
     monkeypatch.setattr(placement, "_memory_per_device", lambda mesh: (10 * 2**30, 0.4))
-    assert choose_placement("auto", 4 * 2**30, mesh) == "device"
-    assert choose_placement("auto", 4 * 2**30 + 1, mesh) == "host"
-    assert choose_placement("device", 10 * 2**30, mesh) == "device"
-    assert choose_placement("host", 1, mesh) == "host"
+    assert choose_placement("auto", (4 * 2**30,), mesh) == "device"
+    assert choose_placement("auto", (4 * 2**30 + 1,), mesh) == "host"
+    assert choose_placement("device", (10 * 2**30,), mesh) == "device"
+    assert choose_placement("host", (1,), mesh) == "host"
     with pytest.raises(UserError, match=r"take 10\.1 GiB and a device has 10\.0 GiB; choose"):
-        choose_placement("device", int(10.1 * 2**30), mesh)
+        choose_placement("device", (int(10.1 * 2**30),), mesh)
+
+
+def test_a_tpu_pads_rows_of_bytes():
+    assert stored_bytes(50_000, 32 * 32 * 3, "cpu") == 50_000 * 3072
+    assert stored_bytes(50_000, 32 * 32 * 3, "tpu") == 50_016 * 3072
+    assert stored_bytes(1, 28 * 28 * 3, "tpu") == 32 * 2432
 
 
 def test_cifar_fits_on_this_device(mesh):
-    assert choose_placement("auto", 50_000 * 32 * 32 * 3, mesh) == "device"
-    assert choose_placement("auto", 2**50, mesh) == "host"
+    assert choose_placement("auto", (50_000, 32, 32, 3), mesh) == "device"
+    assert choose_placement("auto", (2**50,), mesh) == "host"
 
 
 def test_unknown_placement_suggests_the_closest(mesh):
     with pytest.raises(UserError, match=r'runtime.data_placement is "hots" .did you mean "host"'):
-        choose_placement("hots", 1, mesh)
+        choose_placement("hots", (1,), mesh)
 
 
 @pytest.mark.multiprocess
