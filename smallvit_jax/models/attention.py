@@ -54,7 +54,7 @@ def attention_weights(
     q: Heads, k: Heads, mask_self: bool = False
 ) -> Float[Array, "batch heads queries keys"]:
     """The attention weights of `attend`, float32."""
-    scores = _scores(q * q.shape[-1] ** -0.5, k)
+    scores = attention_scores(q * q.shape[-1] ** -0.5, k)
     return jax.nn.softmax(fill_diagonal(scores, ITSELF) if mask_self else scores, axis=-1)
 
 
@@ -92,7 +92,7 @@ def _forward(q, k, v, mask_self):
 def _backward(mask_self, kept, gradient):
     del mask_self  # masked weights are 0, and so are the gradients of their scores
     q, k, v, weights = kept
-    products = weights * _scores(gradient, v)
+    products = weights * attention_scores(gradient, v)
     score_gradient = products - weights * products.sum(axis=-1, keepdims=True)
     score_gradient = (score_gradient * q.shape[-1] ** -0.5).astype(q.dtype)
     return (
@@ -105,7 +105,8 @@ def _backward(mask_self, kept, gradient):
 attend.defvjp(_forward, _backward)
 
 
-def _scores(q, k) -> Float[Array, "batch heads queries keys"]:
+def attention_scores(q: Heads, k: Heads) -> Float[Array, "batch heads queries keys"]:
+    """q kᵀ per head, float32."""
     return jnp.einsum("bqhd,bkhd->bhqk", q, k, preferred_element_type=jnp.float32)
 
 

@@ -44,6 +44,9 @@ class CaiT(ImageModel):
     in row-major order, regardless of their place in the grid; such images cannot be larger.
     `position_resize="interpolate"` resizes the grid instead, as the ViT does, for any size.
 
+    Between the blocks, tokens are float32 whatever `dtype` is: layer scale makes each block's
+    change so small that bfloat16 would round it away.
+
     `lsa_mask` selects how `lsa` keeps a patch from attending to itself: "masked" masks after the
     heads are mixed; "released" sets the score to -1e-9 before, as in SPT_LSA_ViT (a slip: that
     masks nothing, and the mixing would scramble a mask there).
@@ -153,10 +156,10 @@ class CaiT(ImageModel):
         return {name: found[name] for name in wanted}
 
     def _class_token(self, x: Tokens) -> Float[Array, "batch 1 width"]:
-        return jnp.broadcast_to(self.cls_token[...], (len(x), 1, self.num_features)).astype(x.dtype)
+        return jnp.broadcast_to(self.cls_token[...], (len(x), 1, self.num_features))
 
     def _embed(self, patches: Tokens, images: Float[Array, "batch height width 3"]) -> Tokens:
-        """Adds positions to the patch tokens; the class token comes later."""
+        """Adds positions to the patch tokens, float32; the class token comes later."""
         rows, columns = (side // self.patch_size for side in images.shape[1:3])
         positions = self.pos_embed[...]
         if (rows, columns) == (self.grid, self.grid):
@@ -173,7 +176,7 @@ class CaiT(ImageModel):
             )
         else:
             positions = positions[:, : rows * columns]
-        return patches + positions.astype(patches.dtype)
+        return patches + positions
 
 
 def _check(position_resize: str, lsa: bool, lsa_mask: str) -> None:
@@ -231,9 +234,9 @@ class CaiTBlock(nnx.Module):
     def __call__(self, x: Tokens, drops: Drops | None = None) -> Tokens:
         first, second = branch_drops(drops)
         # The layer scale's gradient needs the branch; recomputing it would cost a matrix product.
-        branch = save_for_backward(self.attn(self.norm1(x))) * self.gamma_1[...].astype(x.dtype)
+        branch = save_for_backward(self.attn(self.norm1(x))) * self.gamma_1[...]
         x = save_for_backward(x + drop_path(branch, self.drop_path_rate, first))
-        branch = save_for_backward(self.mlp(self.norm2(x))) * self.gamma_2[...].astype(x.dtype)
+        branch = save_for_backward(self.mlp(self.norm2(x))) * self.gamma_2[...]
         return x + drop_path(branch, self.drop_path_rate, second)
 
 
@@ -267,5 +270,5 @@ class ClassBlock(nnx.Module):
     ) -> Float[Array, "batch 1 width"]:
         """Returns the updated class token."""
         tokens = self.norm1(jnp.concatenate([cls, patches], axis=1))
-        cls = cls + self.attn(tokens) * self.gamma_1[...].astype(cls.dtype)
-        return cls + self.mlp(self.norm2(cls)) * self.gamma_2[...].astype(cls.dtype)
+        cls = cls + self.attn(tokens) * self.gamma_1[...]
+        return cls + self.mlp(self.norm2(cls)) * self.gamma_2[...]

@@ -9,6 +9,7 @@ from smallvit_jax.models.attention import (
     Heads,
     at_temperature,
     attend,
+    attention_scores,
     attention_weights,
     fill_diagonal,
     learned_temperature,
@@ -50,13 +51,13 @@ class TalkingHeads(nnx.Module):
         q, k, v = jnp.split(save_for_backward(self.qkv(x)), 3, axis=-1)
         q, k, v = (t.reshape(*t.shape[:2], self.heads, -1) for t in (q, k, v))
         q = at_temperature(q, self.temperature)
-        logits = jnp.einsum("bqhd,bkhd->bhqk", q * q.shape[-1] ** -0.5, k)
+        logits = attention_scores(q * q.shape[-1] ** -0.5, k)  # float32, as their mixture
         if self.diagonal == "released":
             logits = fill_diagonal(logits, -1e-9)
         logits = _mix_heads(self.proj_l, logits)
         if self.diagonal == "masked":
             logits = fill_diagonal(logits, ITSELF)
-        weights = softmax(logits.astype(jnp.float32)).astype(v.dtype)
+        weights = softmax(logits).astype(v.dtype)
         weights = _mix_heads(self.proj_w, weights)
         mixed = jnp.einsum("bhqk,bkhd->bqhd", weights, v)
         return self.proj(save_for_backward(mixed.reshape(*x.shape[:2], -1)))

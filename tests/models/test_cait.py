@@ -145,3 +145,18 @@ def test_bfloat16_stays_near_float32(golden):
 def test_mistakes_get_one_sentence(options, words):
     with pytest.raises(UserError, match=words):
         create_model("cait", **options)
+
+
+@pytest.mark.parametrize("gamma", [1e-5, 1e-3])
+def test_small_layer_scales_survive_bfloat16(gamma):
+    """What the blocks add to their input, in bfloat16, points where it does in float32."""
+    added = []
+    for dtype in (jnp.float32, jnp.bfloat16):
+        model = create_model("cait", width=32, depth=3, class_depth=1, init="fan_in", dtype=dtype)
+        arrays = get_arrays(model)
+        scales = {k: jnp.full_like(v, gamma) for k, v in arrays.items() if "gamma" in k}
+        set_arrays(model, arrays | scales)
+        layers = model.outputs(recorded_images(4, 32, "img"), "layers")["layers"]
+        added.append(np.ravel(layers["blocks.2"] - layers["block_input"]))
+    a, b = added
+    assert a @ b > 0.99 * np.linalg.norm(a) * np.linalg.norm(b)
