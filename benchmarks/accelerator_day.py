@@ -314,9 +314,9 @@ def _times_by_operation(events: Sequence[dict[str, Any]]) -> Counter[str]:
 
 
 def estimates(device_kind: str, file: Path = COMPILED) -> dict[str, dict[str, float]]:
-    """What the programs compiled for this kind of device promised, by item of the part speed.
+    """The estimates from the programs compiled for this kind of device, by item of the part speed.
 
-    Images/s and bytes of memory per device. For a slice of several chips, its batch is split.
+    Images/s and bytes of memory per device, for the device's part of the batch.
     """
     rows = json.loads(file.read_text())["rows"] if file.exists() else []
     found = {}
@@ -324,7 +324,8 @@ def estimates(device_kind: str, file: Path = COMPILED) -> dict[str, dict[str, fl
         (target,) = read_targets(row["target"])
         if target.chip.device_kind == device_kind and "bytes" in row:
             name = "dino" if row["stage"] == "pretrain" else row["stage"]
-            found[f"step: {row['model']} {name} {row['batch_size']}"] = {
+            batch = row["batch_size"] // row["devices"]
+            found[f"step: {row['model']} {name} {batch}"] = {
                 "images_per_second": row["estimated_images_per_second"] / row["devices"],
                 "bytes": row["bytes"]["peak"],
             }
@@ -334,7 +335,7 @@ def estimates(device_kind: str, file: Path = COMPILED) -> dict[str, dict[str, fl
 def speed_rows(
     items: dict[str, Any], machine: dict[str, Any], promised: dict[str, dict[str, float]]
 ) -> Iterator[tuple[str, ...]]:
-    """A row for each item: images/s, their share of a ceiling, and what was promised."""
+    """A row for each item: images/s, their share of a ceiling, and the estimates."""
     peak = machine.get("matmul_flops_per_second", {}).get("bfloat16")
     yield "", "images/s", "share of the measured peak", "estimated images/s", "GiB used, planned"
     for key, found in items.items():

@@ -86,7 +86,8 @@ def summarize(rows: Sequence[dict[str, Any]]) -> list[tuple[str, ...]]:
     head = ("target", "model, stage", "GiB per device, of", "GB moved", "operations")
     table: list[tuple[str, ...]] = [(*head, "all-reduces", "images/s", "compiled in")]
     order = {name: number for number, name in enumerate((*TARGETS, *MODELS, *STEPS))}
-    for row in sorted(rows, key=lambda r: [order[r[k]] for k in ("target", "model", "stage")]):
+    places = ("target", "model", "stage")
+    for row in sorted(rows, key=lambda r: [order.get(r[k], len(order)) for k in places]):
         about = (row["target"], f"{row['model']}, {STAGES[row['stage']]}")
         if "bytes" not in row:
             table.append((*about, row.get("error") or row["reason"]))

@@ -95,13 +95,11 @@ def use_mimetic(config: ConfigDict) -> None:
 
 def use_own_images_preset(config: ConfigDict) -> None:
     """Sets `configs/own_images.py`: the recipe for hundreds to thousands of images."""
-    _use_few_labels(config)
-    use_lejepa(config)
+    _use_masked_autoencoding(config)
     pretrain = config.pretrain
-    pretrain.epochs = 60
-    pretrain.knn_every = 20
-    pretrain.optimizer.base_lr = 16e-3  # 4e-3 at this batch size
-    pretrain.optimizer.warmup_epochs = 6  # a tenth
+    pretrain.epochs = 400
+    pretrain.knn_every = 200  # three times in all
+    pretrain.optimizer.warmup_epochs = 40  # a tenth
 
     finetune = config.finetune
     finetune.epochs = 20
@@ -113,30 +111,33 @@ def use_own_images_preset(config: ConfigDict) -> None:
 
 def use_small_data_preset(config: ConfigDict) -> None:
     """Sets `configs/small_data.py`: the recipe for tens of thousands of images."""
-    _use_few_labels(config)
+    _use_masked_autoencoding(config)
     pretrain = config.pretrain
-    pretrain.objective = "mae"  # cheap per image; fine-tuned, better than LeJEPA in the same time
     pretrain.epochs = 30
     pretrain.knn_every = 15  # three times in all
-    pretrain.batch_size = 128
-    pretrain.optimizer.base_lr = 16e-3  # 8e-3 at this batch size
     pretrain.optimizer.warmup_epochs = 3  # a tenth
-    _decay_and_clip(config)
     _tune_in_900_steps(config)
     finetune = config.finetune
-    finetune.optimizer.lr = 4e-3  # with layer_decay; both together keep more of what was learned
-    finetune.optimizer.scratch_lr = 1e-3  # the best from scratch
-    finetune.layer_decay = 0.65  # from a probe and from a random classifier alike
     finetune.min_steps_per_epoch = 100  # with any number of labels
     finetune.augment.crop_padding = None  # the dataset's; it helps in many passes
 
 
-def _use_few_labels(config: ConfigDict) -> None:
-    """A narrow ViT, fine-tuned from a probe, and for comparison trained from scratch."""
+def _use_masked_autoencoding(config: ConfigDict) -> None:
+    """A narrow ViT that learns by masked autoencoding, is fine-tuned with few labels, and for
+    comparison trained from scratch."""
     make_narrow(config)  # a model that learns within minutes on a laptop
     use_mimetic(config)  # with it, each image teaches more
     config.recipe.from_scratch = True  # shows whether pre-training helped
-    config.finetune.head_init = "auto"  # a probe with few labels
+    pretrain = config.pretrain
+    pretrain.objective = "mae"  # cheap per image; fine-tuned, better than LeJEPA in the same time
+    pretrain.batch_size = 128
+    pretrain.optimizer.base_lr = 16e-3  # 8e-3 at this batch size
+    _decay_and_clip(config)
+    finetune = config.finetune
+    finetune.head_init = "auto"  # a probe with few labels
+    finetune.optimizer.lr = 4e-3  # with layer_decay; both together keep more of what was learned
+    finetune.optimizer.scratch_lr = 1e-3  # the best from scratch
+    finetune.layer_decay = 0.65  # from a probe and from a random classifier alike
 
 
 def make_narrow(config: ConfigDict) -> None:

@@ -43,6 +43,7 @@ from smallvit_jax.workdir.records import write_config, write_result
 
 SOURCE_LINES = 5  # printed per program
 _RESERVED = 0.06  # of the memory, which the runtime keeps for itself
+_COMPILERS = {"tpu": ("libtpu",), "cuda": ("jax_cuda12_plugin", "jax_cuda13_plugin")}
 _PARTS = (2, 4, 8)  # tried for runtime.accumulate and to divide the batch by, if it is too large
 # The autotuning of Triton's products needs the card.
 _GPU_OPTIONS: dict[str, str | bool] = {"xla_gpu_enable_triton_gemm": False}
@@ -79,10 +80,10 @@ def run(config: ConfigDict, workdir: Path, reader: DatasetReader) -> dict[str, A
 
 
 def _check_compiler(target: Target) -> None:
-    module = {"tpu": "libtpu", "cuda": "jax_cuda12_plugin"}[target.chip.platform]
-    if importlib.util.find_spec(module) is None:
+    modules = _COMPILERS[target.chip.platform]
+    if not any(importlib.util.find_spec(module) for module in modules):
         raise UserError(
-            f"compiling for {target.name} needs the package {module.replace('_', '-')}; "
+            f"compiling for {target.name} needs the package {modules[0].replace('_', '-')}; "
             f"pip install 'smallvit_jax[compile-check-{target.chip.platform}]'"
         )
 

@@ -39,7 +39,7 @@ class Preset(NamedTuple):
 
 
 PRESETS = (
-    Preset("configs/own_images.py", use_own_images_preset, 20, 240),
+    Preset("configs/own_images.py", use_own_images_preset, 60, 800),
     Preset("configs/small_data.py", use_small_data_preset, 6, 120, uncropped_from=500),
 )
 

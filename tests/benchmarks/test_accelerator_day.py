@@ -149,8 +149,8 @@ def test_estimates_are_those_for_this_kind_of_device(tmp_path):
     ]
     file = tmp_path / "compiled.json"
     file.write_text(json.dumps({"rows": rows}))
-    for kind, rate in (("NVIDIA H100 80GB HBM3", 9000.0), ("TPU v5 lite", 1000.0)):
-        expected = {"step: vit dino 512": {"images_per_second": rate, "bytes": 7}}
+    for kind, batch, rate in (("NVIDIA H100 80GB HBM3", 512, 9000.0), ("TPU v5 lite", 64, 1000.0)):
+        expected = {f"step: vit dino {batch}": {"images_per_second": rate, "bytes": 7}}
         assert estimates(kind, file) == expected
     assert estimates("cpu", file) == estimates("TPU v4", tmp_path / "none.json") == {}
 

@@ -123,7 +123,7 @@ def test_programs_compiled_before_a_failure_are_written(tmp_path, small_chips, m
 )
 def test_what_is_missing_gets_one_sentence(tmp_path, capsys, monkeypatch, words, parts):
     find = importlib.util.find_spec
-    hidden = ("libtpu", "jax_cuda12_plugin")
+    hidden = ("libtpu", "jax_cuda12_plugin", "jax_cuda13_plugin")
     monkeypatch.setattr("importlib.util.find_spec", lambda n: None if n in hidden else find(n))
     assert main(command(tmp_path, **words)) == 2
     error = capsys.readouterr().err
