@@ -69,7 +69,9 @@ _OWN_FINETUNING = (
     f"{_RANDOM}+{_TUNE}=0.001",
     f"{_RANDOM}+{_TUNE}=0.002",
 )
-_OWN_FROM_SCRATCH = tuple(f"{_TUNE}={rate}" for rate in (0.0005, 0.001, 0.002, 0.004))
+_OWN_LEJEPA = (
+    f"dataset.labels_per_class=25+pretrain.objective=lejepa+{_BATCH}=64+{_VIEWS}.local_crops=4"
+)
 
 SWEEPS = {
     "quickstart": Sweep(
@@ -194,7 +196,25 @@ SWEEPS = {
     ),
     "own_images": Sweep(
         "configs/own_images.py:photos",
-        fields="dataset.labels_per_class=25",
+        fields=(
+            "dataset.labels_per_class=25+pretrain.epochs=600+pretrain.optimizer.warmup_epochs=60"
+        ),
+        pretrain=("",),
+        finetune=_OWN_FINETUNING,
+        scratch=tuple(f"{_TUNE}={rate}" for rate in (0.0005, 0.001, 0.002, 0.004)),
+    ),
+    "own_images_lejepa": Sweep(
+        "configs/own_images.py:photos",
+        fields=f"{_OWN_LEJEPA}+pretrain.epochs=167+pretrain.optimizer.warmup_epochs=17",
+        pretrain=("",),
+        finetune=_OWN_FINETUNING,
+        scratch=(),
+    ),
+    "own_images_lejepa_9_minutes": Sweep(
+        "configs/own_images.py:photos",
+        fields=(
+            f"{_OWN_LEJEPA}+pretrain.epochs=60+pretrain.optimizer.warmup_epochs=6+{_TUNE}=0.001"
+        ),
         pretrain=("", f"{_LR}=0.008", f"{_LR}=0.032", "pretrain.epochs=120"),
         finetune=(
             f"{_TUNE}=0.001",
@@ -210,25 +230,6 @@ SWEEPS = {
             f"{_AUGMENT}.mix=0",
             f"{_TUNE}=0.001+{_NOT_MIMETIC}",
         ),
-    ),
-    "own_images_20_minutes": Sweep(
-        "configs/own_images.py:photos",
-        fields=(
-            "dataset.labels_per_class=25+pretrain.epochs=167+pretrain.optimizer.warmup_epochs=17"
-        ),
-        pretrain=("",),
-        finetune=_OWN_FINETUNING,
-        scratch=_OWN_FROM_SCRATCH,
-    ),
-    "own_images_mae": Sweep(
-        "configs/own_images.py:photos",
-        fields=(
-            "dataset.labels_per_class=25+pretrain.objective=mae+pretrain.epochs=600"
-            f"+pretrain.batch_size=128+{_LR}=0.016+pretrain.optimizer.warmup_epochs=60"
-        ),
-        pretrain=("",),
-        finetune=_OWN_FINETUNING,
-        scratch=(),
     ),
 }
 
