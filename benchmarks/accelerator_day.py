@@ -3,7 +3,7 @@
     check    the device's measured ceilings; every family, stage and precision takes a step; parity
              with the recorded outputs; a step here and on the CPU
     speed    images/s of step and job against the ceilings, against PyTorch and against what the
-             compiled programs promised; the costliest operations
+             compiled programs' estimates; the costliest operations
     train    pre-trains and fine-tunes on CIFAR-10 as far as the time goes
 
 Each part writes FOLDER/PART.json after every item, skips what is already there, starts nothing that
@@ -104,6 +104,8 @@ def check_items(rehearse: bool) -> Iterator[Item]:
         for precision in ("float32", "bfloat16"):
             step = functools.partial(take_step, family, STAGES[name], precision, rehearse)
             yield f"step: {family} {name} {precision}", step
+    for tokens in (17, 65):
+        yield f"attention: {tokens} tokens", functools.partial(compare_attention, tokens, rehearse)
     for family in FAMILIES[:1] if rehearse else FAMILIES:
         yield f"parity: {family}", functools.partial(measure_parity, family, rehearse)
         for name, about in STAGES.items():
@@ -210,6 +212,32 @@ def compare_with_cpu(family: str, about: dict[str, str], rehearse: bool) -> dict
     return {"relative_differences": relative, "largest": max(relative.values()), **metrics}
 
 
+def compare_attention(tokens: int, rehearse: bool) -> dict[str, Any]:
+    """The kernel for a GPU against plain products, in bfloat16: outputs and gradients."""
+    import jax
+    import jax.numpy as jnp
+
+    from smallvit_jax.models.attention import attend
+    from smallvit_jax.models.fused_attention import fused_attend
+
+    crops = 2 if rehearse else 512
+    keys = jax.random.split(jax.random.key(0))
+    qkv = jax.random.normal(keys[0], (crops, tokens, 3, 12, 16), jnp.bfloat16)
+    gradient = jax.random.normal(keys[1], (crops, tokens, 12, 16), jnp.bfloat16)
+
+    def both(attention):
+        values, backward = jax.vjp(attention, qkv)
+        return values, backward(gradient)[0]
+
+    found = jax.jit(both, static_argnums=0)(fused_attend)
+    expected = jax.jit(both, static_argnums=0)(lambda x: attend(*(x[:, :, i] for i in range(3))))
+    differences = {
+        name: float(jnp.abs(a.astype(jnp.float32) - b.astype(jnp.float32)).max())
+        for name, a, b in zip(("outputs", "gradients"), found, expected, strict=True)
+    }
+    return {"largest": max(differences.values()), **differences}
+
+
 def check_rows(items: dict[str, Any]) -> Iterator[tuple[str, ...]]:
     """A row for each item: the ceilings, losses, or the largest difference."""
     for key, found in items.items():
@@ -244,6 +272,9 @@ def speed_items(rehearse: bool, session: Session) -> Iterator[Item]:
                 step = functools.partial(measure, "step", family, STAGES[name], batch)
                 both = functools.partial(step, parts=["complete", "update"])
                 yield f"step: {family} {name} {batch}", both
+    plain = functools.partial(measure, "step", "vit", STAGES["dino"], middle, plain_attention=True)
+    both = functools.partial(plain, parts=["complete", "update"])
+    yield f"step: vit dino {middle}, plain attention", both
     for name in ("dino",) if rehearse else ("dino", "finetune"):
         profile = functools.partial(costliest_operations, "vit", STAGES[name], middle, rehearse)
         yield f"costs: vit {name} {middle}", profile

@@ -25,6 +25,7 @@ from benchmarks.training_steps import TrainingSteps, make_config, make_steps, un
 from smallvit_jax.config import default_config
 from smallvit_jax.data.batches import BatchOrder
 from smallvit_jax.evaluation.flops import matmul_flops
+from smallvit_jax.process.platform import set_fused_attention
 from smallvit_jax.process.runtime import keep_freed_memory
 from smallvit_jax.process.sharding import make_mesh
 from smallvit_jax.training.placement import make_source
@@ -66,6 +67,7 @@ def step(
     repeats: int,
     parts: list[str],
     unrolled: bool = False,
+    plain_attention: bool = False,
     **options: Any,
 ) -> dict[str, Any]:
     """Images per second, compile time and FLOPs of the step's `parts` (complete, update).
@@ -73,6 +75,7 @@ def step(
     The state's device memory is donated from step to step, as in training.
     """
     steps = make_steps(model, stage, batch, precision, **options)
+    set_fused_attention(not plain_attention)
     with unrolled_loops() if unrolled else contextlib.nullcontext():
         runs, compiling, xla = {}, {}, {}
         for part in parts:
