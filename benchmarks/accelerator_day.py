@@ -2,8 +2,8 @@
 
     check    the device's measured ceilings; every family, stage and precision takes a step; parity
              with the recorded outputs; a step here and on the CPU
-    speed    images/s of step and job against the ceilings, against PyTorch and against what the
-             compiled programs' estimates; the costliest operations
+    speed    images/s of step and job against the ceilings, against PyTorch and the estimates from
+             the compiled programs; the costliest operations
     train    pre-trains and fine-tunes on CIFAR-10 as far as the time goes
 
 Each part writes FOLDER/PART.json after every item, skips what is already there, starts nothing that
@@ -364,7 +364,7 @@ def estimates(device_kind: str, file: Path = COMPILED) -> dict[str, dict[str, fl
 
 
 def speed_rows(
-    items: dict[str, Any], machine: dict[str, Any], promised: dict[str, dict[str, float]]
+    items: dict[str, Any], machine: dict[str, Any], estimated: dict[str, dict[str, float]]
 ) -> Iterator[tuple[str, ...]]:
     """A row for each item: images/s, their share of a ceiling, and the estimates."""
     peak = machine.get("matmul_flops_per_second", {}).get("bfloat16")
@@ -380,7 +380,7 @@ def speed_rows(
             rates = {part: rate["median"] for part, rate in found["images_per_second"].items()}
             used = rates["update"] * found["update_matmul_flops_per_image"]
             share = f"{100 * used / peak:.1f} %" if peak else "-"
-            yield key, f"{rates['complete']:,.0f}", share, *_beside(found, promised.get(key))
+            yield key, f"{rates['complete']:,.0f}", share, *_beside(found, estimated.get(key))
         elif key.startswith("loop"):
             share = found["loop_share_of_step"]["ratio"]
             yield (
@@ -393,11 +393,11 @@ def speed_rows(
             yield key, f"{rate.get('update', rate)['median']:,.0f}"
 
 
-def _beside(found: dict[str, Any], promised: dict[str, float] | None) -> Iterator[str]:
-    if promised:
-        yield f"{promised['images_per_second']:,.0f}"
+def _beside(found: dict[str, Any], estimated: dict[str, float] | None) -> Iterator[str]:
+    if estimated:
+        yield f"{estimated['images_per_second']:,.0f}"
         if used := found.get("device_peak_bytes"):
-            yield f"{used / 2**30:.1f}, {promised['bytes'] / 2**30:.1f}"
+            yield f"{used / 2**30:.1f}, {estimated['bytes'] / 2**30:.1f}"
 
 
 def train(args: argparse.Namespace) -> int:

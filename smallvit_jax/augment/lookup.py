@@ -96,7 +96,7 @@ def count_levels(values: Int[Array, "height channels width"]) -> Int[Array, "cha
     return counts.reshape(channels, LEVELS).astype(jnp.int32)
 
 
-def choose_row(tables: _Tables, row: Int[Array, ""]) -> _Tables:
+def choose_row(tables: _Tables, row: Int[Array, ""] | int) -> _Tables:
     """Returns one row of each table of a tree; tables of one dimension have rows of one number."""
 
     def choose(table: Array) -> Array:

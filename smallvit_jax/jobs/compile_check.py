@@ -268,15 +268,16 @@ def _abstract_arguments(
         fits = size <= ACCELERATOR_SHARE * target.memory_per_device
         placement = "device" if fits else "host"
     block: DeviceBlock | HostBlock
+    stored: Any
     if placement == "device":
-        rows_of_bytes = jax.ShapeDtypeStruct(
-            (len(images), math.prod(images.shape[1:])), jnp.uint8, sharding=whole
+        height, width, channels = images.shape[1:]
+        stored = jax.ShapeDtypeStruct(
+            (len(images), height * width * channels), jnp.uint8, sharding=whole
         )
-        labels = shape(labels.astype(np.int32))
-        block = DeviceBlock(rows_of_bytes, labels, indices, images.shape[1:])
+        classes = shape(labels.astype(np.int32))
+        block = DeviceBlock(stored, classes, indices, (height, width, channels))
     else:
-        size = (rows, batch, *images.shape[1:])
-        stored: Any = jax.ShapeDtypeStruct(size, jnp.uint8, sharding=by_step)
+        stored = jax.ShapeDtypeStruct((rows, batch, *images.shape[1:]), jnp.uint8, sharding=by_step)
         block = HostBlock(stored, indices)
     schedule = {
         name: jax.ShapeDtypeStruct(

@@ -52,7 +52,7 @@ def apply_blocks(
         lambda *w: jnp.stack(w), *(nnx.to_pure_dict(nnx.state(block)) for block in blocks)
     )
     rates = jnp.asarray([block.drop_path_rate for block in blocks])
-    drawn = None if drops[0] is None else jnp.stack(drops)
+    drawn = None if drops[0] is None else jnp.stack([d for d in drops if d is not None])
     return jax.lax.scan(body, x, (weights, rates, drawn))[0]
 
 

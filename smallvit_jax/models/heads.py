@@ -119,9 +119,9 @@ def _norms(width: int, dtype, rngs: nnx.Rngs) -> nnx.List:
 class _BatchNorm(nnx.BatchNorm):
     """nnx.BatchNorm with the statistics of the whole batch, also on several devices."""
 
-    def __call__(self, x, use_running_average: bool):
+    def __call__(self, *args, **options):
         self.axis_name = AXIS if is_split() else None
-        return super().__call__(x, use_running_average)
+        return super().__call__(*args, **options)
 
 
 def _mlp(linears: nnx.List, norms: nnx.List, x: Float[Array, "batch features"], train: bool):

@@ -184,8 +184,8 @@ class DeviceSource(_Source):
 
     def _block(self, step: int, count: int) -> DeviceBlock:
         indices = self.order.block(step, self.block_size)
-        indices = _send(indices, indices.shape, self._by_step)
-        return DeviceBlock(self._images, self._labels, indices, self._shape)
+        sent = _send(indices, indices.shape, self._by_step)
+        return DeviceBlock(self._images, self._labels, sent, self._shape)
 
 
 class HostSource(_Source):
