@@ -280,7 +280,9 @@ def test_slurm_job_is_requeued_until_it_is_done(tmp_path):
     job.start()
     assert job.finish() == 0 and job.starts == 3
     log = (tmp_path / "slurm.sbatch.log").read_text()
-    assert "exit code 143; back into the queue" in log and "exit code 75; back" in log
+    # On a busy machine, the second task is killed for the first one's 75 before it ends by itself.
+    codes = re.findall(r"exit code (\d+); back into the queue", log)
+    assert codes in (["143", "75"], ["143", "137"])
     job = Slurm(tmp_path, [], FAKE_PYTHON=str(program), MAX_RESTARTS="0")
     job.start()
     assert job.finish() == 143 and job.starts == 1
