@@ -74,7 +74,7 @@ def test_neighbors_beyond_the_edge_are_copies(vertical):
         np.testing.assert_array_equal(neighbors, expected)
 
 
-@pytest.mark.parametrize("size", [32, 64])
+@pytest.mark.parametrize("size", [32, pytest.param(64, marks=pytest.mark.slow)])
 def test_every_step_of_every_policy_is_the_same_to_the_bit(size):
     steps = {step for policy in POLICIES.values() for pair in policy for step in pair}
     table = autoaugment.parameter_table(sorted(steps), size)

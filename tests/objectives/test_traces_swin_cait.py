@@ -23,6 +23,7 @@ def test_pretraining_equals_the_reference(golden, family):
     found.check(PRETRAINING_LIMITS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["swin", "cait"])
 def test_finetuning_equals_the_reference(golden, family):
     network = create_model(family, num_classes=10)
