@@ -176,7 +176,7 @@ def measure_parity(family: str, rehearse: bool) -> dict[str, Any]:
     from benchmarks import parity
     from smallvit_jax.process import runtime
 
-    runtime.prepare("float32", "")
+    runtime.prepare("float32", "", True)
     if rehearse:
         recorded = parity.read_golden(f"model_{family}_32")
         model = parity.filled_model(family, num_classes=10)
@@ -213,12 +213,13 @@ def compare_with_cpu(family: str, about: dict[str, str], rehearse: bool) -> dict
 
 
 def compare_attention(tokens: int, rehearse: bool) -> dict[str, Any]:
-    """The kernel for a GPU against plain products, in bfloat16: outputs and gradients."""
+    """The attention of this platform against plain products, in bfloat16: outputs and gradients."""
     import jax
     import jax.numpy as jnp
 
     from smallvit_jax.models.attention import attend
     from smallvit_jax.models.fused_attention import fused_attend
+    from smallvit_jax.models.lane_attention import attend_in_lanes
 
     crops = 2 if rehearse else 512
     keys = jax.random.split(jax.random.key(0))
@@ -229,7 +230,8 @@ def compare_attention(tokens: int, rehearse: bool) -> dict[str, Any]:
         values, backward = jax.vjp(attention, qkv)
         return values, backward(gradient)[0]
 
-    found = jax.jit(both, static_argnums=0)(fused_attend)
+    special = attend_in_lanes if jax.default_backend() == "tpu" else fused_attend
+    found = jax.jit(both, static_argnums=0)(special)
     expected = jax.jit(both, static_argnums=0)(lambda x: attend(*(x[:, :, i] for i in range(3))))
     differences = {
         name: float(jnp.abs(a.astype(jnp.float32) - b.astype(jnp.float32)).max())
@@ -272,9 +274,10 @@ def speed_items(rehearse: bool, session: Session) -> Iterator[Item]:
                 step = functools.partial(measure, "step", family, STAGES[name], batch)
                 both = functools.partial(step, parts=["complete", "update"])
                 yield f"step: {family} {name} {batch}", both
-    plain = functools.partial(measure, "step", "vit", STAGES["dino"], middle, plain_attention=True)
-    both = functools.partial(plain, parts=["complete", "update"])
-    yield f"step: vit dino {middle}, plain attention", both
+    if session.platform != "tpu":  # which has no such switch
+        what = {"plain_attention": True, "parts": ["complete", "update"]}
+        plain = functools.partial(measure, "step", "vit", STAGES["dino"], middle, **what)
+        yield f"step: vit dino {middle}, plain attention", plain
     for name in ("dino",) if rehearse else ("dino", "finetune"):
         profile = functools.partial(costliest_operations, "vit", STAGES[name], middle, rehearse)
         yield f"costs: vit {name} {middle}", profile

@@ -26,6 +26,7 @@ from smallvit_jax.process.terminal import print_table
 MODELS = ("vit", "swin", "cait")
 RESULTS = ROOT / "benchmarks" / "compiled_programs.json"
 TOLERANCE = 0.03  # other versions of the compilers count a little differently
+ALWAYS_COUNTED = ("bytes moved per step", "operations per step", "cycles per step")
 TARGETS = ("h100", "v5e-8", "v6e-8", "v5p-8", "v4-8", "tpu7x-8")
 
 
@@ -59,12 +60,20 @@ def missing(
 
 
 def grown(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
-    """What one program has more of than before, by more than `TOLERANCE`; empty if nothing."""
-    if "error" in after or "bytes" not in after:
+    """What one program has more of than before, by more than `TOLERANCE`; empty if nothing.
+
+    A row without counts is of a program that failed or was refused, with the reason.
+    """
+    if "bytes" not in before:
+        return []
+    if "bytes" not in after:
         return [after.get("error") or after["reason"]]
     found = []
-    for name, count in _counts(after).items():
-        earlier = _counts(before).get(name, 0)
+    counts, earlier_counts = _counts(after), _counts(before)
+    for name, count in counts.items():
+        earlier = earlier_counts.get(name, 0)
+        if name in ALWAYS_COUNTED and earlier and not count:
+            found.append(f"{name}: nothing was counted, instead of {earlier:,}")
         if count > earlier * (1 + TOLERANCE):
             found.append(f"{name}: {count:,} instead of {earlier:,}")
     return found
@@ -121,6 +130,9 @@ def main() -> int:
     args = parser.parse_args()
     rows = json.loads(args.out.read_text())["rows"] if args.out.exists() else []
     wanted = [text.split(",") for text in (args.models, args.targets, args.stages)]
+    for names, known in ((wanted[0], MODELS), (wanted[2], tuple(STEPS))):
+        if unknown := set(names) - set(known):
+            parser.error(f"unknown: {', '.join(sorted(unknown))}; known: {', '.join(known)}")
     if args.compare:
         return _compare(rows, wanted)
     for program in list(missing(rows, *wanted)):

@@ -113,7 +113,7 @@ Normalizing and erasing, on normalized values of up to 2: at most {normalized:.1
 
 
 def main() -> None:
-    runtime.prepare("float32", default_config().runtime.compilation_cache)
+    runtime.prepare("float32", default_config().runtime.compilation_cache, True)
     progress = _Progress(parts=4 * len(TRANSFORMERS) + 1)
     columns = {family: _training_differences(family, progress) for family in TRANSFORMERS}
     page = PAGE.format(

@@ -45,7 +45,8 @@ class Network(NamedTuple):
 
     Attributes:
       name: what the table calls it.
-      compiled: the row of the compile table that says how long an image takes, as an estimate.
+      compiled: the row of `compiled_programs.json` that says how long an image takes, as an
+        estimate.
       fixed: seconds that a step takes however few its images are: an assumption, of some thousand
         operations at one (TPU) or three (GPU) microseconds each.
       inside: how many chips the faster links connect.

@@ -74,7 +74,7 @@ def make_steps(
 ) -> TrainingSteps:
     """Builds the stage's step; `precision`, float32 or bfloat16, is set for the whole process."""
     config = make_config(model, stage, batch_size, **options)
-    dtype = runtime.prepare(precision, "")
+    dtype = runtime.prepare(precision, "", True)
     spec = get_dataset("cifar10")
     data = SimpleNamespace(info=spec, spec=spec)
     build = {"pretrain": _pretraining, "finetune": _finetuning}[stage]

@@ -54,7 +54,7 @@ def matmul_flops(function: Callable, *args: Any) -> int:
 def flops_by_dtype(function: Callable, *args: Any) -> Counter[str]:
     """Counts the FLOPs of `matmul_flops` by the dtype of the factors, such as "bfloat16".
 
-    Counts the program for a CPU, which has the plain products of every kernel.
+    Traces for a CPU, where attention is plain products that can be counted.
     """
     with compiling_for("cpu"):
         return _count(jax.make_jaxpr(function)(*args).jaxpr)

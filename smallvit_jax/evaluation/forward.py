@@ -11,7 +11,7 @@ from jaxtyping import UInt8
 
 from smallvit_jax.augment.finetune import evaluation_batch
 from smallvit_jax.models.parameters import Arrays, Functional, get_arrays
-from smallvit_jax.process.sharding import make_mesh, split_batch
+from smallvit_jax.process.sharding import make_mesh, split_batch, split_over
 
 Outputs = dict[str, np.ndarray]
 """A model's outputs for all images, in order, by name (see `ImageModel.outputs`)."""
@@ -43,7 +43,8 @@ class Forward:
     ):
         def apply(arrays, batch):
             images = evaluation_batch(batch, image_size, tuple(mean), tuple(std))
-            return network(arrays, {}, images, *wanted, method="outputs", **options)[0]
+            with split_over(mesh):
+                return network(arrays, {}, images, *wanted, method="outputs", **options)[0]
 
         # Replicated on every device, so that every process gets all outputs.
         self._apply = jax.jit(apply, out_shardings=NamedSharding(mesh, PartitionSpec()))

@@ -128,7 +128,8 @@ def _settings(
 
 def measure(config: ConfigDict, data: Data, reading: float) -> Costs:
     """Runs real steps of pre-training and fine-tuning, and parts of the evaluations."""
-    dtype = runtime.prepare(config.runtime.precision, config.runtime.compilation_cache)
+    r = config.runtime
+    dtype = runtime.prepare(r.precision, r.compilation_cache, r.fused_attention)
     learning = pretraining_step(config, data, dtype)
     pretrain_rate = _rate(config, "pretrain", learning)
     finetune_rate = 0.0

@@ -53,7 +53,8 @@ def run(config: ConfigDict, workdir: Path, reader: DatasetReader) -> dict[str, A
     started = time.monotonic()
     used = part_of(config, JOBS["attention"].uses)
     check_folder(workdir, used)
-    runtime.prepare(config.runtime.precision, config.runtime.compilation_cache)
+    r = config.runtime
+    runtime.prepare(r.precision, r.compilation_cache, r.fused_attention)
     a = config.attention
     loaded = {_title(path): load_with_meta(path) for path in (a.checkpoint, a.beside) if path}
     trained = next(iter(loaded.values()))[1]["model"]["image_size"]

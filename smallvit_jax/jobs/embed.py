@@ -27,7 +27,8 @@ def run(config: ConfigDict, workdir: Path, reader: DatasetReader) -> dict[str, A
     p = config.predict
     used = part_of(config, JOBS["embed"].uses)
     check_folder(workdir, used)
-    dtype = runtime.prepare(config.runtime.precision, config.runtime.compilation_cache)
+    r = config.runtime
+    dtype = runtime.prepare(r.precision, r.compilation_cache, r.fused_attention)
     predictor = load_predictor(p.checkpoint, batch_size=p.batch_size, dtype=dtype)
     started = time.monotonic()
     features, names = predictor.embed(p.input)

@@ -48,7 +48,8 @@ def run(
     if checkpoint is not None:
         used["evaluate"]["checkpoint"] = f"../{checkpoint.name}"  # the recipe's folder may move
     check_folder(workdir, used)
-    dtype = runtime.prepare(config.runtime.precision, config.runtime.compilation_cache)
+    r = config.runtime
+    dtype = runtime.prepare(r.precision, r.compilation_cache, r.fused_attention)
     source = checkpoint or config.evaluate.checkpoint
     model, meta = load_with_meta(source, dtype=dtype)
     data = _load_data(config, reader, meta, source)

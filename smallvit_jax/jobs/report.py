@@ -85,7 +85,8 @@ def write_report(run: Run, reader: DatasetReader) -> None:
     """
     from smallvit_jax.reporting import page, sections
 
-    runtime.prepare(run.config.runtime.precision, run.config.runtime.compilation_cache)
+    r = run.config.runtime
+    runtime.prepare(r.precision, r.compilation_cache, r.fused_attention)
     data, missing = None, None
     try:
         data = reader.load(run.config)

@@ -1,4 +1,4 @@
-"""Applies identical blocks, in one compiled loop or, a few of them on a GPU, one after another.
+"""Applies identical blocks, in one compiled loop or, a few of them on a GPU, unrolled.
 
 A loop compiles one block instead of a dozen. It also trains faster on CPU: without it, XLA fuses
 the sum of all residual branches' gradients into each of its consumers, again and again. But what a
@@ -19,9 +19,9 @@ from jaxtyping import Array, Float
 from smallvit_jax.process.platform import fused_attention, platform
 
 _KEPT = "kept"
-# Blocks that a GPU's program has one after another; more take minutes to compile, and XLA's
-# compiler (jax 0.10.2) fails on CaiT's 24 in pre-training.
-MOST_SEPARATE = 12
+# Most blocks that are unrolled on a GPU; more take minutes to compile, and XLA's compiler (jax
+# 0.10.2) fails on CaiT's 24 in pre-training.
+MOST_UNROLLED = 12
 
 
 def save_for_backward(x: jax.Array) -> jax.Array:
@@ -41,13 +41,14 @@ def apply_blocks(
     """Applies blocks that differ only in weights and drop path rates.
 
     `drops` has the random numbers of each block's drop path (see `layers.draw_drops`). With
-    `remat`, a block keeps only its input for the backward pass.
+    `remat`, a block keeps only its input for the backward pass, and blocks are always looped:
+    unrolled, XLA computes them again without needing less memory.
     """
     if not len(blocks):
         return x
     graph = nnx.graphdef(blocks[0])
     body = _loop_body(graph, remat, platform(), fused_attention())
-    if platform() == "gpu" and len(blocks) <= MOST_SEPARATE:
+    if platform() == "gpu" and not remat and len(blocks) <= MOST_UNROLLED:
         for block, drawn in zip(blocks, drops, strict=True):
             x, _ = body(x, (nnx.to_pure_dict(nnx.state(block)), block.drop_path_rate, drawn))
         return x

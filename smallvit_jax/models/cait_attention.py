@@ -51,7 +51,7 @@ class TalkingHeads(nnx.Module):
         q, k, v = jnp.split(save_for_backward(self.qkv(x)), 3, axis=-1)
         q, k, v = (t.reshape(*t.shape[:2], self.heads, -1) for t in (q, k, v))
         q = at_temperature(q, self.temperature)
-        logits = attention_scores(q * q.shape[-1] ** -0.5, k)  # float32, as their mixture
+        logits = attention_scores(q * q.shape[-1] ** -0.5, k)  # float32; the mixed scores are too
         if self.diagonal == "released":
             logits = fill_diagonal(logits, -1e-9)
         logits = _mix_heads(self.proj_l, logits)

@@ -19,18 +19,19 @@ from smallvit_jax.process.platform import fused_attention, platform
 Heads = Float[Array, "batch tokens 3 heads width"]
 
 LARGEST = 256  # tokens; more keys at once do not fit in the registers of a program
+_LARGEST_SUM = 256 * 64  # entries; the backward pass sums two such arrays in registers
 _WIDTHS = (16, 32, 64, 128)  # per head; the sides of Triton's blocks are powers of two
 _QUERIES = 32  # processed at once
 _MASKED = -1e30
 
 
 def can_fuse(tokens: int, width: int, dtype) -> bool:
-    """Whether attention over so many tokens, with so many channels per head, has a kernel here.
+    """Whether attention over so many tokens, with so many channels per head, can use the kernel.
 
-    Not in float32, whose exact products take minutes to compile and a GPU has no fast units for.
+    float32 is excluded: its exact products compile for minutes and run slowly.
     """
-    fits = tokens <= LARGEST and width in _WIDTHS and dtype == jnp.bfloat16
-    return fits and fused_attention()
+    fits = tokens <= LARGEST and width in _WIDTHS and _padded(tokens) * width <= _LARGEST_SUM
+    return fits and dtype == jnp.bfloat16 and fused_attention()
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
@@ -67,7 +68,7 @@ def _call(kernel, arrays, out, mask_self: bool):
         in_specs=specs[:-1],
         out_specs=specs[-1],
         out_shape=jax.ShapeDtypeStruct(out.shape, out.dtype),
-        # Names the compiler: Triton. Pallas's other one for GPUs has no products this small.
+        # Chooses Triton as the compiler; Mosaic GPU has no matrix products this small.
         compiler_params=triton.CompilerParams(num_warps=max(1, _padded(tokens) // 32)),
         interpret=platform() != "gpu",
     )(*arrays)

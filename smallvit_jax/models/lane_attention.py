@@ -2,8 +2,9 @@
 
 A TPU computes with vectors of 8 x 128 numbers and multiplies matrices of 128 x 128. The scores of
 17 tokens fill a hundredth of such a matrix, and their arrays are padded to ten times their size.
-Here, the last axis of every array is the batch, so that all vectors are full, and the products are
-sums on the vector unit. Their number grows with the square of the tokens, so it only pays for few.
+Here, the last axis of every array is the batch, so that vectors are full if there are enough crops,
+and the products are sums on the vector unit. Their number grows with the square of the tokens, so
+it only pays for few.
 """
 
 import functools
@@ -21,18 +22,22 @@ Heads = Float[Array, "batch tokens 3 heads width"]
 Lanes = Float[Array, "tokens heads width batch"]
 
 LARGEST = 32  # tokens; for 65, the plain products take a quarter of the cycles
+_LANES = 128  # crops; fewer leave lanes empty
 
 
-def suits_lanes(tokens: int) -> bool:
-    """Whether `attend_in_lanes` is the faster one for so many tokens here."""
-    return platform() == "tpu" and tokens <= LARGEST
+def suits_lanes(batch: int, tokens: int) -> bool:
+    """Whether `attend_in_lanes` is the faster one for so many crops and tokens here."""
+    return platform() == "tpu" and batch >= _LANES and tokens <= LARGEST
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
 def attend_in_lanes(
     qkv: Heads, mask_self: bool = False
 ) -> Float[Array, "batch tokens heads width"]:
-    """`attention.attend` for the queries, keys and values of all tokens; computes in float32."""
+    """`attention.attend` for the queries, keys and values of all tokens.
+
+    Products and softmax are float32; weights are rounded to the input's dtype.
+    """
     return _forward(qkv, mask_self)[0]
 
 

@@ -193,12 +193,10 @@ class Attention(nnx.Module):
 
     def __call__(self, x: Tokens, *, queries: int | None = None) -> Tokens:
         """Attends from the first `queries` tokens (None: all) to every token."""
-        tokens, width = x.shape[1], x.shape[-1] // self.heads
-        if queries is not None:
-            mixed = attend(*self._heads_of(x, queries), self.lsa)
-        elif can_fuse(tokens, width, self.qkv.dtype):
+        batch, tokens, width = x.shape
+        if queries is None and can_fuse(tokens, width // self.heads, self.qkv.dtype):
             mixed = fused_attend(self._all_heads_of(x), self.lsa)
-        elif suits_lanes(tokens):
+        elif queries is None and suits_lanes(batch, tokens):
             mixed = attend_in_lanes(self._all_heads_of(x), self.lsa)
         else:
             mixed = attend(*self._heads_of(x, queries), self.lsa)

@@ -88,8 +88,9 @@ class Functional:
     ) -> tuple[Any, Arrays]:
         """Calls the module (or one of its methods); returns the result and the updated buffers.
 
-        Arrays among `args` have the batch as their leading axis, as all arrays in the result; in a
-        training step on several devices, each computes its part (see `on_each_device`).
+        Arrays among `args` have the batch as their leading axis, as all arrays in the result; on
+        several devices, each computes its part (see `on_each_device`). `rngs` stays as it is: a
+        second call with it draws the same numbers.
         """
         streams = None if rngs is None else nnx.split(rngs)
         fixed = [isinstance(argument, str | int) for argument in args]

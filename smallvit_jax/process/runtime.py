@@ -42,7 +42,7 @@ def keep_freed_memory() -> None:
         mallopt(top_pad, 2**28)
 
 
-def prepare(precision: str, compilation_cache: str, fused_attention: bool = True):
+def prepare(precision: str, compilation_cache: str, fused_attention: bool):
     """Applies process-wide JAX settings and returns the compute dtype of models.
 
     Args:

@@ -10,7 +10,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 AXIS = "data"
-_TRAINING: ContextVar[Mesh | None] = ContextVar("mesh", default=None)
+_SPLIT_OVER: ContextVar[Mesh | None] = ContextVar("mesh", default=None)
 
 
 def make_mesh() -> Mesh:
@@ -45,19 +45,19 @@ def place(array, sharding: NamedSharding) -> jax.Array:
 
 
 @contextlib.contextmanager
-def training_on(mesh: Mesh) -> Iterator[None]:
+def split_over(mesh: Mesh) -> Iterator[None]:
     """Makes `on_each_device` split what is traced inside over this mesh."""
-    token = _TRAINING.set(mesh)
+    token = _SPLIT_OVER.set(mesh)
     try:
         yield
     finally:
-        _TRAINING.reset(token)
+        _SPLIT_OVER.reset(token)
 
 
 def on_each_device(function: Callable[..., Any], whole: Any, batch: Any) -> Any:
     """Returns function(whole, batch), computed by each device on its part of the batch.
 
-    In a training step on several devices (see `training_on`), gradients of `whole` are summed once,
+    In a program for several devices (see `split_over`), gradients of `whole` are summed once,
     after the backward pass, in its own dtype. XLA would by itself sum the gradients of each layer
     where they arise, in the precision of the products. Elsewhere, it is just called.
 
@@ -68,7 +68,7 @@ def on_each_device(function: Callable[..., Any], whole: Any, batch: Any) -> Any:
       whole: a pytree of arrays that every device gets.
       batch: a pytree of arrays whose leading axis is the batch.
     """
-    mesh = _TRAINING.get()
+    mesh = _SPLIT_OVER.get()
     if mesh is None or mesh.size == 1:
         return function(whole, batch)
     every, split = PartitionSpec(), PartitionSpec(AXIS)

@@ -46,7 +46,7 @@ class Figures(NamedTuple):
       bytes: read and written in the device's memory, by "file:line" of the package.
       collectives: how often each kind runs.
       collective_bytes: size of the results of each kind, per device.
-      kernels: how many operations run, one after another; on a GPU, each is a launch.
+      kernels: how many operations read or write main memory; on a GPU, each is a launch.
       cycles: libtpu's estimate of what operations take, by line; empty for a GPU.
     """
 

@@ -14,7 +14,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from smallvit_jax.errors import UserError
-from smallvit_jax.process.sharding import training_on
+from smallvit_jax.process.sharding import split_over
 from smallvit_jax.training.placement import Source
 
 Schedule = dict[str, np.ndarray]
@@ -58,7 +58,7 @@ def compile_block(step_function: StepFunction, fetch: Callable[..., Any], rows: 
     def one_step(state, block, i, schedule, key):
         images, labels = fetch(block, i)
         row = {name: values[i] for name, values in schedule.items()}
-        with training_on(mesh):
+        with split_over(mesh):
             return step_function(state, images, labels, jax.random.fold_in(key, state.step), row)
 
     def run(state, block, schedule, key, count):

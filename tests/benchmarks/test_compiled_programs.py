@@ -74,6 +74,12 @@ def test_what_grew_is_named():
         "all-gather per step: 1 instead of 0",
     ]
     assert grown(ROW, {"error": "it needs the plugin"}) == ["it needs the plugin"]
+    refused = {"reason": "needs 20 GiB"}
+    assert grown(ROW, refused) == ["needs 20 GiB"]
+    assert grown(refused, refused) == grown(refused, ROW) == []
+    assert grown(ROW, ROW | {"kernels_per_step": 0}) == [
+        "operations per step: nothing was counted, instead of 2,618"
+    ]
 
 
 @pytest.mark.slow

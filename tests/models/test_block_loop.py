@@ -50,6 +50,17 @@ def test_loop_matches_separate_blocks(remat, platform):
         np.testing.assert_allclose(gradient, expected_gradients[name], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("remat", [False, True])
+def test_few_blocks_are_unrolled_on_a_gpu(remat):
+    """Not with `remat`, which saves memory only in a loop."""
+    model = create_model("vit", image_size=8, width=24, depth=3, heads=2)
+    x = jnp.zeros((2, 5, 24))
+    for platform, looped in (("cpu", True), ("gpu", remat)):
+        with compiling_for(platform):
+            program = jax.make_jaxpr(lambda x: apply_blocks(model.blocks, x, [None] * 3, remat))(x)
+        assert ("scan[" in str(program)) == looped
+
+
 def test_drop_path_is_the_same_on_every_platform():
     chain = Functional(Chain(looped=True))
     x = jax.random.normal(jax.random.key(0), (64, 5, 24))
@@ -58,6 +69,9 @@ def test_drop_path_is_the_same_on_every_platform():
         with compiling_for(platform):
             outputs.append(chain(chain.trainable, {}, x, rngs=nnx.Rngs(1))[0])
     np.testing.assert_allclose(*outputs, rtol=1e-5, atol=1e-5)
+    whole = chain(chain.trainable, {}, x)[0]
+    changed = (np.abs(outputs[0] - whole) > 1e-3).any(axis=(1, 2)).mean()
+    assert changed > 0.05
 
 
 def test_each_block_keeps_its_own_drop_path_rate():

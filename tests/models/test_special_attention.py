@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from smallvit_jax.models import fused_attention, lane_attention, layers
+from smallvit_jax.models import fused_attention, lane_attention
 from smallvit_jax.models.attention import attend
 from smallvit_jax.models.fused_attention import can_fuse, fused_attend
 from smallvit_jax.models.initializers import SCHEMES
@@ -55,29 +55,23 @@ def test_a_masked_token_alone_still_sees_itself(special):
     np.testing.assert_allclose(special(qkv, True), qkv[:, :, 2], rtol=1e-6)
 
 
-@pytest.mark.parametrize(
-    ("name", "condition"), [("fused_attend", "can_fuse"), ("attend_in_lanes", "suits_lanes")]
-)
+@pytest.mark.parametrize("platform", ["gpu", "tpu"])
 @pytest.mark.parametrize("lsa", [False, True])
-def test_the_attention_layer_uses_it(name, condition, lsa, monkeypatch):
+def test_the_attention_layer_uses_it(platform, lsa):
+    """What the layer traces on each platform, and that its values are those of a CPU."""
     layer = Attention(
         64, 4, lsa=lsa, scheme=SCHEMES["reference"], dtype=jnp.bfloat16, rngs=nnx.Rngs(0)
     )
-    x = jax.random.normal(jax.random.key(1), (2, 17, 64))
-    expected = layer(x)
-    calls, special = [], getattr(layers, name)
-
-    def counted(*arguments):
-        calls.append(1)
-        return special(*arguments)
-
-    monkeypatch.setattr(layers, condition, lambda *_: True)
-    monkeypatch.setattr(layers, name, counted)
-    np.testing.assert_allclose(
-        np.asarray(layer(x), np.float32), np.asarray(expected, np.float32), atol=1e-3
-    )
-    layer(x, queries=1)  # which only the plain products can
-    assert len(calls) == 1
+    x = jax.random.normal(jax.random.key(1), (128, 17, 64))
+    expected = np.asarray(layer(x), np.float32)
+    name = {"gpu": "fused_attend", "tpu": "attend_in_lanes"}[platform]
+    with compiling_for(platform):
+        assert name in str(jax.make_jaxpr(lambda x: layer(x))(x))
+        only_plain_products_can = jax.make_jaxpr(lambda x: layer(x, queries=1))(x)
+        assert name not in str(only_plain_products_can)
+    special = {"gpu": fused_attend, "tpu": attend_in_lanes}[platform]
+    found = layer.proj(special(layer._all_heads_of(x), lsa).reshape(x.shape))
+    np.testing.assert_allclose(np.asarray(found, np.float32), expected, atol=1e-3)
 
 
 def test_where_it_is_used():
@@ -87,11 +81,14 @@ def test_where_it_is_used():
         assert not can_fuse(17, 16, jnp.float32)
         assert not can_fuse(17, 48, jnp.bfloat16)
         assert not can_fuse(fused_attention.LARGEST + 1, 16, jnp.bfloat16)
+        assert can_fuse(197, 64, jnp.bfloat16) and not can_fuse(197, 128, jnp.bfloat16)
         set_fused_attention(False)
-        assert not can_fuse(17, 16, jnp.bfloat16)
-        set_fused_attention(True)
-    assert not suits_lanes(17)
+        try:
+            assert not can_fuse(17, 16, jnp.bfloat16)
+        finally:
+            set_fused_attention(True)
+    assert not suits_lanes(128, 17)
     with compiling_for("tpu"):
         assert not can_fuse(17, 16, jnp.bfloat16)
-        assert suits_lanes(17)
-        assert not suits_lanes(65)
+        assert suits_lanes(128, 17)
+        assert not suits_lanes(128, 65) and not suits_lanes(8, 17)
