@@ -55,6 +55,7 @@ setup(
         ],
         "prepare": ["tensorflow>=2.19"],  # only to download and prepare TFDS's own datasets
         "torch": ["torch>=2.6"],  # only for .pth files
+        "export": ["flatbuffers>=24.3"],  # only for .stablehlo files
         "gcs": ["gcsfs>=2024.6"],  # only for gs:// addresses
         "gpu": ["jax[cuda12]>=0.10.2"],
         "gpu-cuda13": ["jax[cuda13]>=0.10.2"],

@@ -6,7 +6,7 @@
         --config.convert.source=runs/cifar10/finetune
 
 `--config.convert.format=safetensors` writes model.safetensors with a model card instead of
-model.pth.
+model.pth, `--config.convert.format=stablehlo` a program that JAX alone can run.
 
 The argument is the DATASET that weights of other programs were trained on; the checkpoint records
 its mean, standard deviation and classes. Architecture, sizes and number of classes are inferred

@@ -119,7 +119,13 @@ CONVERT: Group = {
     "format": field(
         "pth",
         "file format of an exported stage folder",
-        one_of({"pth": "", "safetensors": "with a model card"}),
+        one_of(
+            {
+                "pth": "",
+                "safetensors": "with a model card",
+                "stablehlo": "a whole program, for JAX alone",
+            }
+        ),
     ),
 }
 

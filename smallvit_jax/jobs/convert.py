@@ -13,7 +13,7 @@ from smallvit_jax.config.jobs import JOBS
 from smallvit_jax.config.tree import part_of
 from smallvit_jax.data.datasets import get_dataset
 from smallvit_jax.errors import UserError
-from smallvit_jax.interop import safetensors_files, torch_files
+from smallvit_jax.interop import safetensors_files, stablehlo_files, torch_files
 from smallvit_jax.interop.torch_weights import load_state_dict, state_dict
 from smallvit_jax.models import create_model, resolve_options
 from smallvit_jax.models.parameters import Functional, get_arrays
@@ -32,8 +32,7 @@ def run(config: ConfigDict, workdir: Path, reader: DatasetReader) -> dict[str, A
     """Converts `config.convert.source` and returns the contents of `workdir/result.json`.
 
     A `.pth` or `.safetensors` file becomes a checkpoint in `workdir`; a folder is read as a
-    checkpoint and becomes `workdir/model.pth`, or `model.safetensors` with its model card in
-    `README.md`.
+    checkpoint and becomes `workdir/model.pth`, or a file of another `config.convert.format`.
     """
     del reader  # a checkpoint only records what is in the dataset table
     source = Path(config.convert.source).expanduser()
@@ -45,7 +44,7 @@ def run(config: ConfigDict, workdir: Path, reader: DatasetReader) -> dict[str, A
     if holds_work(workdir):
         raise UserError(f"{workdir} already contains a run or a conversion; choose a new --workdir")
     if source.is_dir():
-        into = _to_safetensors if config.convert.format == "safetensors" else _to_torch
+        into = _EXPORTS[config.convert.format]
     elif source.suffix == safetensors_files.SUFFIX:
         into = _from_safetensors
     else:
@@ -127,6 +126,22 @@ def _to_safetensors(config: ConfigDict, source: Path, workdir: Path) -> dict[str
     card = write_card(meta, parameters, target.name, keys, read_origin(source, meta["step"]))
     write_atomically(workdir / "README.md", card)
     return figures
+
+
+def _to_stablehlo(config: ConfigDict, source: Path, workdir: Path) -> dict[str, Any]:
+    """Writes the whole forward pass, normalization included."""
+    del config
+    model, meta = load_with_meta(source)
+    target = make_folder(workdir) / f"model{stablehlo_files.SUFFIX}"
+    stablehlo_files.write_model(target, model, meta)
+    return _figures(meta["model"], get_arrays(model), target)
+
+
+_EXPORTS = {
+    "pth": _to_torch,
+    "safetensors": _to_safetensors,
+    "stablehlo": _to_stablehlo,
+}
 
 
 def _figures(options: Mapping[str, Any], arrays: Mapping[str, Any], target: Path) -> dict[str, Any]:

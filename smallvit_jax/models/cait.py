@@ -125,7 +125,7 @@ class CaiT(ImageModel):
         patches = self.patch_embed(images, train=train)
         x = self._embed(patches, images)
         layers: dict[str, Array] = {}
-        drops = draw_drops(rngs, len(self.blocks), len(images))
+        drops = draw_drops(rngs, len(self.blocks), images.shape[0])
         if "layers" in wanted:
             layers |= {"patch_embed": patches, "block_input": x}
             for i, layer in enumerate(self.blocks):
@@ -147,7 +147,7 @@ class CaiT(ImageModel):
         if "layers" in wanted:
             layers["norm"] = self.norm(jnp.concatenate([cls, x], axis=1))
         if "grid" in wanted:
-            found["grid"] = x.reshape(len(x), rows, columns, -1)
+            found["grid"] = x.reshape(x.shape[0], rows, columns, -1)
         if "block_features" in wanted:
             found["block_features"] = jnp.concatenate(pooled[-last_blocks:], axis=1)
         if "logits" in wanted:
@@ -156,7 +156,7 @@ class CaiT(ImageModel):
         return {name: found[name] for name in wanted}
 
     def _class_token(self, x: Tokens) -> Float[Array, "batch 1 width"]:
-        return jnp.broadcast_to(self.cls_token[...], (len(x), 1, self.num_features))
+        return jnp.broadcast_to(self.cls_token[...], (x.shape[0], 1, self.num_features))
 
     def _embed(self, patches: Tokens, images: Float[Array, "batch height width 3"]) -> Tokens:
         """Adds positions to the patch tokens, float32; the class token comes later."""

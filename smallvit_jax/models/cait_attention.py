@@ -89,7 +89,7 @@ class ClassAttention(nnx.Module):
 
     def __call__(self, x: Tokens) -> Float[Array, "batch 1 width"]:
         mixed = attend(*self._heads_of(x))
-        return self.proj(mixed.reshape(len(x), 1, -1))
+        return self.proj(mixed.reshape(x.shape[0], 1, -1))
 
     def weights(self, x: Tokens) -> Float[Array, "batch heads 1 tokens"]:
         """Attention weights from the first token to all tokens, float32."""

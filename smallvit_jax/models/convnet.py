@@ -121,7 +121,7 @@ class ConvNet(ImageModel):
             )
         mode = {"train": train, "record": images.shape[1:3] == (self.image_size,) * 2}
         x, maps = self._begin(images, **mode), []
-        drops = draw_drops(rngs, len(self.blocks), len(images))
+        drops = draw_drops(rngs, len(self.blocks), images.shape[0])
         for layer, drawn in zip(self.blocks, drops, strict=True):
             x = _apply(layer, x, drawn, self.remat, **mode)
             maps.append(x)

@@ -233,5 +233,5 @@ class ConvStem(nnx.Module):
             x = conv(x)
             x = norm(x, train=train, record=record) if isinstance(norm, BatchNorm) else norm(x)
             x = jax.nn.relu(x)
-        x = self.pointwise(x.reshape(len(x), -1, x.shape[-1]))
+        x = self.pointwise(x.reshape(x.shape[0], -1, x.shape[-1]))
         return x if self.norm is None else self.norm(x)

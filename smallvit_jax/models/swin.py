@@ -128,14 +128,14 @@ class Swin(ImageModel):
         count = sum(len(stage.blocks) for stage in self.layers)
         index, number = range(count)[attention_block], 0
         x = self._embed(images, train)
-        drops = draw_drops(rngs, count, len(images))
+        drops = draw_drops(rngs, count, images.shape[0])
         found: dict[str, Any] = {}
         pooled: list[Array] = []
         layers: dict[str, Array] = {}
 
         def note(name: str, x: Grid) -> Grid:
             if "layers" in wanted:
-                layers[name] = x.reshape(len(x), -1, x.shape[-1])
+                layers[name] = x.reshape(x.shape[0], -1, x.shape[-1])
             return x
 
         note("patch_embed", x)

@@ -131,7 +131,7 @@ class ViT(ImageModel):
         patches = self.patch_embed(images, train=train)
         x = self._add_positions(patches, rows, columns)
         layers = {"patch_embed": patches, "block_input": x} if all_layers else {}
-        drops = draw_drops(rngs, count, len(images))
+        drops = draw_drops(rngs, count, images.shape[0])
         x = apply_blocks(list(self.blocks)[:first], x, drops[:first], self.remat)
         found: dict[str, Any] = {}
         pooled: list[Array] = []
@@ -145,7 +145,7 @@ class ViT(ImageModel):
         if all_layers:
             layers["norm"] = features[:, None] if self.pool == "mean" else self.norm(x)
         if "grid" in wanted:
-            found["grid"] = x[:, -rows * columns :].reshape(len(x), rows, columns, -1)
+            found["grid"] = x[:, -rows * columns :].reshape(x.shape[0], rows, columns, -1)
         if "block_features" in wanted:
             found["block_features"] = jnp.concatenate(pooled[-last_blocks:], axis=1)
         if "logits" in wanted:
@@ -177,7 +177,7 @@ class ViT(ImageModel):
         class_token, x = jnp.split(x, [x.shape[1] - rows * columns], axis=1)
         x = jnp.take_along_axis(x, visible[..., None], axis=1)
         x = jnp.concatenate([class_token, x], axis=1)
-        drops = draw_drops(rngs, len(self.blocks), len(images))
+        drops = draw_drops(rngs, len(self.blocks), images.shape[0])
         return self.norm(apply_blocks(list(self.blocks), x, drops, self.remat))
 
     def _attention_map(
@@ -197,7 +197,7 @@ class ViT(ImageModel):
     def _add_positions(self, x: Tokens, rows: int, columns: int) -> Tokens:
         """Class token, if there is one, and patch tokens `x`, with positions added."""
         if self.cls_token is not None:
-            shape = (len(x), 1, self.num_features)
+            shape = (x.shape[0], 1, self.num_features)
             cls = jnp.broadcast_to(self.cls_token[...], shape).astype(x.dtype)
             x = jnp.concatenate([cls, x], axis=1)
         return x + self._positions(rows, columns).astype(x.dtype)

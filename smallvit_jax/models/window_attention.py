@@ -165,5 +165,5 @@ def to_windows(x, window: int):
 
 def from_windows(x, window: int, rows: int, columns: int):
     """Inverse of `to_windows`."""
-    x = x.reshape(len(x), rows // window, columns // window, window, window, -1)
-    return x.transpose(0, 1, 3, 2, 4, 5).reshape(len(x), rows, columns, -1)
+    x = x.reshape(x.shape[0], rows // window, columns // window, window, window, -1)
+    return x.transpose(0, 1, 3, 2, 4, 5).reshape(x.shape[0], rows, columns, -1)
