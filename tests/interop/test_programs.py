@@ -28,7 +28,15 @@ def logits(model, images):
     return np.asarray(model(np.asarray(normalized, np.float32)))
 
 
-@pytest.fixture(params=[*TINY, *VARIANTS])
+_QUICK = ("vit", "vit_lsa")
+
+
+@pytest.fixture(
+    params=[
+        pytest.param(name, marks=() if name in _QUICK else pytest.mark.slow)
+        for name in (*TINY, *VARIANTS)
+    ]
+)
 def stage(request, tmp_path, monkeypatch):
     """A stage folder, its model, and its image size."""
     for name, options in VARIANTS.items():

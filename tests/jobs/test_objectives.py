@@ -51,7 +51,13 @@ STEPS = {
 }
 
 
-@pytest.fixture(scope="module", params=[LEJEPA, MAE], ids=["lejepa", "mae"])
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(LEJEPA, id="lejepa"),
+        pytest.param(MAE, id="mae", marks=pytest.mark.slow),
+    ],
+)
 def run(request, tmp_path_factory):
     """The changes and the folder of a finished run."""
     folder = tmp_path_factory.mktemp("objective") / "run"

@@ -162,6 +162,7 @@ def tuned(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_recipe_logs_drloc_but_saves_it_outside_params(tuned):
     rows = read_metrics(tuned / "finetune", "train")
     assert all(np.isfinite(row["drloc"]) for row in rows)
@@ -176,6 +177,7 @@ def test_recipe_logs_drloc_but_saves_it_outside_params(tuned):
     assert read_json(tuned / "finetune" / "result.json")["steps"] == rows[-1]["step"]
 
 
+@pytest.mark.slow
 def test_resumed_last_epoch_is_bit_exact(tuned, tmp_path):
     """Resumes after step 6 of 12; the head changes only in the second epoch."""
     copy = tmp_path / "run"
