@@ -10,10 +10,13 @@ import importlib
 import sys
 from collections.abc import Sequence
 
+from ml_collections import ConfigDict
+
 from smallvit_jax.command.config_files import load_config
 from smallvit_jax.command.flags import Flags, read_flags, resolve
 from smallvit_jax.config.check import validate
-from smallvit_jax.config.jobs import JOBS
+from smallvit_jax.config.jobs import JOBS, STAGES
+from smallvit_jax.data.datasets import FOLDER, get_dataset
 from smallvit_jax.process.program import run_program
 from smallvit_jax.version import __version__
 
@@ -51,6 +54,8 @@ def _run(flags: Flags, words: Sequence[str]) -> None:
 
     keep_freed_memory()
     join_processes(config.runtime.distributed)
+    if config.job in (*STAGES, "recipe"):
+        _check_memory(config)
     job = importlib.import_module(f"smallvit_jax.jobs.{config.job}")
     reader = DatasetReader(data_dir)
     if workdir is None or not JOBS[config.job].writes:
@@ -62,6 +67,19 @@ def _run(flags: Flags, words: Sequence[str]) -> None:
             from smallvit_jax.jobs.report import write_at_end
 
             write_at_end(folder, reader, words)
+
+
+def _check_memory(config: ConfigDict) -> None:
+    """Raises UserError if the training cannot fit; a folder's images may have any size."""
+    from smallvit_jax.plans.memory import check_memory
+    from smallvit_jax.process.sharding import make_mesh
+    from smallvit_jax.training.placement import memory_per_device
+
+    if config.dataset.name == FOLDER and config.model.image_size is None:
+        return
+    mesh = make_mesh()
+    memory, _ = memory_per_device(mesh)
+    check_memory(config, get_dataset(config.dataset.name), memory, mesh.devices.size)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ ALLOWED = {
     "augment": "process",
     "models": "config process",
     "workdir": "config process",
-    "interop": "models",
+    "interop": "augment data models process workdir",
     "checkpoints": "interop models process workdir",
     "training": "checkpoints config data process workdir",
     "objectives": "augment config models training",

@@ -11,9 +11,15 @@ import traceback
 import ml_collections
 
 from smallvit_jax.config.check import check_fields
+from smallvit_jax.config.values import TYPE_NAMES, suggest_field
 from smallvit_jax.errors import UserError
 
 _PACKAGE = pathlib.Path(__file__).resolve().parents[1]
+# What ml_collections says.
+_NO_SUCH_FIELD = re.compile(r'Key "([^"]*)" does not exist')
+_WRONG_TYPE = re.compile(
+    r"override field '([^']*)' \(reference\)\. (.*) is of original type .* to type <class '(.*)'>"
+)
 
 
 def load_config(config: str) -> ml_collections.ConfigDict:
@@ -44,7 +50,7 @@ def load_config(config: str) -> ml_collections.ConfigDict:
         loaded = get_config() if argument is None else get_config(argument)
     except UserError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise UserError(f"--config: {_place(error, path)}: {_summary(error)}") from error
     if not isinstance(loaded, ml_collections.ConfigDict):
         raise UserError(
@@ -107,7 +113,7 @@ def _shipped() -> pathlib.Path:
     return folder.relative_to(here) if folder.is_relative_to(here) else folder
 
 
-def _place(error: Exception, path: pathlib.Path) -> str:
+def _place(error: BaseException, path: pathlib.Path) -> str:
     """Returns "FILE:LINE" of an error, with the innermost line inside the file."""
     if isinstance(error, SyntaxError) and error.filename:
         return f"{error.filename}:{error.lineno}"
@@ -116,6 +122,13 @@ def _place(error: Exception, path: pathlib.Path) -> str:
     return f"{path}:{lines[-1]}" if lines else str(path)
 
 
-def _summary(error: Exception) -> str:
+def _summary(error: BaseException) -> str:
+    if isinstance(error, SystemExit):
+        return "it exits instead of returning a config"
+    if match := _NO_SUCH_FIELD.search(str(error)):
+        return f'there is no field "{match[1]}"{suggest_field(match[1])}'
+    if match := _WRONG_TYPE.search(str(error)):
+        expected = {kind.__name__: name for kind, name in TYPE_NAMES.items()}
+        return f'"{match[1]}" must be {expected.get(match[3], match[3])}, not "{match[2]}"'
     words = " ".join(str(error.msg if isinstance(error, SyntaxError) else error).split())
     return textwrap.shorten(f"{type(error).__name__}: {words}", 200, placeholder=" ...")

@@ -188,6 +188,9 @@ def _tune_in_900_steps(config: ConfigDict) -> None:
 
 def _check_name(kind: str, name: str, known: Iterable[str]) -> None:
     if name not in known:
+        swapped = kind == "model" and name in DATASETS
+        hint = " (the model comes first, as in vit,cifar10)" if swapped else ""
         raise UserError(
-            f'there is no {kind} "{name}"{did_you_mean(name, known)}; known: {", ".join(known)}'
+            f'there is no {kind} "{name}"{hint or did_you_mean(name, known)}; known: '
+            f"{', '.join(known)}"
         )

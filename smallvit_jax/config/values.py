@@ -47,6 +47,8 @@ def read_value(path: str, text: str) -> object:
     if field.optional and text.strip().lower() == "none":
         return None
     try:
+        if field.type is not str and not text.isascii():  # Python also reads other digits
+            raise ValueError(text)
         if field.type is tuple:
             return _read_tuple(text.strip(), field.element)
         return _READERS[field.type](text)

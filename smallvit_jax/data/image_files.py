@@ -130,6 +130,8 @@ def read_size(path: Path) -> tuple[int, int] | None:
     """Returns width and height from the file's header, or None if it is not an image."""
     from PIL import Image
 
+    if not path.is_file():  # reading a named pipe would wait forever
+        return None
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -152,6 +154,8 @@ def _read(
     from PIL import Image, UnidentifiedImageError
 
     try:
+        if path.exists() and not path.is_file():  # reading a named pipe would wait forever
+            return "not a regular file", b""
         content = path.read_bytes()
     except OSError as error:
         return (error.strerror or type(error).__name__).lower(), b""

@@ -140,6 +140,12 @@ def _open(tfds, directory: Path, spec: DatasetSpec, data_dir: str | Path | None)
             f"dataset_info.json or features.json in {directory} is missing or damaged "
             f"({_reason(error)}); {_COPY_AGAIN}"
         ) from error
+    expected = spec.builder.partition("/")[0]
+    if dataset.info.name != expected:
+        raise UserError(
+            f"{directory} holds the dataset {dataset.info.name}, not {expected}; give a --data_dir "
+            f"whose {expected}/ is that dataset"
+        )
     if file_format != "array_record":
         other = data_root(data_dir) / "array_record"
         raise UserError(

@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 from smallvit_jax.checkpoints.loading import load_with_meta
 from smallvit_jax.config.jobs import JOBS
 from smallvit_jax.config.tree import part_of
+from smallvit_jax.data.datasets import FOLDER
 from smallvit_jax.errors import UserError
 from smallvit_jax.evaluation import accuracy, robustness
 from smallvit_jax.evaluation.calibration import calibration
@@ -78,9 +79,11 @@ def _load_data(
 ) -> Data:
     """Loads the dataset: the one the model was trained on, with test labels."""
     if meta["dataset"] != config.dataset.name:
+        root = meta["dataset"] == FOLDER
+        more = " and --config.dataset.root to the folder with its images" if root else ""
         raise UserError(
             f"evaluate.checkpoint={source} was trained on {meta['dataset']}, but this run "
-            f"evaluates on {config.dataset.name}; set --config.dataset.name={meta['dataset']}"
+            f"evaluates on {config.dataset.name}; set --config.dataset.name={meta['dataset']}{more}"
         )
     data = reader.load(config, meta["model"]["image_size"])
     check_same_classes(meta, data.info, f"evaluate.checkpoint={source}")

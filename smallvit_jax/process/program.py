@@ -1,6 +1,7 @@
 """Exit codes and one-line error messages for every command of the package."""
 
 import errno
+import io
 import signal
 import sys
 import traceback
@@ -23,6 +24,7 @@ def run_program(body: Callable[[], None], *, when_interrupted: str) -> int:
     bug (with a traceback).
     """
     warnings.formatwarning = _format_warning
+    _print_any_name()
     try:
         with raising_interrupted():
             body()
@@ -54,6 +56,13 @@ def run_program(body: Callable[[], None], *, when_interrupted: str) -> int:
         return _fail(
             1, f"this is a bug in smallvit_jax {__version__}; please report the lines above"
         )
+
+
+def _print_any_name() -> None:
+    """Makes names that the terminal cannot show appear as escapes instead of failing."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _disk_problem(error: Exception) -> str | None:

@@ -70,7 +70,7 @@ def choose_placement(requested: str, shape: tuple[int, ...], mesh: Mesh) -> str:
     check_choice("runtime.data_placement", requested, PLACEMENTS)
     if requested == "host":
         return "host"
-    memory, share = _memory_per_device(mesh)
+    memory, share = memory_per_device(mesh)
     num_bytes = stored_bytes(shape[0], math.prod(shape[1:]), mesh.devices.flat[0].platform)
     if requested == "auto":
         return "device" if num_bytes <= share * memory else "host"
@@ -235,7 +235,7 @@ def _send(array, shape, sharding: NamedSharding, rows=None) -> Array:
     return jax.make_array_from_callback(tuple(shape), sharding, part)
 
 
-def _memory_per_device(mesh: Mesh) -> tuple[int, float]:
+def memory_per_device(mesh: Mesh) -> tuple[int, float]:
     """Returns the bytes of memory per device, and the share that images may take."""
     device = mesh.local_devices[0]
     stats = device.memory_stats() or {}

@@ -66,10 +66,13 @@ def csv_text(rows: Iterable[Mapping[str, Any]]) -> str:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Replaces a file at once: readers see the old or the new text, even after a kill."""
+    """Replaces a file at once: readers see the old or the new text, even after a kill.
+
+    Bytes of a file name that are not UTF-8 become escapes such as \\udce9, which JSON reads back.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with open(temporary, "w", encoding="utf-8") as file:
+        with open(temporary, "w", encoding="utf-8", errors="backslashreplace") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())

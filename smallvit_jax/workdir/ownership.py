@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 
+from smallvit_jax.config.jobs import JOBS
 from smallvit_jax.config.tree import DEFAULTS
 from smallvit_jax.errors import UserError
 from smallvit_jax.process.others import all_processes_agree
@@ -50,6 +51,14 @@ def check_folder(folder: Path, config: Mapping[str, Any]) -> None:
         for field, before, now in records.config_differences(old, config, DEFAULTS)
         if not field.startswith(_FREE) or field in _NOT_FREE
     ]
+    parts, parts_now = set(old) & set(JOBS), set(config) & set(JOBS)
+    if differences and parts and parts != parts_now:
+        job = (records.read_result(folder) or {}).get("job")
+        which = f'the job "{job}"' if job else "another job"
+        raise UserError(
+            f"{folder} holds a run of {which}; choose a new --workdir"
+            f"{_init_from_hint(folder, config, '')}"
+        )
     if differences:
         field, before, now = differences[0]
         more = f" and {len(differences) - 1} more fields differ" if differences[1:] else ""

@@ -209,6 +209,7 @@ def test_flag_mistakes_get_one_sentence(capsys, words, parts):
         ("configs/recipe.py:vit", ["MODEL,DATASET", '"vit"']),
         ("configs/recipe.py:", ["MODEL,DATASET"]),
         ("configs/recipe.py:vti,cifar10", ['no model "vti" (did you mean "vit"?)']),
+        ("recipe:digits,vit", ['no model "digits" (the model comes first, as in vit,cifar10)']),
         ("configs/recipe.py:vit,cifar-10", ['no dataset "cifar-10" (did you mean "cifar10"?)']),
         ("configs/evaluate.py:digit", ['no dataset "digit" (did you mean "digits"?)']),
     ],
@@ -216,6 +217,25 @@ def test_flag_mistakes_get_one_sentence(capsys, words, parts):
 def test_config_flag_mistakes_get_one_sentence(capsys, file, parts):
     error = error_of(capsys, "--config", file, "--workdir", "runs/x")
     assert all(part in error for part in parts), error
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("config.pretrain.epoch = 3", 'no field "epoch" (did you mean "pretrain.epochs"'),
+        ('config.pretrain.epochs = "many"', '"epochs" must be a whole number, not "many"'),
+        ("raise SystemExit(5)", "it exits instead of returning a config"),
+    ],
+)
+def test_mistakes_in_a_config_file_are_named(tmp_path, capsys, line, words):
+    path = write_config(tmp_path, "config = default_config()", line, "return config")
+    error = error_of(capsys, "--config", path, "--workdir", "runs/x")
+    assert f"{path}:4: " in error and words in error
+
+
+def test_digits_of_other_scripts_are_no_numbers(capsys):
+    words = ["--config", "quickstart", "--workdir", "runs/x", "--config.pretrain.epochs=\uff13"]
+    assert "must be a whole number" in error_of(capsys, *words)
 
 
 @pytest.mark.parametrize("config", ["recipe", "configs/recipe.py"])
@@ -268,8 +288,14 @@ def test_first_word_is_the_config():
     ("body", "parts"),
     [
         (["return 1 +"], [":3: SyntaxError"]),
-        (["config = default_config()", "config.model.widht = 3"], [":4: AttributeError", "widht"]),
-        (["config = default_config()", "config.seed = 'x'"], [":4: TypeError"]),
+        (
+            ["config = default_config()", "config.model.widht = 3"],
+            [":4: there is no field", "widht"],
+        ),
+        (
+            ["config = default_config()", "config.seed = 'x'"],
+            [':4: "seed" must be a whole number, not "x"'],
+        ),
         (["raise ValueError('first\\nsecond')"], [":3: ValueError: first second"]),
         (["return 1"], ["returned int"]),
         (["config = default_config().unlock()", "del config.seed", "return config"], ["seed"]),

@@ -1,10 +1,12 @@
 """Image files of every kind: which are found and read, and what is wrong with the others."""
 
+import os
+
 import numpy as np
 import pytest
 from PIL import Image
 
-from smallvit_jax.data.image_files import decode_images, find_images, read_images
+from smallvit_jax.data.image_files import decode_images, find_images, read_images, read_size
 from smallvit_jax.errors import UserError
 
 
@@ -123,3 +125,11 @@ def test_folders_are_searched_except_for_hidden_files(tmp_path):
     (tmp_path / "nothing").mkdir()
     with pytest.raises(UserError, match="contains no images"):
         find_images(tmp_path / "nothing")
+
+
+def test_a_named_pipe_is_skipped(tmp_path):
+    """Opening it would wait for a writer."""
+    os.mkfifo(tmp_path / "x.jpg")
+    files = decode_images([tmp_path / "x.jpg"], 8)
+    assert files.unreadable == [(tmp_path / "x.jpg", "not a regular file")]
+    assert read_size(tmp_path / "x.jpg") is None

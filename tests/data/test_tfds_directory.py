@@ -266,3 +266,10 @@ def test_dataset_elsewhere_is_copied_here_once(original, tmp_path, monkeypatch):
     assert downloads == []
     empty = f"file://{tmp_path}/nothing"
     assert failure(empty) == f"dataset cifar10 is not in {empty}; copy it there"
+
+
+def test_another_dataset_under_the_name_is_refused(data_dir):
+    """svhn has as many classes, so only its recorded name tells."""
+    (data_dir / "cifar10").rename(data_dir / "svhn_cropped")
+    with pytest.raises(UserError, match="holds the dataset cifar10, not svhn_cropped"):
+        load_split("svhn", "train", data_dir)

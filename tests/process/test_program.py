@@ -1,6 +1,8 @@
 """Exit codes and messages of a command, by the exception that ends it."""
 
 import errno
+import io
+import sys
 
 import jax
 import pytest
@@ -81,3 +83,10 @@ def test_a_lost_process_is_no_bug(capsys, monkeypatch):
     message = capsys.readouterr().err
     assert "Gloo all-reduce failed: connection reset by peer)" in message
     assert "long details" not in message and message.endswith("run it again\n")
+
+
+def test_names_that_the_terminal_cannot_show_are_escaped(monkeypatch):
+    shown = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", shown)
+    assert run_program(lambda: print("caf\u00e9 \udce9", flush=True), when_interrupted="") == 0
+    assert shown.buffer.getvalue() == b"caf\\xe9 \\udce9\n"

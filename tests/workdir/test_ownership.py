@@ -58,6 +58,15 @@ def test_work_of_another_config_is_refused(folder, changes, words):
     assert words in str(caught.value) and str(folder) in str(caught.value)
 
 
+def test_work_of_another_job_is_named(tmp_path):
+    pretraining = {"seed": 0, "pretrain": {"epochs": 3}}
+    records.write_config(tmp_path, pretraining | {"finetune": {"epochs": 3}})
+    records.write_result(tmp_path, {"job": "recipe"})
+    with pytest.raises(UserError) as caught:
+        check_folder(tmp_path, pretraining)
+    assert f'{tmp_path} holds a run of the job "recipe"; choose a new' in str(caught.value)
+
+
 def test_settings_that_do_not_affect_results_may_change(folder):
     check_folder(folder, CONFIG | {"runtime": {"checkpoint_every": 3, "precision": "auto"}})
 
