@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import math
 import os
 import warnings
 from collections.abc import Sequence
@@ -246,6 +247,7 @@ def judge_unreadable(
     if len(unreadable) > unreadable_fraction * count:
         raise UserError(
             f"{found}, more than dataset.unreadable_fraction={unreadable_fraction:g} allows; in "
-            f"{top}: {names}; fix or remove them, or allow more"
+            f"{top}: {names}; fix or remove them, or set --config.dataset.unreadable_fraction="
+            f"{math.ceil(1000 * len(unreadable) / count) / 1000:g}"
         )
     warnings.warn(f"{found} and are skipped; in {top}: {names}", stacklevel=3)

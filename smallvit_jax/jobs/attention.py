@@ -209,12 +209,15 @@ def _save(path: Path, picture: np.ndarray) -> None:
 
 
 def _show(result: dict[str, Any], workdir: Path) -> None:
-    rows: list[tuple[str, ...]] = [("", "entropy", "spread", "in box", "box area")]
-    for kind, text in (("figures", "training size"), ("figures_enlarged", "enlarged")):
-        for title, figures in result.get(kind, {}).items():
-            cells = [f"{np.mean(figures[name]):.2f}" for name in ("entropy", "spread")]
-            boxes = [figures.get(name) for name in ("mass_in_box", "box_area")]
-            cells += ["-" if value is None else f"{value:.1f} %" for value in boxes]
-            rows.append((f"{title}, {text}", *cells))
+    sizes = (("figures", "training size"), ("figures_enlarged", "enlarged"))
+    found = {f"{t}, {text}": f for kind, text in sizes for t, f in result.get(kind, {}).items()}
+    boxed = any("mass_in_box" in figures for figures in found.values())
+    rows: list[tuple[str, ...]] = [("", "entropy", "spread")]
+    rows[0] += ("in box", "box area") if boxed else ()
+    for title, figures in found.items():
+        cells = [f"{np.mean(figures[name]):.2f}" for name in ("entropy", "spread")]
+        boxes = [figures.get(name) for name in ("mass_in_box", "box_area")] if boxed else []
+        cells += ["-" if value is None else f"{value:.1f} %" for value in boxes]
+        rows.append((title, *cells))
     print_table(f"attention on {result['images']} images, mean over heads", rows)
     print(f"  pictures: {workdir}/attention.png, each map: {workdir}/maps")

@@ -8,6 +8,7 @@ import contextlib
 import os
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -30,15 +31,31 @@ def exit_code(signum: int) -> int:
 
 @contextlib.contextmanager
 def raising_interrupted() -> Iterator[None]:
-    """Makes the first SIGINT or SIGTERM raise `Interrupted` and the second exit at once."""
+    """Makes the first SIGINT or SIGTERM raise `Interrupted` and the second exit at once.
+
+    Python runs handlers wherever the main thread is. In a callback, as of the garbage collector,
+    it would only print what was raised and go on; there, the process exits at once instead.
+    """
 
     def handler(signum, frame):
         for each in _SIGNALS:
             signal.signal(each, lambda number, frame: os._exit(exit_code(number)))
         raise Interrupted(signum)
 
-    with _handled_by(handler):
-        yield
+    def exit_if_ignored(unraisable):
+        if isinstance(unraisable.exc_value, Interrupted):
+            signum = unraisable.exc_value.signum
+            sentence = f"error: interrupted by {signal.Signals(signum).name}\n"
+            os.write(2, sentence.encode())
+            os._exit(exit_code(signum))
+        hook(unraisable)
+
+    hook, sys.unraisablehook = sys.unraisablehook, exit_if_ignored
+    try:
+        with _handled_by(handler):
+            yield
+    finally:
+        sys.unraisablehook = hook
 
 
 class StopRequest:

@@ -6,7 +6,7 @@ import fcntl
 import os
 import socket
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from pathlib import Path
 from typing import Any
 
@@ -64,9 +64,15 @@ def check_folder(folder: Path, config: Mapping[str, Any]) -> None:
         more = f" and {len(differences) - 1} more fields differ" if differences[1:] else ""
         raise UserError(
             f"{folder} holds a run with {field} = {before}, but this run has {now}{more}; "
-            "repeat the old command to resume the old run, or choose a new --workdir"
-            f"{_init_from_hint(folder, config, field)}"
+            f"{_resume_hint(parts)}choose a new --workdir{_init_from_hint(folder, config, field)}"
         )
+
+
+def _resume_hint(parts: Set[str]) -> str:
+    """Returns how to go on with the old run, or "" if it is of a job that does not train."""
+    if parts and not any(JOBS[part].pretrains or JOBS[part].finetunes for part in parts):
+        return ""
+    return "repeat the old command to resume the old run, or "
 
 
 def _init_from_hint(folder: Path, config: Mapping[str, Any], field: str) -> str:

@@ -147,7 +147,10 @@ def test_class_needs_an_image_in_each_part(tmp_path):
 def test_too_many_unreadable_files_are_refused(tmp_path):
     fill(tmp_path, a=5, b=5)
     (tmp_path / "a" / "broken.jpg").write_text("x")
-    with pytest.raises(UserError, match=r"1 of 11 files .*unreadable_fraction=0\.05 allows"):
+    with pytest.raises(
+        UserError, match=r"1 of 11 files .*unreadable_fraction=0\.05 allows"
+    ) as error:
         read(tmp_path, unreadable_fraction=0.05)
+    assert str(error.value).endswith("set --config.dataset.unreadable_fraction=0.091")
     with pytest.warns(UserWarning, match=r"broken\.jpg \(not an image\)"):
         assert read(tmp_path, unreadable_fraction=0.1).counts == (8, 0, 2)

@@ -153,3 +153,21 @@ def test_other_threads_do_not_handle_signals():
     thread.start()
     thread.join()
     assert seen == [(True, 0)]
+
+
+def test_signal_in_a_callback_is_not_ignored():
+    """Python prints what a callback of the garbage collector raises, and goes on."""
+    program = """
+import gc, os, signal, sys
+from smallvit_jax.process.program import run_program
+
+def body():
+    gc.callbacks.append(lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    gc.collect()
+    print("went on")
+
+sys.exit(run_program(body, when_interrupted=""))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (143, "")
+    assert done.stderr == "error: interrupted by SIGTERM\n"

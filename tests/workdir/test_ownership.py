@@ -58,6 +58,13 @@ def test_work_of_another_config_is_refused(folder, changes, words):
     assert words in str(caught.value) and str(folder) in str(caught.value)
 
 
+def test_predictions_are_not_resumed(tmp_path):
+    records.write_config(tmp_path, {"predict": {"top": 5}})
+    records.write_result(tmp_path, {"job": "predict"})
+    with pytest.raises(UserError, match="has 3; choose a new --workdir"):
+        check_folder(tmp_path, {"predict": {"top": 3}})
+
+
 def test_work_of_another_job_is_named(tmp_path):
     pretraining = {"seed": 0, "pretrain": {"epochs": 3}}
     records.write_config(tmp_path, pretraining | {"finetune": {"epochs": 3}})
