@@ -70,12 +70,12 @@ def _run(flags: Flags, words: Sequence[str]) -> None:
 
 
 def _check_memory(config: ConfigDict) -> None:
-    """Raises UserError if the training cannot fit; a folder's images may have any size."""
+    """Raises UserError if the training cannot fit; not for a folder, whose images must be read."""
     from smallvit_jax.plans.memory import check_memory
     from smallvit_jax.process.sharding import make_mesh
     from smallvit_jax.training.placement import memory_per_device
 
-    if config.dataset.name == FOLDER and config.model.image_size is None:
+    if config.dataset.name == FOLDER:
         return
     mesh = make_mesh()
     memory, _ = memory_per_device(mesh)

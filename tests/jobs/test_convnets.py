@@ -85,9 +85,8 @@ def test_unsupported_jobs_get_one_sentence(recipe, tmp_path, capsys, job, fields
     assert sentence in error and "Traceback" not in error
 
 
-@pytest.mark.parametrize(
-    "model", [pytest.param("resnet18", marks=pytest.mark.slow), "efficientnet_b0"]
-)
+@pytest.mark.parametrize("model", ["resnet18", "efficientnet_b0"])
+@pytest.mark.slow
 def test_training_from_scratch(model, tmp_path, monkeypatch):
     # The first two of seven stages cover both kinds of block.
     monkeypatch.setattr(efficientnet, "GROUPS", efficientnet.GROUPS[:2])

@@ -36,6 +36,7 @@ def test_curve_has_mean_and_deviation_over_seeds():
     assert drawn == [[[50, 60], [100, 72]], [[50, 40], [100, 50]]]
 
 
+@pytest.mark.slow
 def test_comparison_resumes_and_writes_its_curve(tmp_path, monkeypatch, capsys):
     workdir, train, started = tmp_path / "labels", finetune.run, []
 

@@ -120,7 +120,13 @@ def check_classifier(model: str, name: str, data_dir: Path, stage: Path) -> None
     assert sizes.items() <= meta["model"].items()
 
 
-@pytest.mark.parametrize(("model", "name"), RECIPES)
+@pytest.mark.parametrize(
+    ("model", "name"),
+    [
+        pytest.param(*recipe, marks=() if recipe[0] == "vit" else pytest.mark.slow)
+        for recipe in RECIPES
+    ],
+)
 def test_recipe_runs_on_original_layout(model, name, tmp_path, monkeypatch, capsys):
     data_dir, workdir = prepare_tiny(name, tmp_path, monkeypatch), tmp_path / "run"
     quick = {} if model == "vit" else QUICKLY_COMPILED

@@ -152,6 +152,7 @@ def test_repeating_a_command_changes_nothing(tiny_recipe, capsys):
     assert snapshot(tiny_recipe.folder) == before
 
 
+@pytest.mark.slow
 def test_recipe_of_an_older_version_is_shown_and_reported(tiny_recipe, tmp_path, capsys):
     """Its results lack the figures that were added since."""
     copy = tmp_path / "recipe"

@@ -100,6 +100,7 @@ def test_result_has_the_objectives_figures(run):
 
 
 @pytest.mark.multiprocess
+@pytest.mark.slow
 def test_eight_devices_take_the_same_steps_as_one(run, tmp_path):
     changes, folder = run
     finish(start_job("pretrain", tmp_path, devices=8, **changes))

@@ -78,6 +78,7 @@ def test_failed_report_keeps_the_result(tmp_path, monkeypatch, recwarn):
     assert "(no figure today)" in warning and "configs/report.py" in warning
 
 
+@pytest.mark.slow
 def test_report_without_dataset_says_what_is_missing(recipe, monkeypatch):
     def missing(*_):
         raise report.UserError("there is no folder /data/digits")

@@ -64,6 +64,7 @@ def test_table_counts_settings_near_the_best():
     assert relative.lines[0].get_xdata() == pytest.approx([0, 0.5, 4, 4.1, 50])
 
 
+@pytest.mark.slow
 def test_sweep_resumes_grows_and_scores_divergence_as_chance(tmp_path, monkeypatch, capsys):
     workdir, train, started = tmp_path / "sweep", finetune.run, []
 

@@ -103,6 +103,7 @@ def test_swin_maps_place_attention_at_the_attended_token(shift, size):
     assert head[4, 5] <= 16 / tokens + 1e-5  # at most the queries of one window
 
 
+@pytest.mark.slow
 def test_swin_weights_give_the_attention_output():
     model = make("swin", width=4, heads=1, depths=(2, 1, 1))
     block = model.layers[0].blocks[1]

@@ -141,7 +141,7 @@ def test_order_of_another_dataset_is_refused(mesh, order):
 
 
 def test_auto_chooses_the_device_if_images_fit(mesh, monkeypatch):
-    monkeypatch.setattr(placement, "_memory_per_device", lambda mesh: (10 * 2**30, 0.4))
+    monkeypatch.setattr(placement, "memory_per_device", lambda mesh: (10 * 2**30, 0.4))
     assert choose_placement("auto", (4 * 2**30,), mesh) == "device"
     assert choose_placement("auto", (4 * 2**30 + 1,), mesh) == "host"
     assert choose_placement("device", (10 * 2**30,), mesh) == "device"
