@@ -28,7 +28,7 @@ from tests.data.tiny_tfds import write_tiny_dataset
 from tests.support.tiny_jobs import preset_command, read_json, read_metrics
 
 TFDS = ("cifar10", "cifar100", "svhn")  # the ones that TFDS provides
-QUICK = {("vit", "cifar10"), ("swin", "svhn")}
+QUICK = {("vit", "cifar10")}
 RECIPES = [
     pytest.param(*pair, marks=[] if pair in QUICK else pytest.mark.slow)
     for pair in itertools.product(("vit", "swin", "cait"), (*TFDS, *ORIGINALS))
@@ -120,13 +120,7 @@ def check_classifier(model: str, name: str, data_dir: Path, stage: Path) -> None
     assert sizes.items() <= meta["model"].items()
 
 
-@pytest.mark.parametrize(
-    ("model", "name"),
-    [
-        pytest.param(*recipe, marks=() if recipe[0] == "vit" else pytest.mark.slow)
-        for recipe in RECIPES
-    ],
-)
+@pytest.mark.parametrize(("model", "name"), RECIPES)
 def test_recipe_runs_on_original_layout(model, name, tmp_path, monkeypatch, capsys):
     data_dir, workdir = prepare_tiny(name, tmp_path, monkeypatch), tmp_path / "run"
     quick = {} if model == "vit" else QUICKLY_COMPILED
