@@ -28,8 +28,9 @@ def check_memory(config: ConfigDict, spec: DatasetSpec, memory: int, devices: in
     if JOBS[config.job].pretrains:
         needed += _of_pretraining(config, options["image_size"], devices)
     if JOBS[config.job].finetunes:
-        pixels = config.finetune.batch_size * options["image_size"] ** 2
-        fields = f"finetune.batch_size={config.finetune.batch_size} and {_size(options)}"
+        size = options["image_size"]
+        pixels = config.finetune.batch_size * size**2
+        fields = f"finetune.batch_size={config.finetune.batch_size} and model.image_size={size}"
         needed.append((pixels * _PER_PIXEL // _parts(config, devices), "a step's images", fields))
     for needs, what, fields in needed:
         if needs > memory:
@@ -64,7 +65,3 @@ def _of_pretraining(
 
 def _parts(config: ConfigDict, devices: int) -> int:
     return devices * config.runtime.accumulate
-
-
-def _size(options: dict[str, Any]) -> str:
-    return f"model.image_size={options['image_size']}"
